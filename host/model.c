@@ -1,0 +1,275 @@
+#include "model.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "host/log.h"
+#include "host/mem.h"
+#include "host/model_internal.h"
+
+/* cos and sin of position * inv_freq[i] for every position, as the reference implementations compute
+ * them: product and functions in float32. */
+static int make_rope(struct model *m, struct error *error) {
+    int32_t D = m->config->head_dim, half = D / 2, len = m->options.max_model_len;
+    m->rope_bytes = (size_t)len * (size_t)D * sizeof *m->rope;
+    m->rope = mem_pool_alloc(m->rope_bytes);
+    if (!m->rope)
+        return error_set(error, ERR_NO_MEMORY,
+                         "no memory for %zu bytes of rotation tables; lower --max-model-len (%d)",
+                         m->rope_bytes, len);
+    float *inv_freq = xcalloc((size_t)half, sizeof *inv_freq);
+    model_config_inv_freq(m->config, inv_freq);
+    for (int32_t p = 0; p < len; p++)
+        for (int32_t i = 0; i < half; i++) {
+            float angle = (float)p * inv_freq[i];
+            m->rope[(int64_t)p * D + i] = cosf(angle);
+            m->rope[(int64_t)p * D + half + i] = sinf(angle);
+        }
+    free(inv_freq);
+    return 0;
+}
+
+static int32_t max_of(int32_t a, int32_t b) {
+    return a > b ? a : b;
+}
+
+static int create_backend(struct model *m, struct rank *r, struct error *error) {
+    const struct model_config *c = m->config;
+    const struct rank_layout *l = &r->layout;
+    int32_t n = m->layout.world_size, threads = m->options.threads;
+    int32_t intermediate = max_of(l->expert_columns.count, l->ffn_columns.count);
+    struct backend_config config = {
+        .max_tokens = m->options.max_tokens,
+        .max_seqs = m->options.max_seqs,
+        .max_model_len = m->options.max_model_len,
+        .hidden_size = c->hidden_size,
+        .max_intermediate = intermediate,
+        .max_matmul_cols =
+            max_of(max_of(c->hidden_size, l->q_heads.count * c->head_dim), intermediate),
+        .num_experts = max_of(c->router.num_experts, 1),
+        .num_experts_per_tok = max_of(c->router.num_experts_per_tok, 1),
+        .num_heads = l->q_heads.count,
+        .num_kv_heads = l->kv_heads.count,
+        .head_dim = c->head_dim,
+        .threads = max_of(layout_split(threads, n, r->index).count, 1),
+    };
+    int32_t group = c->num_attention_heads / c->num_key_value_heads;
+    r->kv_head = xcalloc((size_t)l->q_heads.count + 1, sizeof *r->kv_head);
+    for (int32_t h = 0; h < l->q_heads.count; h++)
+        r->kv_head[h] = (l->q_heads.first + h) / group - l->kv_heads.first;
+    return m->ops->create(&config, &r->backend, error);
+}
+
+static void carve_activations(struct model *m, struct rank *r, struct carver *c) {
+    const struct model_config *config = m->config;
+    size_t T = (size_t)m->options.max_tokens, R = (size_t)m->options.max_logits;
+    size_t H = (size_t)config->hidden_size, D = (size_t)config->head_dim;
+    size_t Hq = (size_t)r->layout.q_heads.count, Hkv = (size_t)r->layout.kv_heads.count;
+    size_t E = (size_t)config->router.num_experts, K = (size_t)config->router.num_experts_per_tok;
+    r->hidden = carve(c, T * H * sizeof(float));
+    r->x = carve(c, T * H * sizeof(float));
+    r->qkv = carve(c, T * (Hq + 2 * Hkv) * D * sizeof(float));
+    r->attn = carve(c, T * Hq * D * sizeof(float));
+    r->partial = carve(c, T * H * sizeof(double));
+    r->sums = carve(c, T * 2 * sizeof(double));
+    r->last_hidden = carve(c, R * H * sizeof(float));
+    r->last_x = carve(c, R * H * sizeof(float));
+    r->routing.topk_ids = carve(c, T * K * sizeof(int32_t));
+    r->routing.topk_weights = carve(c, T * K * sizeof(float));
+    r->routing.expert_counts = carve(c, E * sizeof(int32_t));
+    r->routing.expert_offsets = carve(c, (E + 1) * sizeof(int32_t));
+    r->routing.permutation = carve(c, T * K * sizeof(int32_t));
+}
+
+static int alloc_activations(struct model *m, struct rank *r, struct error *error) {
+    struct carver c = {0};
+    carve_activations(m, r, &c);
+    r->act_bytes = c.used;
+    r->act_memory = m->ops->alloc(r->backend, r->act_bytes);
+    if (!r->act_memory)
+        return error_set(error, ERR_NO_MEMORY,
+                         "rank %d: no memory for %.2f GB of activations; lower "
+                         "--max-num-batched-tokens (%d)",
+                         r->index, (double)r->act_bytes / 1e9, m->options.max_tokens);
+    c = (struct carver){.memory = r->act_memory};
+    carve_activations(m, r, &c);
+    return 0;
+}
+
+/* Bytes of one block over the layers of a rank. */
+static size_t kv_block_bytes(const struct model *m, const struct rank *r) {
+    return (size_t)m->config->num_hidden_layers *
+           m->ops->kv_block_bytes(m->kv_dtype, r->layout.kv_heads.count, m->config->head_dim);
+}
+
+/* How many blocks: as told, or what the sequences can need within the memory that is free. */
+static int choose_kv_blocks(struct model *m, struct error *error) {
+    const struct model_options *o = &m->options;
+    int64_t per_seq = (o->max_model_len + KV_BLOCK_SIZE - 1) / KV_BLOCK_SIZE, block = 0;
+    for (int32_t i = 0; i < m->layout.world_size; i++)
+        block += (int64_t)kv_block_bytes(m, &m->rank[i]);
+    int64_t wanted = per_seq * o->max_seqs, limit = o->kv_bytes;
+    if (limit == 0)
+        limit = (int64_t)((double)mem_available_bytes() * 0.4);
+    if (o->num_kv_blocks > 0)
+        wanted = o->num_kv_blocks;
+    else if (wanted * block > limit)
+        wanted = limit / block;
+    if (wanted < 1)
+        return error_set(error, ERR_NO_MEMORY,
+                         "no room for a KV block of %lld bytes within %lld bytes; raise "
+                         "--kv-cache-memory-bytes",
+                         (long long)block, (long long)limit);
+    m->num_kv_blocks = wanted > INT32_MAX / KV_BLOCK_SIZE ? INT32_MAX / KV_BLOCK_SIZE
+                                                          : (int32_t)wanted;
+    return 0;
+}
+
+static int alloc_kv(struct model *m, struct rank *r, struct error *error) {
+    size_t layer_bytes = (size_t)m->num_kv_blocks *
+                         m->ops->kv_block_bytes(m->kv_dtype, r->layout.kv_heads.count,
+                                                m->config->head_dim);
+    r->kv_bytes = layer_bytes * (size_t)m->config->num_hidden_layers;
+    r->kv_memory = m->ops->alloc(r->backend, r->kv_bytes);
+    if (!r->kv_memory)
+        return error_set(error, ERR_NO_MEMORY,
+                         "rank %d: no memory for a KV cache of %.2f GB; lower --max-model-len (%d), "
+                         "--max-num-seqs (%d) or --kv-cache-memory-bytes",
+                         r->index, (double)r->kv_bytes / 1e9, m->options.max_model_len,
+                         m->options.max_seqs);
+    for (int32_t i = 0; i < m->config->num_hidden_layers; i++)
+        r->layers[i].kv = (struct kv_layer){
+            .data = (char *)r->kv_memory + (size_t)i * layer_bytes, .dtype = m->kv_dtype};
+    return 0;
+}
+
+/* Everything of the ranks but their KV pools, whose size depends on what memory is left. */
+static int create_ranks(struct model *m, struct error *error) {
+    int rc = ranks_create(m->layout.world_size, &m->ranks, error);
+    for (int32_t i = 0; i < m->layout.world_size && rc == 0; i++) {
+        struct rank *r = &m->rank[i];
+        r->model = m;
+        r->index = i;
+        r->layout = m->layout.rank[i];
+        r->layers = xcalloc((size_t)m->config->num_hidden_layers, sizeof *r->layers);
+        rc = create_backend(m, r, error);
+        if (rc == 0)
+            rc = alloc_activations(m, r, error);
+    }
+    return rc;
+}
+
+static int alloc_logits(struct model *m, struct error *error) {
+    m->logits_bytes =
+        (size_t)m->options.max_logits * (size_t)m->config->vocab_size * sizeof *m->logits;
+    m->logits = mem_pool_alloc(m->logits_bytes);
+    if (!m->logits)
+        return error_set(error, ERR_NO_MEMORY,
+                         "no memory for %zu bytes of logits; lower --max-num-seqs (%d)",
+                         m->logits_bytes, m->options.max_seqs);
+    return 0;
+}
+
+int model_create(const struct model_config *config, const struct weights *weights,
+                 const struct model_options *options, struct model **out, struct error *error) {
+    struct model *m = xcalloc(1, sizeof *m);
+    m->config = config;
+    m->weights = weights;
+    m->ops = options->ops;
+    m->options = *options;
+    m->kv_dtype = options->kv_dtype == DTYPE_NONE ? m->ops->kv_dtype : options->kv_dtype;
+    m->attention_scale = 1 / sqrtf((float)config->head_dim);
+    int rc = layout_make(config, options->world_size, &options->layout, &m->layout, error);
+    if (rc == 0)
+        rc = make_rope(m, error);
+    if (rc == 0)
+        rc = create_ranks(m, error);
+    if (rc == 0)
+        rc = alloc_logits(m, error);
+    if (rc == 0)
+        rc = model_load_weights(m, error);
+    if (rc == 0)
+        rc = choose_kv_blocks(m, error);
+    for (int32_t i = 0; i < m->layout.world_size && rc == 0; i++)
+        rc = alloc_kv(m, &m->rank[i], error);
+    if (rc != 0) {
+        model_destroy(m);
+        return rc;
+    }
+    *out = m;
+    return 0;
+}
+
+static void destroy_rank(struct model *m, struct rank *r) {
+    if (r->backend) {
+        m->ops->free(r->backend, r->weights_memory, r->weights_bytes);
+        m->ops->free(r->backend, r->kv_memory, r->kv_bytes);
+        m->ops->free(r->backend, r->act_memory, r->act_bytes);
+    }
+    for (int32_t i = 0; r->layers && i < m->config->num_hidden_layers; i++)
+        free(r->layers[i].experts);
+    free(r->layers);
+    free(r->kv_head);
+    m->ops->destroy(r->backend);
+}
+
+void model_destroy(struct model *m) {
+    if (!m)
+        return;
+    ranks_destroy(m->ranks);
+    for (int32_t i = 0; i < m->layout.world_size; i++)
+        destroy_rank(m, &m->rank[i]);
+    mem_pool_free(m->rope, m->rope_bytes);
+    mem_pool_free(m->logits, m->logits_bytes);
+    free(m);
+}
+
+int model_run(struct model *m, const struct batch *batch, float **logits) {
+    CHECK(batch->num_tokens <= m->options.max_tokens && batch->num_seqs <= m->options.max_seqs &&
+              batch->num_logits <= m->options.max_logits,
+          "batch of %d tokens, %d sequences, %d logits exceeds %d, %d, %d", batch->num_tokens,
+          batch->num_seqs, batch->num_logits, m->options.max_tokens, m->options.max_seqs,
+          m->options.max_logits);
+    m->batch = batch;
+    ranks_run(m->ranks, model_forward, m);
+    *logits = m->logits;
+    return 0;
+}
+
+int32_t model_num_kv_blocks(const struct model *m) {
+    return m->num_kv_blocks;
+}
+
+const struct layout *model_layout(const struct model *m) {
+    return &m->layout;
+}
+
+void model_describe(const struct model *m, struct buffer *out) {
+    const struct model_config *c = m->config;
+    size_t kv = 0, weights = 0, act = m->logits_bytes + m->rope_bytes;
+    for (int32_t i = 0; i < m->layout.world_size; i++) {
+        kv += m->rank[i].kv_bytes;
+        weights += m->rank[i].weights_bytes;
+        act += m->rank[i].act_bytes;
+    }
+    buffer_printf(out, "  family      %s, %d layers, hidden %d, %d/%d heads of %d", c->family,
+                  c->num_hidden_layers, c->hidden_size, c->num_attention_heads,
+                  c->num_key_value_heads, c->head_dim);
+    if (c->router.num_experts > 0)
+        buffer_printf(out, ", %d experts top-%d", c->router.num_experts,
+                      c->router.num_experts_per_tok);
+    buffer_printf(out, "\n  parameters  %.2f B, %.2f B active\n",
+                  (double)model_config_parameters(c) / 1e9,
+                  (double)model_config_active_parameters(c) / 1e9);
+    buffer_printf(out, "  kernels     %s: %s\n", m->ops->name,
+                  m->ops->describe(m->rank[0].backend));
+    buffer_printf(out, "  memory      weights %.3f GB, KV %.3f GB, activations %.3f GB\n",
+                  (double)weights / 1e9, (double)kv / 1e9, (double)act / 1e9);
+    buffer_printf(out, "  KV cache    %d tokens (%d blocks of %d, %s)\n",
+                  m->num_kv_blocks * KV_BLOCK_SIZE, m->num_kv_blocks, KV_BLOCK_SIZE,
+                  dtype_name(m->kv_dtype));
+    buffer_printf(out, "  loaded      %.3f GB in %.2f s (%.2f GB/s)\n", (double)m->load_bytes / 1e9,
+                  m->load_seconds, (double)m->load_bytes / 1e9 / m->load_seconds);
+    layout_describe(&m->layout, c, out);
+}

@@ -1,0 +1,55 @@
+/* model: the weights of all ranks, their KV pools, and one forward pass for every family.
+ *
+ * model_forward is written once, in C, against the op table; ranks differ only in the layout they
+ * hold. With one rank it runs on the caller's thread, with more on the rank threads (ranks.h).
+ * Everything is allocated by model_create, nothing by model_run.
+ */
+#pragma once
+
+#include "host/batch.h"
+#include "host/buffer.h"
+#include "host/layout.h"
+#include "host/model_config.h"
+#include "host/ops.h"
+#include "host/weights.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct model; /* opaque */
+
+struct model_options {
+    const struct ops *ops;
+    int32_t world_size;          /* ranks, >= 1 */
+    int32_t threads;             /* CPU threads over all ranks, >= 1 */
+    struct layout_options layout;
+    int32_t max_tokens;          /* largest T of a batch */
+    int32_t max_seqs;            /* largest S */
+    int32_t max_logits;          /* largest R */
+    int32_t max_model_len;
+    enum dtype kv_dtype;         /* DTYPE_NONE: what the backend prefers */
+    int32_t num_kv_blocks;       /* 0: from kv_bytes */
+    int64_t kv_bytes;            /* over all ranks; 0: what max_seqs x max_model_len needs, capped */
+    bool progress;
+};
+
+/* Copies the weights into the backend's layout (in parallel over ranks). config and weights are
+ * borrowed; the embedding table inside weights is read by every step. */
+int model_create(const struct model_config *config, const struct weights *weights,
+                 const struct model_options *options, struct model **out, struct error *error);
+void model_destroy(struct model *m);
+
+/* Runs one batch. On return logits [R, V] (float32, row stride V, owned by the model, valid until
+ * the next run) hold the rows that the batch asked for. 0, or ERR_INTERNAL when a rank failed. */
+int model_run(struct model *m, const struct batch *batch, float **logits);
+
+int32_t model_num_kv_blocks(const struct model *m);
+const struct layout *model_layout(const struct model *m);
+
+/* Lines of the start-up table: layout per rank, bytes of weights and KV, kernels, load speed. */
+void model_describe(const struct model *m, struct buffer *out);
+
+#ifdef __cplusplus
+}
+#endif

@@ -1,0 +1,111 @@
+/* model_forward: one pass of a batch through all layers, for every family.
+ *
+ *   h = embed(tokens)
+ *   each layer:  x = norm(h);  q, k, v = qkv x;  rope, KV write;  a = attention(q)
+ *                h += all_reduce(o a)
+ *                x = norm(h);  routing = router(x)
+ *                h += all_reduce(sum over experts of weight * down(silu(gate x) * up x))
+ *   logits = lm_head norm(h)          for the rows that the batch asks for
+ *
+ * The two residual additions are done by the norm that follows them (add_norm), so that h makes one
+ * trip through memory. Every rank computes norms and routing in full, from the same bits.
+ */
+#include "host/mem.h"
+#include "host/model_internal.h"
+
+static void attention_block(struct model *m, struct rank *r, struct layer *l) {
+    const struct model_config *c = m->config;
+    const struct ops *ops = m->ops;
+    const struct batch *batch = m->batch;
+    int32_t T = batch->num_tokens, D = c->head_dim;
+    int32_t Hq = r->layout.q_heads.count, Hkv = r->layout.kv_heads.count;
+    int64_t ld = (int64_t)(Hq + 2 * Hkv) * D;
+    struct qkv_args qkv = {
+        .batch = batch,
+        .qkv = r->qkv,
+        .ld = ld,
+        .num_heads = Hq,
+        .num_kv_heads = Hkv,
+        .head_dim = D,
+        .clip = c->clip_qkv,
+        .norm = c->qk_norm,
+        .q_norm = l->q_norm,
+        .k_norm = l->k_norm,
+        .eps = c->rms_norm_eps,
+        .sum_squares = r->sums,
+        .q_width = c->num_attention_heads * D,
+        .k_width = c->num_key_value_heads * D,
+        .rope = m->rope,
+        .kv = l->kv,
+    };
+    struct attention_args attention = {
+        .batch = batch,
+        .qkv = r->qkv,
+        .ld = ld,
+        .out = r->attn,
+        .num_heads = Hq,
+        .num_kv_heads = Hkv,
+        .head_dim = D,
+        .kv_head = r->kv_head,
+        .scale = m->attention_scale,
+        .window = c->sliding_window,
+        .kv = l->kv,
+    };
+    ops->matmul(r->backend, r->qkv, ld, r->x, c->hidden_size, &l->qkv, l->qkv_bias, T);
+    if (c->qk_norm == QK_NORM_PROJECTION) {
+        ops->qk_sum_squares(r->backend, r->sums, &qkv,
+                            r->layout.kv_counted.first - r->layout.kv_heads.first,
+                            r->layout.kv_counted.count);
+        ranks_all_reduce(m->ranks, r->index, r->sums, (int64_t)T * 2);
+    }
+    ops->qk_rope_kv_write(r->backend, &qkv);
+    ops->attention(r->backend, &attention);
+    ops->matmul_partial(r->backend, r->partial, r->attn, (int64_t)Hq * D, &l->o, D, T);
+    ranks_all_reduce(m->ranks, r->index, r->partial, (int64_t)T * c->hidden_size);
+}
+
+static void ffn_block(struct model *m, struct rank *r, struct layer *l) {
+    const struct model_config *c = m->config;
+    int32_t T = m->batch->num_tokens;
+    bool moe = l->router.rows > 0;
+    if (moe)
+        m->ops->router(r->backend, &r->routing, r->x, &l->router, &c->router, T);
+    struct moe_args args = {
+        .num_tokens = T,
+        .x = r->x,
+        .routing = moe ? &r->routing : NULL,
+        .experts = l->experts,
+        .num_experts = l->num_experts,
+        .num_experts_per_tok = c->router.num_experts_per_tok,
+        .unit = l->unit,
+        .partial = r->partial,
+    };
+    m->ops->moe(r->backend, &args);
+    ranks_all_reduce(m->ranks, r->index, r->partial, (int64_t)T * c->hidden_size);
+}
+
+void model_forward(void *ctx, int32_t rank) {
+    struct model *m = ctx;
+    struct rank *r = &m->rank[rank];
+    const struct model_config *c = m->config;
+    const struct batch *batch = m->batch;
+    int32_t T = batch->num_tokens, H = c->hidden_size, R = batch->num_logits;
+    const double *pending = NULL; /* the partial that the next norm adds to the residual */
+
+    mem_step_begin();
+    m->ops->embed(r->backend, r->hidden, &m->weights->embed, batch->tokens, T);
+    for (int32_t i = 0; i < c->num_hidden_layers; i++) {
+        struct layer *l = &r->layers[i];
+        m->ops->add_norm(r->backend, r->x, r->hidden, pending, l->attn_norm, c->rms_norm_eps, T, H);
+        attention_block(m, r, l);
+        m->ops->add_norm(r->backend, r->x, r->hidden, r->partial, l->ffn_norm, c->rms_norm_eps, T,
+                         H);
+        ffn_block(m, r, l);
+        pending = r->partial;
+    }
+    m->ops->gather_rows(r->backend, r->last_hidden, r->hidden, pending, batch->logits_rows, R, H);
+    m->ops->add_norm(r->backend, r->last_x, r->last_hidden, NULL, r->norm, c->rms_norm_eps, R, H);
+    m->ops->matmul(r->backend, m->logits + r->layout.vocab.first, c->vocab_size, r->last_x, H,
+                   &r->lm_head, NULL, R);
+    mem_step_end();
+}

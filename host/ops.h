@@ -1,0 +1,217 @@
+/* ops: the operations of the forward pass, as a table that each backend fills.
+ *
+ *   ref   scalar C, float32: the specification that the others are tested against
+ *   cpu   AVX2 / AVX-512, chosen at run time, with its own threads
+ *   cuda  (later) one GPU
+ *
+ * A backend object belongs to one rank and is driven by that rank's thread alone. Activations live in
+ * memory from ops->alloc; on the host they are float32. Weights are stored in the backend's own
+ * layout by weight_put. Ops return when their result may be read by the next op of the same backend.
+ *
+ * Shape letters: T tokens in the batch, S sequences, R rows of logits, H hidden, I intermediate of
+ * an expert or dense FFN (the rank's columns of it), E experts, K experts per token, Hq/Hkv heads
+ * (of the rank), D head_dim, V vocabulary, L layers. [T, K] is row-major; ld is a row stride in
+ * elements.
+ *
+ * Determinism. Every output element is computed in an order that depends on the op's shapes alone,
+ * never on T, on the other rows, on the number of threads or on the number of ranks. Sums that are
+ * cut across ranks (attention output, FFN down projection) are "partials": float32 sums over fixed
+ * units of columns (the reduction unit: one head, or layout.h's ffn_unit columns), each rounded to
+ * float32 and then added in float64. A sum of float32 values in float64 is exact unless their
+ * magnitudes differ by more than 2^29, so the order of the additions, and hence the number of ranks,
+ * does not matter, and 1 rank and 8 ranks give the same bits.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "host/batch.h"
+#include "host/model_config.h"
+#include "host/weights.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* What a backend has to make room for. */
+struct backend_config {
+    int32_t max_tokens;        /* largest T of a step */
+    int32_t max_seqs;          /* largest S */
+    int32_t max_model_len;     /* largest context */
+    int32_t hidden_size;       /* H */
+    int32_t max_intermediate;  /* largest I of the rank, dense or expert */
+    int32_t max_matmul_cols;   /* largest K of any matmul: for scratch copies of rows */
+    int32_t num_experts;       /* E (1 when dense) */
+    int32_t num_experts_per_tok; /* K (1 when dense) */
+    int32_t num_heads;         /* Hq of the rank */
+    int32_t num_kv_heads;      /* Hkv of the rank */
+    int32_t head_dim;          /* D */
+    int32_t threads;           /* CPU threads, the caller's included; >= 1 */
+};
+
+struct backend; /* opaque; each backend has its own */
+
+/* A matrix [rows, cols] ([out, in]) in the backend's layout. */
+struct weight {
+    enum dtype dtype;  /* as stored */
+    int32_t rows, cols;
+    void *data;        /* in memory given to weight_init; borrowed */
+    float *row_scale;  /* [rows] multiplies output row r (FP8); NULL when all are 1. Borrowed. */
+};
+
+/* Part of a checkpoint tensor: rows [row0, row0+rows) x columns [col0, col0+cols). */
+struct tensor_slice {
+    const struct tensor_source *source;
+    int32_t row0, rows, col0, cols;
+};
+
+/* Element i (row-major) of a checkpoint tensor or its dummy, unscaled. The data may be unaligned. */
+float tensor_source_at(const struct tensor_source *s, int64_t i);
+
+/* One expert's share on this rank; a dense FFN is one expert that every token visits. */
+struct expert_weights {
+    int32_t expert;          /* its number in the model */
+    struct weight gate, up;  /* [I, H] */
+    struct weight down;      /* [H, I]; I starts and is cut at multiples of the reduction unit */
+};
+
+/* Where the router put the tokens. Pair p = t*K + k is token t's k-th choice. */
+struct routing {
+    int32_t *topk_ids;       /* [T, K] best first; ties: the lower expert */
+    float *topk_weights;     /* [T, K] */
+    int32_t *expert_counts;  /* [E] pairs of each expert */
+    int32_t *expert_offsets; /* [E + 1] exclusive sum of the counts */
+    int32_t *permutation;    /* [T*K] pairs grouped by expert, ascending within one */
+};
+
+/* One layer's KV blocks: keys and values of KV_BLOCK_SIZE tokens x Hkv heads x D a block, laid out
+ * as the backend likes. What lies past a sequence's length in its last block is undefined: ops never
+ * read it. */
+struct kv_layer {
+    void *data;        /* [num_blocks] blocks of kv_block_bytes; borrowed */
+    enum dtype dtype;  /* F32, BF16, F16 or F8_E4M3 */
+};
+
+struct qkv_args {
+    const struct batch *batch;
+    float *qkv;              /* [T, ld]: Hq query heads, then Hkv key heads, then Hkv value heads */
+    int64_t ld;
+    int32_t num_heads, num_kv_heads, head_dim; /* of the rank */
+    float clip;              /* clamp q, k, v to +-clip first; 0: off */
+    enum qk_norm norm;
+    const float *q_norm;     /* HEAD: [D]; PROJECTION: [Hq*D] of the rank */
+    const float *k_norm;     /* HEAD: [D]; PROJECTION: [Hkv*D] of the rank */
+    float eps;
+    const double *sum_squares; /* [T, 2] of the whole q and k rows, PROJECTION only */
+    int32_t q_width, k_width;  /* columns of the whole q and k projections, PROJECTION only */
+    const float *rope;       /* [max_model_len, D] cosines of D/2 frequencies, then sines */
+    struct kv_layer kv;
+};
+
+struct attention_args {
+    const struct batch *batch;
+    const float *qkv;        /* [T, ld], query heads in the first Hq*D columns, rotated */
+    int64_t ld;
+    float *out;              /* [T, Hq*D] */
+    int32_t num_heads, num_kv_heads, head_dim; /* of the rank */
+    const int32_t *kv_head;  /* [Hq] the rank's KV head that each of its query heads reads */
+    float scale;             /* of q.k, normally 1/sqrt(D) */
+    int32_t window;          /* keys at position <= own - window are not seen; 0: all are */
+    struct kv_layer kv;
+};
+
+struct moe_args {
+    int32_t num_tokens;      /* T */
+    const float *x;          /* [T, H] normalised hidden states */
+    const struct routing *routing; /* NULL: dense, experts[0] takes every token with weight 1 */
+    const struct expert_weights *experts; /* [num_experts] of the rank, ascending by number */
+    int32_t num_experts;
+    int32_t num_experts_per_tok; /* K; ignored when dense */
+    int32_t unit;            /* reduction unit of the down projection, in columns of I */
+    bool accumulate;         /* add to `partial` instead of overwriting it */
+    double *partial;         /* [T, H] */
+};
+
+struct ops {
+    const char *name;            /* "ref", "cpu-avx2", "cpu-avx512", "cpu-avx512bf16" */
+    enum dtype kv_dtype;         /* what `--kv-cache-dtype auto` means */
+
+    int (*create)(const struct backend_config *config, struct backend **out, struct error *error);
+    void (*destroy)(struct backend *b); /* NULL is fine */
+
+    /* Large zeroed memory of the device, NULL when there is none left; free takes the same size. */
+    void *(*alloc)(struct backend *b, size_t bytes);
+    void (*free)(struct backend *b, void *p, size_t bytes);
+
+    /* Storing weights. weight_bytes says how much memory (64-byte aligned) weight_init wants for a
+     * matrix; weight_put fills rows row0.. from a slice of the checkpoint (or its dummy). The FP8
+     * scale of the source goes to row_scale. Slices of one matrix share their dtype. weight_put may
+     * be called from several threads for different matrices. */
+    size_t (*weight_bytes)(enum dtype dtype, int32_t rows, int32_t cols);
+    void (*weight_init)(struct weight *w, enum dtype dtype, int32_t rows, int32_t cols, void *memory);
+    void (*weight_put)(struct weight *w, int32_t row0, const struct tensor_slice *slice);
+
+    /* Bytes of one KV block of one layer, for Hkv heads. */
+    size_t (*kv_block_bytes)(enum dtype dtype, int32_t num_kv_heads, int32_t head_dim);
+
+    /* hidden[t] = table[tokens[t]]. The table stays in host memory, row-major, maybe unaligned. */
+    void (*embed)(struct backend *b, float *hidden, const struct tensor_source *table,
+                  const int32_t *tokens, int32_t num_tokens);
+
+    /* hidden += partial (unless NULL; rounded to float32 first), then
+     * x = hidden / sqrt(mean(hidden^2) + eps) * norm. All [T, H]; norm [H]. x != hidden. */
+    void (*add_norm)(struct backend *b, float *x, float *hidden, const double *partial,
+                     const float *norm, float eps, int32_t num_tokens, int32_t hidden_size);
+
+    /* out[r] = hidden[rows[r]] + partial[rows[r]]: the rows whose logits are wanted. [R, H] */
+    void (*gather_rows)(struct backend *b, float *out, const float *hidden, const double *partial,
+                        const int32_t *rows, int32_t num_rows, int32_t hidden_size);
+
+    /* y[t, r] = sum_c x[t, c] w[r, c] * row_scale[r] + bias[r]. y has stride ldy, x stride ldx;
+     * bias [rows] or NULL. */
+    void (*matmul)(struct backend *b, float *y, int64_t ldy, const float *x, int64_t ldx,
+                   const struct weight *w, const float *bias, int32_t num_tokens);
+
+    /* The same as a partial over units of `unit` columns (the last may be short), without bias:
+     * partial[t, r] = sum over units u of (double)(float)(row_scale[r] * sum_{c in u} x w). [T, rows] */
+    void (*matmul_partial)(struct backend *b, double *partial, const float *x, int64_t ldx,
+                           const struct weight *w, int32_t unit, int32_t num_tokens);
+
+    /* sums[t] = {sum of q^2 over the rank's heads, sum of k^2 over KV heads [first, first+count)},
+     * after clipping, as partials with one head a unit. [T, 2] (QK_NORM_PROJECTION only) */
+    void (*qk_sum_squares)(struct backend *b, double *sums, const struct qkv_args *a,
+                           int32_t first_kv_head, int32_t num_counted);
+
+    /* Clips, normalises and rotates q (in place) and k, and writes k and v to their KV slots.
+     * Rope is the half-split form: (x[i], x[i + D/2]) is rotated by the angle of frequency i. */
+    void (*qk_rope_kv_write)(struct backend *b, const struct qkv_args *a);
+
+    /* out = softmax(scale * q k^T, causal and windowed) v over the paged context. */
+    void (*attention)(struct backend *b, const struct attention_args *a);
+
+    /* Scores, top-k, weights (see router_config) and the permutation. gate is [E, H]. */
+    void (*router)(struct backend *b, struct routing *out, const float *x, const struct weight *gate,
+                   const struct router_config *config, int32_t num_tokens);
+
+    /* For the rank's experts e and their pairs (t, k):
+     *   a = silu(gate x_t) * (up x_t);   partial[t] += topk_weights[t, k] * (down a)
+     * each unit's contribution (float)(weight * unit sum) added in float64. Experts of other ranks
+     * are left to them. Each weight byte is read once. */
+    void (*moe)(struct backend *b, const struct moe_args *a);
+
+    /* A line about the chosen kernels for the start-up table ("AVX2, 2 threads"). Static or owned by
+     * the backend. */
+    const char *(*describe)(struct backend *b);
+};
+
+extern const struct ops ref_ops;
+
+/* The best of this machine's CPU kernels; NULL with a message when it has not even AVX2. `isa` forces
+ * one ("avx2", "avx512", "avx512bf16"), NULL or "auto" lets the machine decide. */
+const struct ops *cpu_ops(const char *isa, struct error *error);
+
+#ifdef __cplusplus
+}
+#endif

@@ -1,0 +1,434 @@
+/* ref: the op table in scalar C, the specification of ops.h.
+ *
+ * Weights are kept row-major as the checkpoint stores them, KV blocks as float32 (or whatever
+ * --kv-cache-dtype says) in [token][head][D] order. Every sum runs in one obvious order; dot products
+ * are accumulated in float64 and rounded once, so that ref is the most exact of the fillings. Slow on
+ * purpose: nothing here is arranged for speed.
+ */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "host/mem.h"
+#include "host/ops.h"
+
+struct backend {
+    struct backend_config config;
+    float *act;    /* [I] one token's activations in an expert */
+    float *scores; /* [max_model_len] one query's scores */
+    float *logits; /* [E] */
+};
+
+static int ref_create(const struct backend_config *config, struct backend **out,
+                      struct error *error) {
+    (void)error;
+    struct backend *b = xcalloc(1, sizeof *b);
+    b->config = *config;
+    b->act = xcalloc((size_t)config->max_intermediate + 1, sizeof *b->act);
+    b->scores = xcalloc((size_t)config->max_model_len + 1, sizeof *b->scores);
+    b->logits = xcalloc((size_t)config->num_experts + 1, sizeof *b->logits);
+    *out = b;
+    return 0;
+}
+
+static void ref_destroy(struct backend *b) {
+    if (!b)
+        return;
+    free(b->act);
+    free(b->scores);
+    free(b->logits);
+    free(b);
+}
+
+static void *ref_alloc(struct backend *b, size_t bytes) {
+    (void)b;
+    return mem_pool_alloc(bytes);
+}
+
+static void ref_free(struct backend *b, void *p, size_t bytes) {
+    (void)b;
+    mem_pool_free(p, bytes);
+}
+
+/* ---- weights: row-major, then the row scales ---------------------------------------------------- */
+
+static size_t align64(size_t n) {
+    return (n + 63) / 64 * 64;
+}
+
+static size_t ref_weight_bytes(enum dtype dtype, int32_t rows, int32_t cols) {
+    return align64((size_t)rows * (size_t)cols * dtype_bytes(dtype)) +
+           align64((size_t)rows * sizeof(float));
+}
+
+static void ref_weight_init(struct weight *w, enum dtype dtype, int32_t rows, int32_t cols,
+                            void *memory) {
+    size_t matrix = align64((size_t)rows * (size_t)cols * dtype_bytes(dtype));
+    *w = (struct weight){.dtype = dtype, .rows = rows, .cols = cols, .data = memory};
+    w->row_scale = (float *)(void *)((char *)memory + matrix);
+    for (int32_t r = 0; r < rows; r++)
+        w->row_scale[r] = 1;
+}
+
+static void ref_weight_put(struct weight *w, int32_t row0, const struct tensor_slice *slice) {
+    for (int32_t r = 0; r < slice->rows; r++) {
+        for (int32_t c = 0; c < slice->cols; c++)
+            dtype_store(w->dtype, w->data, (int64_t)(row0 + r) * w->cols + c,
+                        tensor_source_at(slice->source,
+                                         (int64_t)(slice->row0 + r) * slice->source->cols +
+                                             slice->col0 + c));
+        w->row_scale[row0 + r] = slice->source->scale;
+    }
+}
+
+/* sum over c in [first, last) of x[c] * w[r, c], times the row's scale. */
+static float dot(const struct weight *w, int32_t r, const float *x, int32_t first, int32_t last) {
+    double sum = 0;
+    for (int32_t c = first; c < last; c++)
+        sum += (double)x[c] * dtype_load(w->dtype, w->data, (int64_t)r * w->cols + c);
+    return (float)sum * w->row_scale[r];
+}
+
+/* The same in units, for a partial: each unit's sum times `factor`, rounded to float32. */
+static double dot_units(const struct weight *w, int32_t r, const float *x, int32_t unit,
+                        float factor) {
+    double sum = 0;
+    for (int32_t c = 0; c < w->cols; c += unit) {
+        int32_t end = c + unit < w->cols ? c + unit : w->cols;
+        sum += (double)(float)(factor * dot(w, r, x, c, end));
+    }
+    return sum;
+}
+
+/* ---- embedding, norm, projections --------------------------------------------------------------- */
+
+static void ref_embed(struct backend *b, float *hidden, const struct tensor_source *table,
+                      const int32_t *tokens, int32_t num_tokens) {
+    int32_t H = table->cols;
+    (void)b;
+    for (int32_t t = 0; t < num_tokens; t++)
+        for (int32_t i = 0; i < H; i++)
+            hidden[(int64_t)t * H + i] = tensor_source_at(table, (int64_t)tokens[t] * H + i);
+}
+
+/* 1 / sqrt(sum / n + eps) */
+static float inverse_rms(double sum, int32_t n, float eps) {
+    return (float)(1.0 / sqrt(sum / n + (double)eps));
+}
+
+static void ref_add_norm(struct backend *b, float *x, float *hidden, const double *partial,
+                         const float *norm, float eps, int32_t num_tokens, int32_t H) {
+    (void)b;
+    for (int32_t t = 0; t < num_tokens; t++) {
+        float *h = hidden + (int64_t)t * H, *out = x + (int64_t)t * H;
+        double sum = 0;
+        for (int32_t i = 0; i < H; i++) {
+            if (partial)
+                h[i] += (float)partial[(int64_t)t * H + i];
+            sum += (double)h[i] * (double)h[i];
+        }
+        float scale = inverse_rms(sum, H, eps);
+        for (int32_t i = 0; i < H; i++)
+            out[i] = h[i] * scale * norm[i];
+    }
+}
+
+static void ref_gather_rows(struct backend *b, float *out, const float *hidden,
+                            const double *partial, const int32_t *rows, int32_t num_rows,
+                            int32_t H) {
+    (void)b;
+    for (int32_t r = 0; r < num_rows; r++)
+        for (int32_t i = 0; i < H; i++) {
+            int64_t from = (int64_t)rows[r] * H + i;
+            out[(int64_t)r * H + i] = hidden[from] + (partial ? (float)partial[from] : 0);
+        }
+}
+
+static void ref_matmul(struct backend *b, float *y, int64_t ldy, const float *x, int64_t ldx,
+                       const struct weight *w, const float *bias, int32_t num_tokens) {
+    (void)b;
+    for (int32_t t = 0; t < num_tokens; t++)
+        for (int32_t r = 0; r < w->rows; r++)
+            y[t * ldy + r] = dot(w, r, x + t * ldx, 0, w->cols) + (bias ? bias[r] : 0);
+}
+
+static void ref_matmul_partial(struct backend *b, double *partial, const float *x, int64_t ldx,
+                               const struct weight *w, int32_t unit, int32_t num_tokens) {
+    (void)b;
+    for (int32_t t = 0; t < num_tokens; t++)
+        for (int32_t r = 0; r < w->rows; r++)
+            partial[(int64_t)t * w->rows + r] = dot_units(w, r, x + t * ldx, unit, 1);
+}
+
+/* ---- queries, keys, attention ------------------------------------------------------------------- */
+
+static float clamp(float x, float limit) {
+    if (limit <= 0)
+        return x;
+    return x > limit ? limit : x < -limit ? -limit : x;
+}
+
+static double head_sum_squares(const float *x, int32_t D, float clip) {
+    double sum = 0;
+    for (int32_t d = 0; d < D; d++)
+        sum += (double)clamp(x[d], clip) * (double)clamp(x[d], clip);
+    return sum;
+}
+
+static void ref_qk_sum_squares(struct backend *b, double *sums, const struct qkv_args *a,
+                               int32_t first_kv_head, int32_t num_counted) {
+    (void)b;
+    for (int32_t t = 0; t < a->batch->num_tokens; t++) {
+        const float *q = a->qkv + t * a->ld;
+        const float *k = q + (int64_t)a->num_heads * a->head_dim;
+        sums[2 * t] = sums[2 * t + 1] = 0;
+        for (int32_t h = 0; h < a->num_heads; h++)
+            sums[2 * t] += (double)(float)head_sum_squares(q + h * a->head_dim, a->head_dim, a->clip);
+        for (int32_t h = first_kv_head; h < first_kv_head + num_counted; h++)
+            sums[2 * t + 1] +=
+                (double)(float)head_sum_squares(k + h * a->head_dim, a->head_dim, a->clip);
+    }
+}
+
+/* Rotates the pairs (x[i], x[i + D/2]) by the position's angles. */
+static void rotate(float *x, int32_t D, const float *cos_sin) {
+    for (int32_t i = 0; i < D / 2; i++) {
+        float c = cos_sin[i], s = cos_sin[D / 2 + i], x0 = x[i], x1 = x[i + D / 2];
+        x[i] = x0 * c - x1 * s;
+        x[i + D / 2] = x1 * c + x0 * s;
+    }
+}
+
+/* Norm (if any) and rotation of one head; `norm` is the head's weights, `rms` the 1/rms of the whole
+ * projection where that is what the family normalises over. */
+static void norm_and_rotate(const struct qkv_args *a, float *x, const float *norm, float rms,
+                            const float *cos_sin) {
+    if (a->norm == QK_NORM_HEAD)
+        rms = inverse_rms(head_sum_squares(x, a->head_dim, 0), a->head_dim, a->eps);
+    for (int32_t d = 0; d < a->head_dim && a->norm != QK_NORM_NONE; d++)
+        x[d] = x[d] * rms * norm[d];
+    rotate(x, a->head_dim, cos_sin);
+}
+
+/* Head h's part of the weights of a norm over the whole projection; NULL when there are none. */
+static const float *norm_of(const float *norm, int32_t h, int32_t D) {
+    return norm ? norm + h * D : NULL;
+}
+
+/* Element index of (token of block, head, 0) in a KV pool; values follow the keys of a block. */
+static int64_t kv_index(int64_t slot, int32_t head, int32_t Hkv, int32_t D, bool value) {
+    int64_t block = slot / KV_BLOCK_SIZE, offset = slot % KV_BLOCK_SIZE;
+    return ((block * 2 + value) * KV_BLOCK_SIZE + offset) * Hkv * D + (int64_t)head * D;
+}
+
+static void ref_qk_rope_kv_write(struct backend *b, const struct qkv_args *a) {
+    int32_t D = a->head_dim, Hq = a->num_heads, Hkv = a->num_kv_heads;
+    bool per_head = a->norm == QK_NORM_HEAD;
+    (void)b;
+    for (int32_t t = 0; t < a->batch->num_tokens; t++) {
+        float *q = a->qkv + t * a->ld, *k = q + (int64_t)Hq * D, *v = k + (int64_t)Hkv * D;
+        const float *cos_sin = a->rope + (int64_t)a->batch->positions[t] * D;
+        float q_rms = 1, k_rms = 1;
+        for (int32_t i = 0; i < (Hq + 2 * Hkv) * D; i++)
+            q[i] = clamp(q[i], a->clip);
+        if (a->norm == QK_NORM_PROJECTION) {
+            q_rms = inverse_rms(a->sum_squares[2 * t], a->q_width, a->eps);
+            k_rms = inverse_rms(a->sum_squares[2 * t + 1], a->k_width, a->eps);
+        }
+        for (int32_t h = 0; h < Hq; h++)
+            norm_and_rotate(a, q + h * D, per_head ? a->q_norm : norm_of(a->q_norm, h, D), q_rms,
+                            cos_sin);
+        for (int32_t h = 0; h < Hkv; h++) {
+            int64_t slot = a->batch->slot_mapping[t];
+            norm_and_rotate(a, k + h * D, per_head ? a->k_norm : norm_of(a->k_norm, h, D), k_rms,
+                            cos_sin);
+            for (int32_t d = 0; d < D; d++) {
+                dtype_store(a->kv.dtype, a->kv.data, kv_index(slot, h, Hkv, D, false) + d,
+                            k[h * D + d]);
+                dtype_store(a->kv.dtype, a->kv.data, kv_index(slot, h, Hkv, D, true) + d,
+                            v[h * D + d]);
+            }
+        }
+    }
+}
+
+static size_t ref_kv_block_bytes(enum dtype dtype, int32_t num_kv_heads, int32_t head_dim) {
+    return (size_t)2 * KV_BLOCK_SIZE * (size_t)num_kv_heads * (size_t)head_dim * dtype_bytes(dtype);
+}
+
+/* One query head of one row: the keys [first, last) of its sequence. */
+static void attend(struct backend *b, const struct attention_args *a, const float *q, float *out,
+                   const int32_t *blocks, int32_t head, int32_t first, int32_t last) {
+    int32_t D = a->head_dim, Hkv = a->num_kv_heads;
+    float max = -INFINITY;
+    double sum = 0;
+    for (int32_t j = first; j < last; j++) {
+        int64_t slot = (int64_t)blocks[j / KV_BLOCK_SIZE] * KV_BLOCK_SIZE + j % KV_BLOCK_SIZE;
+        int64_t at = kv_index(slot, head, Hkv, D, false);
+        double s = 0;
+        for (int32_t d = 0; d < D; d++)
+            s += (double)q[d] * dtype_load(a->kv.dtype, a->kv.data, at + d);
+        b->scores[j] = (float)s * a->scale;
+        max = b->scores[j] > max ? b->scores[j] : max;
+    }
+    for (int32_t j = first; j < last; j++) {
+        b->scores[j] = expf(b->scores[j] - max);
+        sum += (double)b->scores[j];
+    }
+    for (int32_t d = 0; d < D; d++) {
+        double acc = 0;
+        for (int32_t j = first; j < last; j++) {
+            int64_t slot = (int64_t)blocks[j / KV_BLOCK_SIZE] * KV_BLOCK_SIZE + j % KV_BLOCK_SIZE;
+            acc += (double)b->scores[j] *
+                   dtype_load(a->kv.dtype, a->kv.data, kv_index(slot, head, Hkv, D, true) + d);
+        }
+        out[d] = (float)(acc / sum);
+    }
+}
+
+static void ref_attention(struct backend *b, const struct attention_args *a) {
+    const struct batch *batch = a->batch;
+    int32_t D = a->head_dim;
+    for (int32_t s = 0; s < batch->num_seqs; s++) {
+        const int32_t *blocks = batch->block_tables + (int64_t)s * batch->max_blocks;
+        for (int32_t t = batch->cu_seqlens[s]; t < batch->cu_seqlens[s + 1]; t++) {
+            int32_t last = batch->positions[t] + 1;
+            int32_t first = a->window > 0 && last > a->window ? last - a->window : 0;
+            for (int32_t h = 0; h < a->num_heads; h++)
+                attend(b, a, a->qkv + t * a->ld + h * D,
+                       a->out + ((int64_t)t * a->num_heads + h) * D, blocks, a->kv_head[h], first,
+                       last);
+        }
+    }
+}
+
+/* ---- experts ------------------------------------------------------------------------------------ */
+
+/* z[0..E) divided by (its unbiased standard deviation / target); Skywork-MoE, without epsilon. */
+static void normalise_logits(float *z, int32_t E, float target) {
+    double mean = 0, var = 0;
+    for (int32_t e = 0; e < E; e++)
+        mean += (double)z[e];
+    mean /= E;
+    for (int32_t e = 0; e < E; e++)
+        var += ((double)z[e] - mean) * ((double)z[e] - mean);
+    float std = (float)sqrt(var / (E - 1));
+    for (int32_t e = 0; e < E; e++)
+        z[e] /= std / target;
+}
+
+static void softmax(float *z, int32_t n) {
+    float max = z[0];
+    double sum = 0;
+    for (int32_t i = 1; i < n; i++)
+        max = z[i] > max ? z[i] : max;
+    for (int32_t i = 0; i < n; i++)
+        sum += (double)(z[i] = expf(z[i] - max));
+    for (int32_t i = 0; i < n; i++)
+        z[i] = (float)((double)z[i] / sum);
+}
+
+/* Takes the K largest of p[0..E), best first, lower index first on ties; p is destroyed. */
+static void top_k(float *p, int32_t E, int32_t K, int32_t *ids, float *weights) {
+    for (int32_t k = 0; k < K; k++) {
+        int32_t best = 0;
+        for (int32_t e = 1; e < E; e++)
+            if (p[e] > p[best])
+                best = e;
+        ids[k] = best;
+        weights[k] = p[best];
+        p[best] = -1;
+    }
+}
+
+/* counts, offsets and permutation from topk_ids. */
+static void group_by_expert(struct routing *r, int32_t E, int32_t pairs) {
+    memset(r->expert_counts, 0, (size_t)E * sizeof *r->expert_counts);
+    for (int32_t p = 0; p < pairs; p++)
+        r->expert_counts[r->topk_ids[p]]++;
+    r->expert_offsets[0] = 0;
+    for (int32_t e = 0; e < E; e++)
+        r->expert_offsets[e + 1] = r->expert_offsets[e] + r->expert_counts[e];
+    int32_t at = 0;
+    for (int32_t e = 0; e < E; e++)
+        for (int32_t p = 0; p < pairs && at < r->expert_offsets[e + 1]; p++)
+            if (r->topk_ids[p] == e)
+                r->permutation[at++] = p;
+}
+
+static void ref_router(struct backend *b, struct routing *out, const float *x,
+                       const struct weight *gate, const struct router_config *c,
+                       int32_t num_tokens) {
+    int32_t E = c->num_experts, K = c->num_experts_per_tok;
+    for (int32_t t = 0; t < num_tokens; t++) {
+        float *z = b->logits, *w = out->topk_weights + (int64_t)t * K, sum = 0;
+        for (int32_t e = 0; e < E; e++)
+            z[e] = dot(gate, e, x + (int64_t)t * gate->cols, 0, gate->cols);
+        if (c->logits_std > 0)
+            normalise_logits(z, E, c->logits_std);
+        softmax(z, E);
+        top_k(z, E, K, out->topk_ids + (int64_t)t * K, w);
+        for (int32_t k = 0; k < K; k++)
+            sum += w[k];
+        for (int32_t k = 0; k < K; k++)
+            w[k] = (c->norm_topk_prob ? w[k] / sum : w[k]) * c->routed_scaling_factor;
+    }
+    group_by_expert(out, E, num_tokens * K);
+}
+
+/* One token through one expert: partial[H] += weight * down(silu(gate x) * up x). */
+static void run_expert(struct backend *b, const struct expert_weights *e, const float *x,
+                       float weight, int32_t unit, double *partial) {
+    for (int32_t i = 0; i < e->gate.rows; i++) {
+        float g = dot(&e->gate, i, x, 0, e->gate.cols), u = dot(&e->up, i, x, 0, e->up.cols);
+        b->act[i] = g / (1 + expf(-g)) * u;
+    }
+    for (int32_t h = 0; h < e->down.rows; h++)
+        partial[h] += dot_units(&e->down, h, b->act, unit, weight);
+}
+
+static void ref_moe(struct backend *b, const struct moe_args *a) {
+    int32_t H = b->config.hidden_size, K = a->routing ? a->num_experts_per_tok : 1;
+    if (!a->accumulate)
+        memset(a->partial, 0, (size_t)a->num_tokens * (size_t)H * sizeof *a->partial);
+    for (int32_t i = 0; i < a->num_experts; i++) {
+        const struct expert_weights *e = &a->experts[i];
+        int32_t first = a->routing ? a->routing->expert_offsets[e->expert] : 0;
+        int32_t last = a->routing ? a->routing->expert_offsets[e->expert + 1] : a->num_tokens;
+        for (int32_t j = first; j < last; j++) {
+            int32_t p = a->routing ? a->routing->permutation[j] : j;
+            float weight = a->routing ? a->routing->topk_weights[p] : 1;
+            run_expert(b, e, a->x + (int64_t)(p / K) * H, weight, a->unit,
+                       a->partial + (int64_t)(p / K) * H);
+        }
+    }
+}
+
+static const char *ref_describe(struct backend *b) {
+    (void)b;
+    return "scalar reference, float32";
+}
+
+const struct ops ref_ops = {
+    .name = "ref",
+    .kv_dtype = DTYPE_F32,
+    .create = ref_create,
+    .destroy = ref_destroy,
+    .alloc = ref_alloc,
+    .free = ref_free,
+    .weight_bytes = ref_weight_bytes,
+    .weight_init = ref_weight_init,
+    .weight_put = ref_weight_put,
+    .kv_block_bytes = ref_kv_block_bytes,
+    .embed = ref_embed,
+    .add_norm = ref_add_norm,
+    .gather_rows = ref_gather_rows,
+    .matmul = ref_matmul,
+    .matmul_partial = ref_matmul_partial,
+    .qk_sum_squares = ref_qk_sum_squares,
+    .qk_rope_kv_write = ref_qk_rope_kv_write,
+    .attention = ref_attention,
+    .router = ref_router,
+    .moe = ref_moe,
+    .describe = ref_describe,
+};

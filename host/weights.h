@@ -1,0 +1,65 @@
+/* weights: which tensor of a checkpoint is what, found and checked in one walk over a table.
+ *
+ * Nothing is copied or allocated for the model before every tensor's presence, shape and dtype has
+ * been checked; all problems are reported together. The result holds views into the mapped files;
+ * model.c slices them for its rank and hands them to the backend. With --load-format dummy there is
+ * no checkpoint: the same table with data == NULL, which the backend fills from a seeded generator.
+ */
+#pragma once
+
+#include "host/checkpoint.h"
+#include "host/model_config.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* One stored matrix [rows, cols] ([out, in]) or vector [rows] (cols = 1). */
+struct tensor_source {
+    const void *data;  /* row-major; NULL: absent if rows == 0, else a dummy to be generated */
+    enum dtype dtype;
+    int32_t rows, cols;
+    float scale;       /* of FP8 weights (per tensor); 1 otherwise */
+    uint64_t seed;     /* for a dummy: a hash of the tensor's name */
+    const char *name;  /* owned by the table or the file, for messages */
+};
+
+struct expert_source {
+    struct tensor_source gate, up, down; /* [I, H], [I, H], [H, I] */
+};
+
+struct layer_source {
+    struct tensor_source attn_norm, ffn_norm;     /* [H] */
+    struct tensor_source q, k, v, o;              /* [Hq*D, H], [Hkv*D, H], same, [H, Hq*D] */
+    struct tensor_source q_bias, k_bias, v_bias;  /* rows == 0 when the family has none */
+    struct tensor_source q_norm, k_norm;          /* likewise */
+    struct tensor_source router;                  /* [E, H]; rows == 0 in a dense layer */
+    struct expert_source *experts;                /* [E], or [1] with the dense FFN; owned */
+    int32_t num_experts;                          /* E, or 1 in a dense layer */
+};
+
+struct weights {
+    struct tensor_source embed, norm, lm_head; /* [V, H], [H], [V, H] (== embed when tied) */
+    struct layer_source *layers;               /* [L], owned */
+    int32_t num_layers;
+    int64_t total_bytes;                       /* of all tensors as stored */
+    struct checkpoint *checkpoint;             /* owned; NULL for a dummy */
+    char *name_pool;                           /* owned; generated names of a dummy */
+};
+
+/* Opens the checkpoint of model_dir and checks every tensor against the config. */
+int weights_open(const char *model_dir, const struct model_config *config, struct weights *out,
+                 struct error *error);
+
+/* A table of dummies: BF16, or FP8 experts and projections when config->fp8. */
+void weights_dummy(const struct model_config *config, struct weights *out);
+
+void weights_close(struct weights *w); /* also after a failed open */
+
+/* Element i of a dummy with that seed: uniform in +-scale-like range that keeps activations finite
+ * (std about 1/sqrt(cols)); norms are 1. Pure function: every rank makes the same weights. */
+float weights_dummy_value(const struct tensor_source *t, int64_t i);
+
+#ifdef __cplusplus
+}
+#endif
