@@ -40,19 +40,31 @@ ALL_CXXFLAGS = $(CPPFLAGS) -std=c++17 $(COMMON) $(CXXFLAGS)
 
 SRC      := $(wildcard host/*.c host/cpu/*.c net/*.c)
 SRC_CXX  := $(wildcard host/*.cc)
-TEST_SRC := $(wildcard tests/*.c)
+TEST_SRC := $(filter-out tests/bench_%,$(wildcard tests/*.c))
 OBJ      := $(SRC:%.c=$(BUILD)/%.o) $(SRC_CXX:%.cc=$(BUILD)/%.o)
 LIB_OBJ  := $(filter-out $(BUILD)/host/main.o,$(OBJ))
 TEST_OBJ := $(TEST_SRC:%.c=$(BUILD)/%.o) $(BUILD)/tests/shim.o
 FUZZ     := $(patsubst tests/fuzz/%.c,build/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
+FUZZ_SECONDS ?= 60
+FUZZ_FLAGS   := -fsanitize=fuzzer-no-link,address,undefined
+FORMATTED     = $(SRC) $(SRC_CXX) $(TEST_SRC) tests/shim.cc $(wildcard host/*.h host/cpu/*.h net/*.h tests/*.h tests/*/*.c)
+NVCC         := $(if $(filter 0,$(CUDA)),,$(shell command -v nvcc))
 
-all: $(BUILD)/moeserve
+all: $(BUILD)/moeserve  ## builds the server (the default)
+ifeq ($(wildcard cuda/*.cu),)
+	@echo "moeserve: built the CPU program (no CUDA backend in this tree)"
+else ifeq ($(NVCC),)
+	@echo "moeserve: built the CPU program (no nvcc found; install the CUDA Toolkit for GPUs)"
+endif
 
 $(BUILD)/moeserve: $(OBJ)
 	$(CXX) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
 $(BUILD)/moeserve_tests: $(TEST_OBJ) $(LIB_OBJ)
 	$(CXX) $(LDFLAGS) -o $@ $^ -lgtest $(LDLIBS)
+
+$(BUILD)/bench_%: $(BUILD)/tests/bench_%.o $(BUILD)/tests/bench_machine.o $(LIB_OBJ)
+	$(CXX) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
 # SIMD kernels: each file is built for its own instruction set and chosen at run time.
 $(BUILD)/host/cpu/kernels_avx2.o: CFLAGS += -O3 -mavx2 -mfma -mf16c
@@ -67,8 +79,46 @@ $(BUILD)/%.o: %.cc
 	@mkdir -p $(@D)
 	$(CXX) $(ALL_CXXFLAGS) -c -o $@ $<
 
-help:           ## lists the targets
-	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile
+run: $(BUILD)/moeserve  ## serves the demo model and asks it something
+	@sh scripts/demo.sh $(BUILD)/moeserve $(ONCE)
 
-.PHONY: all help
+test: $(BUILD)/moeserve $(BUILD)/moeserve_tests  ## runs every test (FILTER=Suite.* for some)
+	MOESERVE_BIN=$(BUILD)/moeserve $(BUILD)/moeserve_tests --gtest_brief=1 --gtest_filter='$(or $(FILTER),*)'
+
+asan tsan:  ## builds and tests with AddressSanitizer + UBSan / ThreadSanitizer
+	$(MAKE) SAN=$@ test
+
+bench: $(BUILD)/moeserve $(BUILD)/bench_ops $(BUILD)/bench_model  ## kernels and end to end, on this machine
+	$(BUILD)/bench_ops
+	$(BUILD)/bench_model
+	sh scripts/bench.sh $(BUILD)/moeserve
+
+fuzz: $(FUZZ)  ## every fuzz target for FUZZ_SECONDS (60) seconds; needs clang
+	@set -e; for f in $(FUZZ); do echo "== $$f"; mkdir -p $$f.corpus; \
+	  $$f -max_total_time=$(FUZZ_SECONDS) -timeout=10 -rss_limit_mb=4096 -print_final_stats=1 $$f.corpus $(wildcard tests/fuzz/seeds) ; done
+
+build/fuzz/%: tests/fuzz/%.c $(filter-out host/main.c,$(SRC)) $(SRC_CXX)
+	$(MAKE) CC=clang CXX=clang++ BUILD=build/fuzzobj CFLAGS="-O1 -g $(FUZZ_FLAGS)" CXXFLAGS="-O1 -g $(FUZZ_FLAGS)" fuzz-objects
+	@mkdir -p $(@D)
+	clang $(CPPFLAGS) -std=c11 -g -O1 -fsanitize=fuzzer,address,undefined -c -o $@.o $<
+	clang++ -fsanitize=fuzzer,address,undefined -o $@ $@.o $(patsubst %.c,build/fuzzobj/%.o,$(filter-out host/main.c,$(SRC))) $(patsubst %.cc,build/fuzzobj/%.o,$(SRC_CXX)) $(LDLIBS)
+fuzz-objects: $(LIB_OBJ)
+
+format:         ## lays out all sources by .clang-format
+	clang-format -i $(FORMATTED)
+check-format:   ## says which sources are not
+	clang-format --dry-run -Werror $(FORMATTED)
+
+install: $(BUILD)/moeserve  ## installs below PREFIX (/usr/local)
+	install -D -m 755 $(BUILD)/moeserve $(DESTDIR)$(PREFIX)/bin/moeserve
+	install -d $(DESTDIR)$(PREFIX)/share/moeserve/demo-moe
+	install -m 644 configs/demo-moe/* $(DESTDIR)$(PREFIX)/share/moeserve/demo-moe
+
+clean:          ## removes build/
+	rm -rf build
+
+help:           ## lists the targets
+	@sed -n 's/^\([a-z -]*\):.*## /  make \1\t/p' Makefile | expand -t 28
+
+.PHONY: all run test asan tsan bench fuzz fuzz-objects format check-format install clean help
 -include $(OBJ:.o=.d) $(TEST_OBJ:.o=.d)

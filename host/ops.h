@@ -99,7 +99,7 @@ struct qkv_args {
     float *qkv;              /* [T, ld]: Hq query heads, then Hkv key heads, then Hkv value heads */
     int64_t ld;
     int32_t num_heads, num_kv_heads, head_dim; /* of the rank */
-    float clip;              /* clamp q, k, v to +-clip first; 0: off */
+    float clip;              /* clamp q, k, v to +-clip, after the norm and before rope; 0: off */
     enum qk_norm norm;
     const float *q_norm;     /* HEAD: [D]; PROJECTION: [Hq*D] of the rank */
     const float *k_norm;     /* HEAD: [D]; PROJECTION: [Hkv*D] of the rank */
@@ -179,12 +179,12 @@ struct ops {
     void (*matmul_partial)(struct backend *b, double *partial, const float *x, int64_t ldx,
                            const struct weight *w, int32_t unit, int32_t num_tokens);
 
-    /* sums[t] = {sum of q^2 over the rank's heads, sum of k^2 over KV heads [first, first+count)},
-     * after clipping, as partials with one head a unit. [T, 2] (QK_NORM_PROJECTION only) */
+    /* sums[t] = {sum of q^2 over the rank's heads, sum of k^2 over KV heads [first, first+count)}, as
+     * partials with one head a unit. [T, 2] (QK_NORM_PROJECTION only) */
     void (*qk_sum_squares)(struct backend *b, double *sums, const struct qkv_args *a,
                            int32_t first_kv_head, int32_t num_counted);
 
-    /* Clips, normalises and rotates q (in place) and k, and writes k and v to their KV slots.
+    /* Normalises, clips and rotates q (in place) and k, and writes k and v to their KV slots.
      * Rope is the half-split form: (x[i], x[i + D/2]) is rotated by the angle of frequency i. */
     void (*qk_rope_kv_write)(struct backend *b, const struct qkv_args *a);
 

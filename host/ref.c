@@ -168,10 +168,10 @@ static float clamp(float x, float limit) {
     return x > limit ? limit : x < -limit ? -limit : x;
 }
 
-static double head_sum_squares(const float *x, int32_t D, float clip) {
+static double head_sum_squares(const float *x, int32_t D) {
     double sum = 0;
     for (int32_t d = 0; d < D; d++)
-        sum += (double)clamp(x[d], clip) * (double)clamp(x[d], clip);
+        sum += (double)x[d] * (double)x[d];
     return sum;
 }
 
@@ -183,10 +183,9 @@ static void ref_qk_sum_squares(struct backend *b, double *sums, const struct qkv
         const float *k = q + (int64_t)a->num_heads * a->head_dim;
         sums[2 * t] = sums[2 * t + 1] = 0;
         for (int32_t h = 0; h < a->num_heads; h++)
-            sums[2 * t] += (double)(float)head_sum_squares(q + h * a->head_dim, a->head_dim, a->clip);
+            sums[2 * t] += (double)(float)head_sum_squares(q + h * a->head_dim, a->head_dim);
         for (int32_t h = first_kv_head; h < first_kv_head + num_counted; h++)
-            sums[2 * t + 1] +=
-                (double)(float)head_sum_squares(k + h * a->head_dim, a->head_dim, a->clip);
+            sums[2 * t + 1] += (double)(float)head_sum_squares(k + h * a->head_dim, a->head_dim);
     }
 }
 
@@ -199,14 +198,16 @@ static void rotate(float *x, int32_t D, const float *cos_sin) {
     }
 }
 
-/* Norm (if any) and rotation of one head; `norm` is the head's weights, `rms` the 1/rms of the whole
+/* Norm (if any), clipping and rotation of one head; `norm` is the head's weights, `rms` the 1/rms of the whole
  * projection where that is what the family normalises over. */
 static void norm_and_rotate(const struct qkv_args *a, float *x, const float *norm, float rms,
                             const float *cos_sin) {
     if (a->norm == QK_NORM_HEAD)
-        rms = inverse_rms(head_sum_squares(x, a->head_dim, 0), a->head_dim, a->eps);
+        rms = inverse_rms(head_sum_squares(x, a->head_dim), a->head_dim, a->eps);
     for (int32_t d = 0; d < a->head_dim && a->norm != QK_NORM_NONE; d++)
         x[d] = x[d] * rms * norm[d];
+    for (int32_t d = 0; d < a->head_dim; d++)
+        x[d] = clamp(x[d], a->clip);
     rotate(x, a->head_dim, cos_sin);
 }
 
@@ -229,8 +230,6 @@ static void ref_qk_rope_kv_write(struct backend *b, const struct qkv_args *a) {
         float *q = a->qkv + t * a->ld, *k = q + (int64_t)Hq * D, *v = k + (int64_t)Hkv * D;
         const float *cos_sin = a->rope + (int64_t)a->batch->positions[t] * D;
         float q_rms = 1, k_rms = 1;
-        for (int32_t i = 0; i < (Hq + 2 * Hkv) * D; i++)
-            q[i] = clamp(q[i], a->clip);
         if (a->norm == QK_NORM_PROJECTION) {
             q_rms = inverse_rms(a->sum_squares[2 * t], a->q_width, a->eps);
             k_rms = inverse_rms(a->sum_squares[2 * t + 1], a->k_width, a->eps);
@@ -246,7 +245,7 @@ static void ref_qk_rope_kv_write(struct backend *b, const struct qkv_args *a) {
                 dtype_store(a->kv.dtype, a->kv.data, kv_index(slot, h, Hkv, D, false) + d,
                             k[h * D + d]);
                 dtype_store(a->kv.dtype, a->kv.data, kv_index(slot, h, Hkv, D, true) + d,
-                            v[h * D + d]);
+                            clamp(v[h * D + d], a->clip));
             }
         }
     }

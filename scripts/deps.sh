@@ -1,0 +1,56 @@
+#!/bin/sh
+# Installs what building, running and testing moeserve needs, and only what is missing.
+#
+#   scripts/deps.sh          to build and run
+#   scripts/deps.sh test     and to test
+#   scripts/deps.sh dev      and for formatting, clang builds and fuzzing
+#
+# For Debian 12 and Ubuntu 22.04 or newer. Uses sudo when not root. Elsewhere it prints the list of
+# libraries to install by hand.
+set -eu
+
+run="gcc g++ make libc6-dev pkg-config libuv1-dev libjansson-dev libpcre2-dev libsentencepiece-dev libinih-dev libutf8proc-dev netcat-openbsd ca-certificates"
+test="libgtest-dev libsimde-dev"
+dev="clang clang-format libclang-rt-14-dev"
+
+packages=$run
+case ${1:-run} in
+run) ;;
+test) packages="$run $test" ;;
+dev) packages="$run $test $dev" ;;
+*)
+    echo "usage: scripts/deps.sh [run|test|dev]" >&2
+    exit 2
+    ;;
+esac
+
+if ! command -v apt-get >/dev/null 2>&1; then
+    echo "moeserve: this is not Debian or Ubuntu. Install the equivalents of: $packages" >&2
+    exit 1
+fi
+
+missing=
+for p in $packages; do
+    case $(dpkg-query -W -f='${Status}' "$p" 2>/dev/null || true) in
+    *"ok installed"*) ;;
+    *) missing="$missing $p" ;;
+    esac
+done
+if [ -z "$missing" ]; then
+    exit 0
+fi
+
+sudo=
+if [ "$(id -u)" -ne 0 ]; then
+    if ! command -v sudo >/dev/null 2>&1; then
+        echo "moeserve: as root, run: apt-get install$missing" >&2
+        exit 1
+    fi
+    sudo=sudo
+fi
+echo "moeserve: installing (compiler, libraries and tools that moeserve is built with):$missing"
+export DEBIAN_FRONTEND=noninteractive
+# A list of packages that is too old names files that no longer exist, so it is renewed first.
+$sudo apt-get update -q
+# shellcheck disable=SC2086
+$sudo apt-get install -q -y --no-install-recommends $missing

@@ -1,0 +1,9 @@
+#!/bin/sh
+# From a fresh clone to a running server on the bundled demo model, with a question asked.
+#
+#   scripts/run.sh           builds, serves on 127.0.0.1:7070, asks, and goes on serving
+#   scripts/run.sh --once    the same, but stops after the answers
+set -eu
+cd "$(dirname "$0")/.."
+sh scripts/deps.sh run
+exec make --no-print-directory -j"$(nproc)" run ONCE="${1:-}"

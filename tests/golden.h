@@ -1,0 +1,49 @@
+/* golden: the small models of tests/data/golden and what the reference implementations say of them.
+ *
+ * A fixture loads one model into the engine's model layer on a given backend and number of ranks, and
+ * runs token sequences through it, prompt chunks and single tokens alike, as the scheduler would.
+ */
+#pragma once
+
+#include "host/json.h"
+#include "host/model.h"
+
+struct golden {
+    char dir[256];
+    struct model_config config;
+    struct weights weights;
+    struct model *model;
+    json_t *doc;                    /* golden.json */
+    struct safetensors *logits;     /* golden.safetensors */
+};
+
+struct golden_options {
+    const struct ops *ops;
+    int32_t ranks, threads, expert_parallel_size;
+    enum dtype kv_dtype;            /* DTYPE_NONE: the backend's choice */
+};
+
+/* Names of the folders, sorted; free each and the array. */
+char **golden_names(int32_t *count);
+
+bool golden_open(struct golden *g, const char *name, const struct golden_options *o);
+void golden_close(struct golden *g);
+
+int32_t golden_num_prompts(const struct golden *g);
+/* Ids of "tokens" or "greedy" of prompt i into out[max]; returns how many. */
+int32_t golden_ids(const struct golden *g, int32_t prompt, const char *key, int32_t *out,
+                   int32_t max);
+/* [T, V] reference logits of prompt i. */
+const float *golden_logits(const struct golden *g, int32_t prompt);
+
+/* Runs tokens [first, first + count) of one sequence (context = tokens[0..first) already run) and
+ * copies the logits of every new row to out [count, V]. The sequence owns KV blocks
+ * block0, block0 + 1, ... */
+void golden_run(struct golden *g, const int32_t *tokens, int32_t first, int32_t count,
+                int32_t block0, float *out);
+
+/* The id of the largest of n values, the lower one on ties. */
+int32_t golden_argmax(const float *x, int32_t n);
+
+/* Largest |a - b| over the standard deviation of b. */
+double golden_relative_error(const float *a, const float *b, int64_t n);
