@@ -12,7 +12,7 @@ PREFIX ?= /usr/local
 BUILD  ?= build$(if $(SAN),/$(SAN))
 VERSION := 0.1.0
 
-PKGS := libuv jansson libpcre2-8 sentencepiece inih
+PKGS := libuv jansson libpcre2-8 libutf8proc sentencepiece inih
 ifneq ($(filter-out clean help format check-format,$(or $(MAKECMDGOALS),all)),)
 ifneq ($(shell pkg-config --exists $(PKGS) && echo yes),yes)
 $(error libraries are missing ($(PKGS)): run scripts/deps.sh)

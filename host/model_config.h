@@ -61,8 +61,8 @@ struct tensor_names {
 };
 
 struct model_config {
-    char model_type[32];    /* as in config.json */
-    const char *family;     /* the table's name of the family; static */
+    char model_type[32];         /* as in config.json */
+    const char *family;          /* the table's name of the family; static */
     int32_t num_hidden_layers;   /* L */
     int32_t hidden_size;         /* H */
     int32_t num_attention_heads; /* Hq */
@@ -76,18 +76,18 @@ struct model_config {
     uint8_t layer_is_moe[MAX_LAYERS]; /* 1: experts, 0: dense FFN */
     float rms_norm_eps;
     bool tie_word_embeddings;
-    bool attention_bias;      /* q, k, v have a bias (o never has) */
+    bool attention_bias; /* q, k, v have a bias (o never has) */
     enum qk_norm qk_norm;
-    float clip_qkv;           /* clamp q, k, v to +-this; 0: off */
-    int32_t sliding_window;   /* keys further back are not seen; 0: full attention */
+    float clip_qkv;         /* clamp q, k, v to +-this; 0: off */
+    int32_t sliding_window; /* keys further back are not seen; 0: full attention */
     float rope_theta;
     enum rope_type rope_type;
-    float rope_factor;        /* linear, llama3 */
+    float rope_factor;                                 /* linear, llama3 */
     float rope_low_freq_factor, rope_high_freq_factor; /* llama3 */
     int32_t rope_original_max_position;                /* llama3 */
-    enum dtype torch_dtype;   /* what the checkpoint says it is stored in */
-    bool fp8;                 /* quantization_config: quant_method fp8, per-tensor weight_scale */
-    int32_t bos_token_id;     /* -1: none */
+    enum dtype torch_dtype; /* what the checkpoint says it is stored in */
+    bool fp8;               /* quantization_config: quant_method fp8, per-tensor weight_scale */
+    int32_t bos_token_id;   /* -1: none */
     int32_t eos_token_ids[MAX_EOS_IDS]; /* distinct; ids outside the vocabulary are left out */
     int32_t num_eos_token_ids;
     struct tensor_names names;

@@ -28,23 +28,23 @@ struct model_family {
     const char *key_moe_intermediate_size;
 
     /* Defaults of missing keys. A missing key without a default is an error. */
-    int32_t num_experts;          /* 0: no default */
+    int32_t num_experts; /* 0: no default */
     int32_t num_experts_per_tok;
-    int32_t num_key_value_heads;  /* 0: as many as heads */
+    int32_t num_key_value_heads; /* 0: as many as heads */
     int32_t max_position_embeddings;
     int32_t bos_token_id, eos_token_id; /* -1: none */
     double rms_norm_eps;
     double rope_theta;
-    int32_t sliding_window;       /* the window once it is switched on; 0: no default */
+    int32_t sliding_window; /* the window once it is switched on; 0: no default */
 
     /* What the family's reference implementation does or reads. */
-    bool norm_topk_prob;          /* top-k weights are renormalised, or: default of the key */
+    bool norm_topk_prob; /* top-k weights are renormalised, or: default of the key */
     bool reads_norm_topk_prob;
-    bool reads_gate_logits_norm;  /* Skywork's moe_* keys */
-    bool reads_sparse_layers;     /* decoder_sparse_step, mlp_only_layers */
-    bool reads_bias_keys;         /* attention_bias, mlp_bias: true is refused, o would have one */
+    bool reads_gate_logits_norm; /* Skywork's moe_* keys */
+    bool reads_sparse_layers;    /* decoder_sparse_step, mlp_only_layers */
+    bool reads_bias_keys;        /* attention_bias, mlp_bias: true is refused, o would have one */
     bool reads_clip_qkv;
-    bool attention_bias;          /* q, k, v always have a bias */
+    bool attention_bias; /* q, k, v always have a bias */
     enum qk_norm qk_norm;
     enum sliding_keys sliding;
     struct tensor_names names;

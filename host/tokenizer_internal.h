@@ -47,7 +47,7 @@ struct str {
 struct vocab_map {
     struct vocab_slot {
         uint32_t hash;
-        int32_t id; /* -1: free */
+        int32_t id; /* -1: free; -2: hidden */
         uint32_t offset, len;
     } *slots;       /* owned; a power of two of them, at most half full */
     uint32_t mask;
@@ -59,6 +59,8 @@ void vocab_map_deinit(struct vocab_map *m);
 /* Adds a string, or changes the id that it has. At most `count` of them. */
 void vocab_map_put(struct vocab_map *m, const char *s, size_t len, int32_t id);
 int32_t vocab_map_get(const struct vocab_map *m, const char *s, size_t len); /* -1: absent */
+/* Makes vocab_map_get forget a string. */
+void vocab_map_hide(struct vocab_map *m, const char *s, size_t len);
 
 /* Pairs of ids to the pair's rank and the id of the merged token. */
 struct merge_map {
@@ -108,9 +110,10 @@ int byte_of_fallback(const char *s, size_t len);
 /* ---- added tokens (tokenizer_added.c) ---- */
 
 struct added_token {
-    char *text; /* owned */
+    char *text; /* owned by the set */
     size_t len;
     int32_t id;
+    uint32_t order; /* set by added_set_put */
     bool special;
     bool lstrip, rstrip;   /* white space on that side belongs to the token */
     bool single_word;      /* not within a word */
@@ -124,11 +127,13 @@ struct added_set {
     uint32_t first[257];        /* tokens that begin with byte b: first[b] .. first[b + 1] */
 };
 
-/* Takes over token->text. A token with the same text is replaced. */
+/* Copies token->text. */
 void added_set_put(struct added_set *s, const struct added_token *token);
-struct added_token *added_set_find(struct added_set *s, const char *text, size_t len);
+/* Makes the set ready for searching. Of tokens with the same text the last put stays. */
 void added_set_prepare(struct added_set *s);
 void added_set_deinit(struct added_set *s);
+/* In a prepared set: the token with this text, or NULL. */
+struct added_token *added_set_find(const struct added_set *s, const char *text, size_t len);
 
 /* What to leave alone while matching. */
 struct added_rules {
@@ -241,7 +246,7 @@ struct token_text {
 
 struct decoder {
     struct token_text *tokens; /* [vocab_size], owned */
-    int32_t vocab_size;
+    int32_t vocab_size, cap;
     struct buffer pool;
     int32_t strip;      /* leading spaces of a text to drop */
     bool first_token;   /* all spaces of the first token are dropped (Metaspace) */
@@ -260,9 +265,8 @@ struct decode_spec {
 
 int decode_spec_parse(struct decode_spec *spec, json_t *json, bool byte_level, const char *where,
                       struct error *error);
-void decoder_init(struct decoder *d, int32_t vocab_size);
 void decoder_deinit(struct decoder *d);
-/* Sets the text of an id from its string in the vocabulary, as the spec says. */
+/* Sets the text of an id from its string in the vocabulary, as the spec says. The table grows. */
 void decoder_set(struct decoder *d, const struct decode_spec *spec, int32_t id, const char *s,
                  size_t len);
 
@@ -288,37 +292,47 @@ struct tokenizer {
     int32_t bos;
 };
 
+/* A tokenizer that is being loaded, and what only loading needs. */
+struct tokenizer_build {
+    struct tokenizer *t;
+    const char *where;        /* the file, for messages */
+    struct vocab_map strings; /* the vocabulary as the file spells it */
+    struct decode_spec spec;
+    struct added_set added;   /* added tokens by their own text */
+};
+
+/* Adds an added token; an id of -1 is looked up in the vocabulary, and the token left out if it is not
+ * there. Empty texts are left out too. */
+int build_add_token(struct tokenizer_build *b, const struct added_token *token,
+                    struct error *error);
+/* The id of a token of the vocabulary or of the (prepared) added tokens, or -1. */
+int32_t build_token_id(const struct tokenizer_build *b, const char *text, size_t len);
+/* Last: sorts the added tokens into t->raw and t->normalized and gives them their texts. */
+void build_finish(struct tokenizer_build *b);
+void build_deinit(struct tokenizer_build *b);
+
 /* The small files beside a tokenizer; any of them may be NULL. */
 struct tokenizer_config {
-    json_t *config;       /* tokenizer_config.json */
-    json_t *special_map;  /* special_tokens_map.json */
-    json_t *added;        /* added_tokens.json: {"text": id} */
-    json_t *generation;   /* generation_config.json */
-    json_t *model;        /* config.json */
+    json_t *config;      /* tokenizer_config.json */
+    json_t *special_map; /* special_tokens_map.json */
+    json_t *added;       /* added_tokens.json: {"text": id} */
+    json_t *generation;  /* generation_config.json */
+    json_t *model;       /* config.json */
 };
 
 int tokenizer_config_load(struct tokenizer_config *c, const char *dir, struct error *error);
 void tokenizer_config_deinit(struct tokenizer_config *c);
-/* The added tokens that these files list or name, handed to add(). */
-int tokenizer_config_added(const struct tokenizer_config *c,
-                           int (*add)(void *user, const struct added_token *token,
-                                      struct error *error),
-                           void *user, struct error *error);
-/* The text of a named token ("bos_token"), or NULL. Borrowed. */
-const char *tokenizer_config_token(const struct tokenizer_config *c, const char *key);
-/* Marks the named tokens special, then sets bos, eos, and the Llama family's bos and eos insertion. */
-int tokenizer_config_apply(const struct tokenizer_config *c, struct tokenizer *t,
+/* For a tokenizer that has its vocabulary and its own added tokens: adds the tokens that these files
+ * list, marks the named ones special, sets bos and eos, and what the Llama classes insert. */
+int tokenizer_config_apply(const struct tokenizer_config *c, struct tokenizer_build *b,
                            struct error *error);
+/* A flag of tokenizer_config.json. */
+bool tokenizer_config_flag(const struct tokenizer_config *c, const char *key, bool otherwise);
 
-/* Parses a tokenizer.json from memory. `where` names it in messages; c may be NULL. */
+/* Parses a tokenizer.json from memory. `where` names it in messages. */
 int tokenizer_load_json_text(const char *text, size_t len, const char *where,
                              const struct tokenizer_config *c, struct tokenizer **out,
                              struct error *error);
-/* Adds a token to t's added tokens; an id of -1 is looked up by the text. */
-int tokenizer_add_token(struct tokenizer *t, const struct added_token *token, const char *where,
-                        struct error *error);
-/* The id whose added token has this text, or -1. */
-int32_t tokenizer_added_id(const struct tokenizer *t, const char *text, size_t len);
 
 #ifdef __cplusplus
 }

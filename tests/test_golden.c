@@ -3,11 +3,14 @@
  *
  * Bounds, relative to the standard deviation of the reference logits:
  *   ref       2e-4: both sides compute in float32 from the same stored weights.
- *   cpu       BF16 keys and values: 8 bits of mantissa each, about 2^-9 of relative rounding error a
- *             value, through 2 to 4 layers of random weights: 0.05. With float32 KV and float32
- *             activations (avx2, avx512) the ref bound holds.
- *   bf16 dot  activations are rounded to BF16 too: 0.1.
+ *   cpu       2e-4 too, with a float32 KV cache and float32 activations (avx2, avx512): BF16 and FP8
+ *             weights are widened exactly.
+ *   cpu with BF16 keys and values, or with activations rounded to BF16 (avx512bf16): the root mean
+ *             square error of a row is at most 0.03 (roundings of 2^-9, through 2 to 4 layers of random
+ *             weights). A rounding can turn a near tie of the router, which changes the rows that saw
+ *             that expert for good, so one row in ten may be off by more.
  */
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -38,8 +41,26 @@ static int32_t greedy_difference(struct golden *g, int32_t p) {
     return found;
 }
 
-static void check_model(const char *name, const struct golden_options *o, double bound,
-                        bool greedy) {
+/* The share of rows whose root mean square error, relative to the std of all, is above the bound. */
+static double rows_off(const float *a, const float *b, int32_t rows, int32_t V, double bound) {
+    double mean = 0, var = 0, off = 0, n = (double)rows * V;
+    for (int64_t i = 0; i < (int64_t)rows * V; i++)
+        mean += (double)b[i] / n;
+    for (int64_t i = 0; i < (int64_t)rows * V; i++)
+        var += ((double)b[i] - mean) * ((double)b[i] - mean) / n;
+    for (int32_t r = 0; r < rows; r++) {
+        double sum = 0;
+        for (int32_t i = 0; i < V; i++) {
+            double d = (double)a[(int64_t)r * V + i] - (double)b[(int64_t)r * V + i];
+            sum += d * d;
+        }
+        off += !(sqrt(sum / V / var) <= bound);
+    }
+    return off / rows;
+}
+
+/* Every prompt of one model; rounded: by the bound for rounded keys, values or activations. */
+static void check_model(const char *name, const struct golden_options *o, bool rounded) {
     struct golden g;
     if (golden_open(&g, name, o)) {
         EXPECT_INT_EQ(golden_num_prompts(&g), 3);
@@ -49,11 +70,13 @@ static void check_model(const char *name, const struct golden_options *o, double
             float *logits = xmalloc(size * sizeof *logits);
             golden_run(&g, tokens, 0, n, 0, logits);
             double e = golden_relative_error(logits, golden_logits(&g, p), (int64_t)size);
-            if (!(e <= bound))
-                FAIL("%s on %s, %d ranks, prompt %d: logits off by %.3g > %.3g of their std", name,
-                     o->ops->name, o->ranks, p, e, bound);
+            double off = rows_off(logits, golden_logits(&g, p), n, g.config.vocab_size, 0.03);
+            if (rounded ? !(off <= 0.1) : !(e <= 2e-4))
+                FAIL("%s on %s, %d ranks, prompt %d: logits off by up to %.3g of their std, %.0f%% of "
+                     "the rows by more than 0.03",
+                     name, o->ops->name, o->ranks, p, e, 100 * off);
             free(logits);
-            int32_t at = greedy ? greedy_difference(&g, p) : -1;
+            int32_t at = rounded ? -1 : greedy_difference(&g, p);
             if (at >= 0)
                 FAIL("%s on %s, %d ranks, prompt %d: continuation differs at token %d", name,
                      o->ops->name, o->ranks, p, at);
@@ -62,19 +85,19 @@ static void check_model(const char *name, const struct golden_options *o, double
     golden_close(&g);
 }
 
-static void check_all(const struct golden_options *o, double bound, bool greedy) {
+static void check_all(const struct golden_options *o, bool rounded) {
     int32_t count;
     char **names = golden_names(&count);
     EXPECT_INT_GE(count, 15);
     for (int32_t i = 0; i < count; i++) {
-        check_model(names[i], o, bound, greedy);
+        check_model(names[i], o, rounded);
         free(names[i]);
     }
     free(names);
 }
 
 TEST(Golden, RefAgreesWithThePublishedImplementations) {
-    check_all(&(struct golden_options){.ops = &ref_ops, .ranks = 1}, 2e-4, true);
+    check_all(&(struct golden_options){.ops = &ref_ops, .ranks = 1}, false);
 }
 
 /* Every way of cutting a model must give one rank's logits to the last bit (ops.h). */
@@ -149,8 +172,8 @@ static void check_cpu(const struct ops *ops) {
     struct golden_options exact = {
         .ops = ops, .ranks = 1, .threads = 2, .kv_dtype = DTYPE_F32};
     struct golden_options usual = {.ops = ops, .ranks = 1, .threads = 2};
-    check_all(&exact, rounds_activations ? 0.1 : 2e-4, !rounds_activations);
-    check_all(&usual, rounds_activations ? 0.1 : 0.05, false);
+    check_all(&exact, rounds_activations);
+    check_all(&usual, true);
 }
 
 TEST(Golden, CpuAgreesWithThePublishedImplementations) {

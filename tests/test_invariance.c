@@ -143,19 +143,23 @@ TEST(Invariance, SameBytesAfterPreemption) {
     ASSERT_TRUE(make_expected(&want));
     fixture_options(&o);
     o.max_model_len = 256;
-    o.num_kv_blocks = 24; /* 384 tokens for 10 sequences that grow to about 90 each */
+    o.num_kv_blocks = 24; /* 384 tokens for 10 sequences that grow to about 80 each */
     o.max_num_seqs = 16;
     if (!fixture_open(&f, &o))
         return;
-    for (int32_t i = 0; i < 10; i++) {
-        struct request_params p = request(i % 2 == 0);
+    submit_pair(&f);
+    for (int32_t i = 0; i < 8; i++) { /* others, so that the pair is preempted or preempts */
+        struct request_params p = request(false);
+        p.sampling.seed = (uint64_t)i;
         fixture_submit(&f, prompt, &p);
     }
+    submit_pair(&f); /* the last admitted is the first preempted */
     fixture_wait(&f);
     engine_stats(f.engine, &stats);
     EXPECT_INT_GT(stats.preemptions_total, 0);
-    for (int32_t i = 0; i < 10; i++)
-        EXPECT_MEM_EQ(f.result[i].tokens, want.tokens[i % 2], sizeof want.tokens[0]);
+    check_pair(&f, &want, "first in a full cache");
+    for (int32_t i = 0; i < 2; i++)
+        EXPECT_MEM_EQ(f.result[10 + i].tokens, want.tokens[i], sizeof want.tokens[0]);
     EXPECT_INT_EQ(stats.kv_blocks_used, stats.kv_blocks_cached);
     fixture_close(&f);
 }

@@ -1,0 +1,114 @@
+/* moeserve serve: the server on its own loop, one engine behind it. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "host/cmd.h"
+#include "host/engine.h"
+#include "host/log.h"
+#include "host/options.h"
+#include "net/server.h"
+
+static int fail(const struct error *e, int status) {
+    log_error("%s", e->text);
+    return status;
+}
+
+/* GPUs that this build does not have: said at once, before anything is loaded. */
+static int check_device(const struct options *o, struct error *e) {
+    if (strcmp(o->gpus, "0"))
+        return error_set(e, ERR_UNSUPPORTED,
+                         "--gpus %s: this build has no CUDA; use --gpus 0 to serve on the CPU",
+                         o->gpus);
+    if (!o->batch_invariant)
+        return error_set(e, ERR_UNSUPPORTED,
+                         "--no-batch-invariant: output never depends on the batch on the CPU");
+    return 0;
+}
+
+/* The demo model stands in for --model. Its path lives as long as the options. */
+static int choose_model(struct options *o, struct error *e) {
+    if (o->engine.model)
+        return 0;
+    char *dir = options_demo_model();
+    if (!dir)
+        return error_set(
+            e, ERR_NOT_FOUND,
+            "the bundled demo model was not found; give a checkpoint folder with --model");
+    options_keep(o, dir);
+    o->engine.model = dir;
+    return 0;
+}
+
+bool cmd_start(struct options *o, unsigned command, int argc, char **argv, const char *usage,
+               int *status) {
+    struct error e = {0};
+    options_init(o);
+    if (options_parse(o, command, argc, argv, &e) != 0) {
+        *status = fail(&e, 2);
+        return false;
+    }
+    *status = 0;
+    if (o->help) {
+        struct buffer text = {0};
+        options_help(command, &text);
+        printf("usage: moeserve %s\n%.*s", usage, (int)text.len, text.data);
+        buffer_deinit(&text);
+        return false;
+    }
+    if (o->version) {
+        printf("moeserve %s\n", MOESERVE_VERSION);
+        return false;
+    }
+    if (o->verbose || o->quiet)
+        log_set_level(o->verbose ? LOG_DEBUG : LOG_WARN);
+    if (check_device(o, &e) != 0 || choose_model(o, &e) != 0) {
+        *status = fail(&e, 1);
+        return false;
+    }
+    return true;
+}
+
+/* The one line that scripts wait for. */
+static void print_ready(void *ctx, const char *address) {
+    (void)ctx;
+    printf("moeserve: ready line=%s\n", address);
+    fflush(stdout);
+}
+
+static void print_table(struct engine *engine) {
+    struct buffer table = {0};
+    engine_describe(engine, &table);
+    fwrite(table.data, 1, table.len, stderr);
+    buffer_deinit(&table);
+}
+
+static int serve(struct options *o, struct error *e) {
+    struct server *server = NULL;
+    struct engine *engine = NULL;
+    o->server.handle_signals = true;
+    o->server.on_ready = print_ready;
+    int rc = server_create(&o->server, &server, e);
+    if (rc == 0)
+        rc = engine_create(&o->engine, server_wake, server, &engine, e);
+    if (rc == 0) {
+        print_table(engine);
+        rc = server_run(server, engine, e);
+    }
+    engine_destroy(engine);
+    server_destroy(server);
+    return rc;
+}
+
+int cmd_serve(int argc, char **argv) {
+    struct options o;
+    struct error e = {0};
+    int status;
+    if (cmd_start(&o, CMD_SERVE, argc, argv, "[serve] [OPTION ...]", &status)) {
+        o.engine.progress = !o.quiet;
+        if (serve(&o, &e) != 0)
+            status = fail(&e, 1);
+    }
+    options_deinit(&o);
+    return status;
+}

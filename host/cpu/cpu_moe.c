@@ -1,0 +1,247 @@
+/* cpu_moe: the experts of a rank, or a dense FFN as one expert that every token visits.
+ *
+ * A pass takes as many experts as their activations have room for (at least one; in decode all) and
+ * has two phases, each with one task list over (expert, 32 rows of I) or (64 rows of H):
+ *
+ *   gate, up   2 tiles of each, silu(gate) * up from the sums, act packed for the next phase
+ *   down       all experts of the pass in turn, so that no two threads add to one partial
+ *
+ * Experts without tokens are not touched; each weight is read once per ROW_CHUNK tokens of an expert.
+ */
+#include <string.h>
+
+#include "host/cpu/cpu_backend.h"
+
+/* One expert of a pass. */
+struct moe_part {
+    const struct expert_weights *e;
+    int32_t first_pair, count; /* its pairs in permuted order */
+    int32_t task0;             /* its first task of the gate, up phase */
+    struct packed act;         /* [count, I] */
+};
+
+struct moe_job {
+    struct backend *b;
+    const struct moe_args *a;
+    struct packed x, x_pairs;  /* all tokens, as needed by the experts' dtypes */
+    int32_t num_parts, num_tasks;
+    bool zero;                 /* this pass starts the partial */
+};
+
+enum { GATE_TILES = MAX_TILES / 2, GATE_ROWS = GATE_TILES * TILE_ROWS };
+
+size_t cpu_moe_part_bytes(void) {
+    return sizeof(struct moe_part);
+}
+
+/* Gate or up sums into columns `column`.. of the scratch sums. */
+static void gate_or_up(const struct moe_job *j, const struct scratch *scratch,
+                       const struct weight *w, const int32_t *rows, int32_t row0, int32_t n,
+                       int32_t r0, int32_t column) {
+    const struct packed *x = cpu_uses_pairs(j->b, w, 2) ? &j->x_pairs : &j->x;
+    struct dot_args d = {
+        .dtype = w->dtype,
+        .num_rows = n,
+        .rows = rows,
+        .sums = scratch->sums + column,
+        .lds = TILE_GROUP_ROWS,
+        .panel = scratch->panel,
+    };
+    d.num_tiles = cpu_tiles(w, r0, GATE_TILES, d.tiles);
+    for (int32_t c = 0; c < w->cols;)
+        c = cpu_dot_unit(j->b, &d, x, row0, c);
+}
+
+/* Both at once: four streams of weights. */
+static void gate_and_up(const struct moe_job *j, const struct scratch *scratch,
+                        const struct expert_weights *e, const int32_t *rows, int32_t row0,
+                        int32_t n, int32_t r0) {
+    const struct packed *x = cpu_uses_pairs(j->b, &e->gate, 2) ? &j->x_pairs : &j->x;
+    struct dot_args d = {
+        .dtype = e->gate.dtype,
+        .num_tiles = MAX_TILES,
+        .num_rows = n,
+        .rows = rows,
+        .sums = scratch->sums,
+        .lds = TILE_GROUP_ROWS,
+        .panel = scratch->panel,
+    };
+    cpu_tiles(&e->gate, r0, GATE_TILES, d.tiles);
+    cpu_tiles(&e->up, r0, GATE_TILES, d.tiles + GATE_TILES);
+    for (int32_t c = 0; c < e->gate.cols;)
+        c = cpu_dot_unit(j->b, &d, x, row0, c);
+}
+
+/* Copies columns [r0, r0 + count) of act rows [row0, row0 + n) to their segments. */
+static void put_act(const struct backend *b, const struct packed *act, const float *from,
+                    int32_t row0, int32_t n, int32_t r0, int32_t count) {
+    for (int32_t c = r0; c < r0 + count;) {
+        struct segment s = segment_at(act, c);
+        int32_t end = s.col0 + s.len < r0 + count ? s.col0 + s.len : r0 + count;
+        for (int32_t i = 0; i < n; i++) {
+            uint32_t *to = (uint32_t *)(uintptr_t)act->data + s.offset + (row0 + i) * s.ld;
+            const float *f = from + i * GATE_ROWS + (c - r0);
+            if (act->pairs)
+                b->kernels->round_to_pairs(to + (c - s.col0) / 2, f, end - c);
+            else
+                memcpy(to + (c - s.col0), f, (size_t)(end - c) * sizeof *f);
+        }
+        c = end;
+    }
+}
+
+static void gate_up_task(void *arg, int32_t task, int32_t thread) {
+    const struct moe_job *j = arg;
+    const struct backend *b = j->b;
+    const struct scratch *scratch = &b->scratch[thread];
+    const struct moe_part *p = b->moe_parts;
+    while (p + 1 < b->moe_parts + j->num_parts && p[1].task0 <= task)
+        p++;
+    const struct expert_weights *e = p->e;
+    int32_t r0 = (task - p->task0) * GATE_ROWS;
+    int32_t count = e->gate.rows - r0 < GATE_ROWS ? e->gate.rows - r0 : GATE_ROWS;
+    bool together = e->gate.dtype == e->up.dtype && count > GATE_ROWS - TILE_ROWS;
+    for (int32_t row0 = 0; row0 < p->count; row0 += ROW_CHUNK) {
+        int32_t n = p->count - row0 < ROW_CHUNK ? p->count - row0 : ROW_CHUNK;
+        const int32_t *rows = j->a->routing ? b->pair_tokens + p->first_pair + row0 : NULL;
+        int32_t packed_row0 = rows ? 0 : row0;
+        struct store_args store = {
+            .sums = scratch->sums,
+            .num_rows = n,
+            .count = count,
+            .scale = e->gate.row_scale ? e->gate.row_scale + r0 : NULL,
+            .factor = tile_scale(e->gate.dtype),
+        };
+        if (together) {
+            gate_and_up(j, scratch, e, rows, packed_row0, n, r0);
+        } else {
+            gate_or_up(j, scratch, &e->gate, rows, packed_row0, n, r0, 0);
+            gate_or_up(j, scratch, &e->up, rows, packed_row0, n, r0, GATE_ROWS);
+        }
+        b->kernels->silu_mul(&store, e->up.row_scale ? e->up.row_scale + r0 : NULL,
+                             tile_scale(e->up.dtype), scratch->act, GATE_ROWS);
+        put_act(b, &p->act, scratch->act, row0, n, r0, count);
+    }
+}
+
+/* partial[.., h0 ..] += the down projection of one expert. */
+static void down_part(const struct moe_job *j, const struct scratch *scratch,
+                      const struct moe_part *p, int32_t h0, int32_t count) {
+    const struct backend *b = j->b;
+    const struct weight *w = &p->e->down;
+    int32_t H = b->config.hidden_size;
+    struct dot_args d = {
+        .dtype = w->dtype,
+        .sums = scratch->sums,
+        .lds = TILE_GROUP_ROWS,
+        .panel = scratch->panel,
+    };
+    d.num_tiles = cpu_tiles(w, h0, MAX_TILES, d.tiles);
+    for (int32_t row0 = 0; row0 < p->count; row0 += ROW_CHUNK) {
+        int32_t n = p->count - row0 < ROW_CHUNK ? p->count - row0 : ROW_CHUNK;
+        int32_t pair0 = p->first_pair + row0;
+        bool routed = j->a->routing != NULL;
+        struct store_args store = {
+            .sums = scratch->sums,
+            .num_rows = n,
+            .count = count,
+            .scale = w->row_scale ? w->row_scale + h0 : NULL,
+            .factor = tile_scale(w->dtype),
+        };
+        double *out = j->a->partial + (routed ? 0 : (int64_t)row0 * H) + h0;
+        d.num_rows = n;
+        for (int32_t c = 0; c < w->cols;) {
+            c = cpu_dot_unit(b, &d, &p->act, row0, c);
+            b->kernels->add_partial(&store, out, H, routed ? b->pair_tokens + pair0 : NULL,
+                                    routed ? b->pair_weights + pair0 : NULL);
+        }
+    }
+}
+
+static void down_task(void *arg, int32_t task, int32_t thread) {
+    const struct moe_job *j = arg;
+    int32_t H = j->b->config.hidden_size, h0 = task * TILE_GROUP_ROWS;
+    int32_t count = H - h0 < TILE_GROUP_ROWS ? H - h0 : TILE_GROUP_ROWS;
+    if (j->zero)
+        for (int32_t t = 0; t < j->a->num_tokens; t++)
+            memset(j->a->partial + (int64_t)t * H + h0, 0, (size_t)count * sizeof(double));
+    for (int32_t i = 0; i < j->num_parts; i++)
+        down_part(j, &j->b->scratch[thread], &j->b->moe_parts[i], h0, count);
+}
+
+/* Fills the parts of a pass from experts[*next] on; false when none is left. */
+static bool next_pass(struct moe_job *j, int32_t *next) {
+    const struct moe_args *a = j->a;
+    struct backend *b = j->b;
+    int32_t rows = 0;
+    j->num_parts = 0;
+    j->num_tasks = 0;
+    for (; *next < a->num_experts; ++*next) {
+        const struct expert_weights *e = &a->experts[*next];
+        int32_t first = a->routing ? a->routing->expert_offsets[e->expert] : 0;
+        int32_t count = a->routing ? a->routing->expert_counts[e->expert] : a->num_tokens;
+        if (count == 0 || e->gate.rows == 0)
+            continue;
+        if (rows > 0 && rows + count > b->act_rows)
+            break;
+        b->moe_parts[j->num_parts++] = (struct moe_part){
+            .e = e,
+            .first_pair = first,
+            .count = count,
+            .task0 = j->num_tasks,
+            .act = {.data = b->act + (int64_t)rows * b->config.max_intermediate,
+                    .num_rows = count,
+                    .cols = e->down.cols,
+                    .unit = a->unit,
+                    .pairs = cpu_uses_pairs(b, &e->down, a->unit)},
+        };
+        j->num_tasks += (e->gate.rows + GATE_ROWS - 1) / GATE_ROWS;
+        rows += count;
+    }
+    return j->num_parts > 0;
+}
+
+/* Operations of a pass, to judge whether threads are worth waking. */
+static int64_t pass_work(const struct moe_job *j) {
+    int64_t work = 0;
+    for (int32_t i = 0; i < j->num_parts; i++) {
+        const struct moe_part *p = &j->b->moe_parts[i];
+        work += (int64_t)p->count * p->e->gate.rows * p->e->gate.cols;
+    }
+    return work;
+}
+
+static void pack_inputs(struct moe_job *j) {
+    const struct moe_args *a = j->a;
+    int32_t H = j->b->config.hidden_size, unit = H + H % 2;
+    bool plain = false, pairs = false;
+    for (int32_t i = 0; i < a->num_experts; i++) {
+        const struct weight *both[] = {&a->experts[i].gate, &a->experts[i].up};
+        for (int k = 0; k < 2; k++)
+            *(cpu_uses_pairs(j->b, both[k], 2) ? &pairs : &plain) = true;
+    }
+    if (plain)
+        j->x = cpu_pack(j->b, a->x, H, a->num_tokens, H, unit, false);
+    if (pairs)
+        j->x_pairs = cpu_pack(j->b, a->x, H, a->num_tokens, H, unit, true);
+}
+
+void cpu_moe(struct backend *b, const struct moe_args *a) {
+    struct moe_job job = {.b = b, .a = a, .zero = !a->accumulate};
+    int32_t H = b->config.hidden_size, groups = (H + TILE_GROUP_ROWS - 1) / TILE_GROUP_ROWS;
+    if (a->num_tokens == 0)
+        return;
+    if (a->routing)
+        for (int32_t i = 0; i < a->num_tokens * a->num_experts_per_tok; i++) {
+            b->pair_tokens[i] = a->routing->permutation[i] / a->num_experts_per_tok;
+            b->pair_weights[i] = a->routing->topk_weights[a->routing->permutation[i]];
+        }
+    pack_inputs(&job);
+    for (int32_t next = 0; next_pass(&job, &next); job.zero = false) {
+        int64_t work = pass_work(&job);
+        cpu_run(b, gate_up_task, &job, job.num_tasks, 2 * work);
+        cpu_run(b, down_task, &job, groups, work);
+    }
+    if (job.zero) /* no expert of this rank has a token */
+        memset(a->partial, 0, (size_t)a->num_tokens * (size_t)H * sizeof *a->partial);
+}

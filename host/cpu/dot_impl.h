@@ -1,0 +1,161 @@
+/* dot_impl: dot products of rows of x with tiles of 16 matrix rows, the core of matmul, experts and
+ * attention. Included by each kernels_<isa>.c after its vec_<isa>.h.
+ *
+ * A block of NT tiles x NX rows of x is kept in registers while the columns go by. Few rows (decode):
+ * several tiles at once hide the latency of the additions and keep several streams of weights in
+ * flight; the weights are widened in registers. Many rows (prefill): one tile and up to DOT_MAX_ROWS
+ * rows; F16 and E4M3, which are dear to widen, are widened once per call into `panel` (an F32 tile
+ * that stays in the L1 or L2 cache) from DOT_PANEL_ROWS rows on. The additions, and so the bits, are
+ * the same in all cases: element (row, lane) is one chain of fused multiply-adds over the columns.
+ */
+#pragma once
+
+#include <string.h>
+
+#include "host/cpu/kernels.h"
+
+enum { PREFETCH_BYTES = 1536 }; /* ahead in each stream; measured: 1 to 2 KiB are alike, less is worse */
+
+static inline const float *dot_row(const struct dot_args *a, int32_t i) {
+    return (const float *)a->x + (a->rows ? a->rows[i] : i) * a->ldx;
+}
+
+/* Adds the sums of one block to memory, or stores them. */
+#define DOT_STORE(NT, NX)                                                                          \
+    for (int t = 0; t < (NT); t++)                                                                 \
+        for (int i = 0; i < (NX); i++) {                                                           \
+            float *s = a->sums + (row0 + i) * a->lds + (tile0 + t) * TILE_ROWS;                    \
+            v16_store(s, a->add ? v16_add(v16_load(s), acc[t][i]) : acc[t][i]);                    \
+        }
+
+VEC void dot_block(const enum dtype dtype, const int NT, const int NX, const struct dot_args *a,
+                   int32_t tile0, int32_t row0) {
+    const size_t pair_bytes = 2 * TILE_ROWS * (dtype == DTYPE_F32       ? 4
+                                               : dtype == DTYPE_F8_E4M3 ? 1
+                                                                        : 2);
+    const char *w[MAX_TILES];
+    const float *x[DOT_MAX_ROWS];
+    v16 acc[MAX_TILES][DOT_MAX_ROWS], even, odd;
+    int32_t k = 0, len = a->len;
+    for (int t = 0; t < NT; t++) {
+        w[t] = (const char *)a->tiles[tile0 + t] + (size_t)(a->col0 / 2) * pair_bytes;
+        for (int i = 0; i < NX; i++)
+            acc[t][i] = v16_set1(0);
+    }
+    for (int i = 0; i < NX; i++)
+        x[i] = dot_row(a, row0 + i);
+    if (a->col0 % 2 && len > 0) { /* the second half of a pair first */
+        for (int t = 0; t < NT; t++) {
+            v16_load_pair(dtype, w[t], &even, &odd);
+            for (int i = 0; i < NX; i++)
+                acc[t][i] = v16_fma(odd, v16_set1(x[i][0]), acc[t][i]);
+            w[t] += pair_bytes;
+        }
+        k = 1;
+    }
+    for (; k + 2 <= len; k += 2)
+        for (int t = 0; t < NT; t++) {
+            for (size_t line = 0; line < pair_bytes; line += 64)
+                _mm_prefetch(w[t] + PREFETCH_BYTES + line, _MM_HINT_T0);
+            v16_load_pair(dtype, w[t], &even, &odd);
+            w[t] += pair_bytes;
+            for (int i = 0; i < NX; i++)
+                acc[t][i] = v16_fma(even, v16_set1(x[i][k]), acc[t][i]);
+            for (int i = 0; i < NX; i++)
+                acc[t][i] = v16_fma(odd, v16_set1(x[i][k + 1]), acc[t][i]);
+        }
+    if (k < len)
+        for (int t = 0; t < NT; t++) {
+            v16_load_pair(dtype, w[t], &even, &odd);
+            for (int i = 0; i < NX; i++)
+                acc[t][i] = v16_fma(even, v16_set1(x[i][k]), acc[t][i]);
+        }
+    DOT_STORE(NT, NX)
+}
+
+typedef void dot_fn(const struct dot_args *a, int32_t tile0, int32_t row0);
+
+#define DOT_DEFINE(dtype, NT, NX)                                                                  \
+    static void dot_##dtype##_##NT##x##NX(const struct dot_args *a, int32_t tile0, int32_t row0) { \
+        dot_block(DTYPE_##dtype, NT, NX, a, tile0, row0);                                          \
+    }
+#define DOT_ENTRY(dtype, NT, NX) [NT - 1][NX] = dot_##dtype##_##NT##x##NX,
+#define DOT_DTYPE(X, NT, NX)                                                                       \
+    X(F32, NT, NX) X(F16, NT, NX) X(BF16, NT, NX) X(F8_E4M3, NT, NX)
+#define DOT_DEFINE_ALL(NT, NX) DOT_DTYPE(DOT_DEFINE, NT, NX)
+#define DOT_F32(NT, NX)     DOT_ENTRY(F32, NT, NX)
+#define DOT_F16(NT, NX)     DOT_ENTRY(F16, NT, NX)
+#define DOT_BF16(NT, NX)    DOT_ENTRY(BF16, NT, NX)
+#define DOT_F8_E4M3(NT, NX) DOT_ENTRY(F8_E4M3, NT, NX)
+DOT_SHAPES(DOT_DEFINE_ALL)
+
+typedef dot_fn *const dot_table[MAX_TILES][DOT_MAX_ROWS + 1]; /* [tiles - 1][rows] */
+
+static dot_table dot_tables[] = {
+    [DTYPE_F32] = {DOT_SHAPES(DOT_F32)},
+    [DTYPE_F16] = {DOT_SHAPES(DOT_F16)},
+    [DTYPE_BF16] = {DOT_SHAPES(DOT_BF16)},
+    [DTYPE_F8_E4M3] = {DOT_SHAPES(DOT_F8_E4M3)},
+};
+
+/* Covers the tiles and rows of a call with blocks, the rows in groups of nearly equal size. */
+static void dot_cover(dot_table table, const struct dot_args *a) {
+    int32_t n = a->num_rows, groups = (n + DOT_MAX_ROWS - 1) / DOT_MAX_ROWS;
+    if (n == 0)
+        return;
+    int32_t most = (n + groups - 1) / groups;
+    for (int32_t tile = 0, nt; tile < a->num_tiles; tile += nt) {
+        nt = MAX_TILES;
+        while (nt > a->num_tiles - tile || !table[nt - 1][most])
+            nt--;
+        for (int32_t g = 0, row = 0; g < groups; g++) {
+            int32_t nx = (n - row + groups - g - 1) / (groups - g);
+            table[nt - 1][nx](a, tile, row);
+            row += nx;
+        }
+    }
+}
+
+/* Widens columns [col0, col0 + len) of the tiles into F32 tiles in the panel. */
+VEC void widen_tiles(const enum dtype dtype, const struct dot_args *a) {
+    for (int32_t t = 0; t < a->num_tiles; t++) {
+        const char *w =
+            (const char *)a->tiles[t] + (size_t)(a->col0 / 2) * 2 * TILE_ROWS * (dtype == DTYPE_F16 ? 2 : 1);
+        float *out = a->panel + t * SEGMENT_COLS * TILE_ROWS;
+        int32_t k = 0;
+        v16 even, odd;
+        if (a->col0 % 2) {
+            v16_load_pair(dtype, w, &even, &odd);
+            v16_store(out, odd);
+            w += 2 * TILE_ROWS * (dtype == DTYPE_F16 ? 2 : 1);
+            k = 1;
+        }
+        for (; k + 2 <= a->len; k += 2, w += 2 * TILE_ROWS * (dtype == DTYPE_F16 ? 2 : 1)) {
+            v16_load_pair(dtype, w, &even, &odd);
+            v16_store(out + k * TILE_ROWS, even);
+            v16_store(out + (k + 1) * TILE_ROWS, odd);
+        }
+        if (k < a->len) {
+            v16_load_pair(dtype, w, &even, &odd);
+            v16_store(out + k * TILE_ROWS, even);
+        }
+    }
+}
+
+static void dot(const struct dot_args *a) {
+    bool dear = a->dtype == DTYPE_F16 || a->dtype == DTYPE_F8_E4M3;
+    if (!dear || a->num_rows < DOT_PANEL_ROWS) {
+        dot_cover(dot_tables[a->dtype], a);
+        return;
+    }
+    if (a->dtype == DTYPE_F16)
+        widen_tiles(DTYPE_F16, a);
+    else
+        widen_tiles(DTYPE_F8_E4M3, a);
+    struct dot_args wide = *a;
+    wide.dtype = DTYPE_F32;
+    wide.col0 = 0;
+    for (int32_t t = 0; t < a->num_tiles; t++)
+        wide.tiles[t] = a->panel + t * SEGMENT_COLS * TILE_ROWS;
+    dot_cover(dot_tables[DTYPE_F32], &wide);
+}

@@ -1,0 +1,81 @@
+/* engine_internal: the engine's state, for engine*.c only.
+ *
+ * Three parts by owner: set at creation and read by any thread; the engine thread's; and what both
+ * sides touch, under `lock`. (The events have a lock of their own: engine_events.h.) The two locks
+ * are never held together.
+ */
+#pragma once
+
+#include <pthread.h>
+
+#include "host/engine_events.h"
+#include "host/engine_model.h"
+#include "host/engine_request.h"
+#include "host/kv_cache.h"
+#include "host/scheduler.h"
+
+enum { NUM_HANDLE_BUCKETS = 1024, MAX_EOS = 2 * MAX_MODEL_EOS_IDS };
+
+/* What the sampler made of one sequence of a step. */
+struct step_result {
+    int rc; /* 0, or ERR_INTERNAL: the row was not usable */
+    struct sample sample;
+};
+
+struct engine {
+    /* Set at creation. */
+    struct engine_options options; /* as given, max_model_len resolved */
+    struct engine_model model;     /* owned */
+    struct tokenizer *tokenizer;   /* owned; may be NULL */
+    const struct chat_template *chat_template;
+    char *name;                    /* owned */
+    int32_t eos_ids[MAX_EOS];
+    int32_t num_eos_ids;
+    struct request_limits limits;
+    void (*wake)(void *);
+    void *wake_ctx;
+    pthread_t thread;
+
+    /* The engine thread's. */
+    struct kv_cache *kv;
+    struct scheduler *scheduler;
+    struct sampler *sampler;
+    struct step_result *results;   /* [max_num_seqs], owned */
+    struct request *handles[NUM_HANDLE_BUCKETS]; /* chains of requests with the scheduler */
+    struct buffer staged;          /* events of this step */
+    struct buffer text, released;  /* scratch: new text, and what of it the stop strings let through */
+    int64_t slowest_token_us;      /* of all steps, duration per token; 0 before the first */
+    int64_t steps_total, requests_total, completion_tokens_total;
+    int32_t failed_steps;          /* in a row */
+
+    /* Under lock. */
+    pthread_mutex_t lock;
+    pthread_cond_t work_cond;      /* there is something to take, or it is time to stop */
+    struct request *submitted, **submitted_end; /* FIFO through request.next */
+    int32_t num_submitted;
+    int64_t submitted_since_us;    /* when the first of them came; 0 when there are none */
+    uint64_t *cancels;             /* handles, owned */
+    size_t num_cancels, max_cancels;
+    int32_t num_waiting;           /* in the scheduler's queue, as far as the callers know */
+    uint64_t last_handle;
+    bool refusing, stopping;
+    int64_t step_deadline_us;      /* the running step is late after this; 0 between steps */
+    int64_t last_step_us;          /* when a step last finished; 0: never */
+    struct engine_stats stats;     /* as published after the last step */
+
+    struct event_queue events;
+};
+
+/* What the engine thread takes over in one go. */
+struct intake {
+    struct request *requests;
+    uint64_t *handles; /* to cancel; owned */
+    size_t num_handles;
+};
+
+/* engine_step.c: takes in new requests and cancels; runs one step, if there is anything to compute.
+ * Both stage events. */
+void engine_take_in(struct engine *e, struct intake *in);
+void engine_step(struct engine *e);
+/* Publishes the statistics, then posts what was staged. */
+void engine_publish(struct engine *e);

@@ -1,0 +1,214 @@
+/* engine_load: from engine_options to a loaded model with its tokenizer; the other half of
+ * engine_create. Order: everything cheap that can fail (options, config, tokenizer, template) comes
+ * before the weights.
+ */
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "host/chat_template.h"
+#include "host/engine_model.h"
+#include "host/error.h"
+#include "host/log.h"
+#include "host/mem.h"
+#include "host/model.h"
+
+/* Rows of logits of a step beyond one for each sequence: the share of prompt_logprobs. */
+enum { PROMPT_LOGITS_ROWS = 64 };
+
+/* Lives as long as the engine: the model borrows config and weights. */
+struct loaded {
+    struct model_config config;
+    struct weights weights;
+    struct model *model;
+};
+
+static void loaded_destroy(void *ctx) {
+    struct loaded *l = ctx;
+    if (!l)
+        return;
+    model_destroy(l->model);
+    weights_close(&l->weights);
+    free(l);
+}
+
+static int loaded_run(void *ctx, const struct batch *batch, float **logits) {
+    struct loaded *l = ctx;
+    return model_run(l->model, batch, logits);
+}
+
+static void loaded_describe(void *ctx, struct buffer *out) {
+    struct loaded *l = ctx;
+    model_describe(l->model, out);
+}
+
+static int choose_ops(const struct engine_options *o, const struct ops **out, struct error *error) {
+    if (!strcmp(o->device, "cpu")) {
+        *out = cpu_ops(o->cpu_isa, error);
+        return *out ? 0 : ERR_UNSUPPORTED;
+    }
+    if (!strcmp(o->device, "ref")) {
+        *out = &ref_ops;
+        return 0;
+    }
+    if (!strcmp(o->device, "cuda"))
+        return error_set(error, ERR_UNSUPPORTED,
+                         "--device cuda: this build has no CUDA backend; use --device cpu");
+    return error_set(error, ERR_CONFIG, "--device %s: unknown, the devices are cpu and ref",
+                     o->device);
+}
+
+static int choose_kv_dtype(const char *name, enum dtype *out, struct error *error) {
+    static const struct {
+        const char *name;
+        enum dtype dtype;
+    } names[] = {{"auto", DTYPE_NONE},
+                 {"f32", DTYPE_F32},
+                 {"bf16", DTYPE_BF16},
+                 {"f16", DTYPE_F16},
+                 {"fp8", DTYPE_F8_E4M3}};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (!strcmp(name, names[i].name)) {
+            *out = names[i].dtype;
+            return 0;
+        }
+    return error_set(error, ERR_CONFIG,
+                     "--kv-cache-dtype %s: unknown, there are auto, f32, bf16, f16 and fp8", name);
+}
+
+static int choose_chat_template(const struct engine_options *o, const struct chat_template **out,
+                                struct error *error) {
+    bool found_unknown = false;
+    if (o->chat_template) {
+        *out = chat_template_find(o->chat_template);
+        if (!*out)
+            return error_set(error, ERR_CONFIG, "--chat-template %s: unknown, there are %s",
+                             o->chat_template, chat_template_names());
+        return 0;
+    }
+    *out = chat_template_recognise(o->model, &found_unknown);
+    if (found_unknown)
+        log_warn("the model's chat template is not one that is built in (%s): messages need "
+                 "--chat-template",
+                 chat_template_names());
+    return 0;
+}
+
+/* A dummy model may come without a tokenizer; then requests are by token ids and texts are empty. */
+static int load_tokenizer(const struct engine_options *o, bool dummy, struct tokenizer **out,
+                          struct error *error) {
+    int rc = tokenizer_load(o->model, out, error);
+    if (rc != ERR_NOT_FOUND || !dummy)
+        return rc;
+    log_warn("%s has no tokenizer: only requests by token ids work, and texts are empty", o->model);
+    *out = NULL;
+    return 0;
+}
+
+static int check_load_options(const struct engine_options *o, bool *dummy, struct error *error) {
+    if (!o->model || !o->model[0])
+        return error_set(error, ERR_CONFIG, "no model folder was given (--model)");
+    *dummy = !strcmp(o->load_format, "dummy");
+    if (!*dummy && strcmp(o->load_format, "auto"))
+        return error_set(error, ERR_CONFIG, "--load-format %s: unknown, there are auto and dummy",
+                         o->load_format);
+    if (o->ranks < 1 || o->ranks > MAX_RANKS)
+        return error_set(error, ERR_CONFIG, "--ranks %d: 1 to %d are possible", o->ranks, MAX_RANKS);
+    return 0;
+}
+
+static int32_t available_cores(void) {
+    cpu_set_t set;
+    if (sched_getaffinity(0, sizeof set, &set) != 0)
+        return 1;
+    return CPU_COUNT(&set);
+}
+
+static int create_model(const struct engine_options *o, const struct ops *ops, struct loaded *l,
+                        struct error *error) {
+    enum dtype kv_dtype = DTYPE_NONE;
+    int rc = choose_kv_dtype(o->kv_cache_dtype, &kv_dtype, error);
+    if (rc)
+        return rc;
+    int32_t expert_parallel_size = o->expert_parallel_size;
+    if (expert_parallel_size == 0 && o->enable_expert_parallel)
+        expert_parallel_size = o->ranks;
+    const struct model_options options = {
+        .ops = ops,
+        .world_size = o->ranks,
+        .threads = o->threads > 0 ? o->threads : available_cores(),
+        .layout = {.expert_parallel_size = expert_parallel_size},
+        .max_tokens = o->max_num_batched_tokens,
+        .max_seqs = o->max_num_seqs,
+        .max_logits = o->max_num_seqs + PROMPT_LOGITS_ROWS,
+        .max_model_len =
+            o->max_model_len > 0 ? o->max_model_len : l->config.max_position_embeddings,
+        .kv_dtype = kv_dtype,
+        .num_kv_blocks = o->num_kv_blocks,
+        .kv_bytes = o->kv_cache_memory_bytes,
+        .progress = o->progress,
+    };
+    return model_create(&l->config, &l->weights, &options, &l->model, error);
+}
+
+/* The last component of a path, without trailing slashes; to be freed. */
+static char *last_component(const char *path) {
+    size_t end = strlen(path);
+    while (end > 1 && path[end - 1] == '/')
+        end--;
+    size_t start = end;
+    while (start > 0 && path[start - 1] != '/')
+        start--;
+    return xstrndup(path + start, end - start);
+}
+
+static int start_engine(const struct engine_options *o, struct loaded *l,
+                        struct tokenizer *tokenizer, const struct chat_template *chat_template,
+                        void (*wake)(void *), void *wake_ctx, struct engine **out,
+                        struct error *error) {
+    char *name = o->served_model_name ? xstrdup(o->served_model_name) : last_component(o->model);
+    struct engine_model model = {
+        .ctx = l,
+        .run = loaded_run,
+        .describe = loaded_describe,
+        .destroy = loaded_destroy,
+        .name = name,
+        .ranks = o->ranks,
+        .vocab_size = l->config.vocab_size,
+        .num_kv_blocks = model_num_kv_blocks(l->model),
+        .max_model_len = l->config.max_position_embeddings,
+        .max_logits = o->max_num_seqs + PROMPT_LOGITS_ROWS,
+        .num_eos_ids = l->config.num_eos_token_ids,
+    };
+    memcpy(model.eos_ids, l->config.eos_token_ids, sizeof l->config.eos_token_ids);
+    int rc = engine_create_with_model(o, &model, tokenizer, chat_template, wake, wake_ctx, out, error);
+    free(name);
+    return rc;
+}
+
+int engine_create(const struct engine_options *o, void (*wake)(void *), void *wake_ctx,
+                  struct engine **out, struct error *error) {
+    const struct ops *ops = NULL;
+    const struct chat_template *chat_template = NULL;
+    struct tokenizer *tokenizer = NULL;
+    struct loaded *l = xcalloc(1, sizeof *l);
+    bool dummy = false;
+    int rc;
+    if ((rc = check_load_options(o, &dummy, error)) || (rc = choose_ops(o, &ops, error)) ||
+        (rc = model_config_load(o->model, &l->config, error)) ||
+        (rc = load_tokenizer(o, dummy, &tokenizer, error)) ||
+        (rc = choose_chat_template(o, &chat_template, error)))
+        goto fail;
+    if (dummy)
+        weights_dummy(&l->config, &l->weights);
+    else if ((rc = weights_open(o->model, &l->config, &l->weights, error)))
+        goto fail;
+    if ((rc = create_model(o, ops, l, error)) ||
+        (rc = start_engine(o, l, tokenizer, chat_template, wake, wake_ctx, out, error)))
+        goto fail;
+    return 0;
+fail:
+    tokenizer_free(tokenizer);
+    loaded_destroy(l);
+    return rc;
+}

@@ -1,0 +1,309 @@
+#include "host/engine_internal.h"
+
+#include <stdlib.h>
+
+#include "host/clock.h"
+#include "host/log.h"
+#include "host/mem.h"
+
+/* A step is late, and the engine unhealthy, after ten times what its tokens took at their slowest, but
+ * not before a second; before the first step there is nothing to go by. */
+#define STEP_LIMIT_FACTOR   10
+#define STEP_LIMIT_FLOOR_US ((int64_t)1000000)
+#define FIRST_STEP_LIMIT_US ((int64_t)300000000)
+
+/* --- requests by handle --------------------------------------------------------------------- */
+
+static struct request **find_handle(struct engine *e, uint64_t handle) {
+    struct request **link = &e->handles[handle % NUM_HANDLE_BUCKETS];
+    while (*link && (*link)->handle != handle)
+        link = &(*link)->next;
+    return link;
+}
+
+static void forget(struct engine *e, struct request *r) {
+    struct request **link = find_handle(e, r->handle);
+    *link = r->next;
+    request_destroy(r);
+}
+
+/* --- the ends of a request ------------------------------------------------------------------ */
+
+static double ms_between(int64_t from_us, int64_t to_us) {
+    return to_us < 0 ? 0 : (double)(to_us - from_us) / 1000;
+}
+
+/* Stages the DONE event with the text in e->released, and drops the request. */
+static void finish(struct engine *e, struct request *r, enum finish_reason reason) {
+    struct sequence *seq = &r->seq;
+    struct engine_event event = {
+        .kind = EVENT_DONE,
+        .user = r->user,
+        .request = r->handle,
+        .text = e->released.data,
+        .text_len = e->released.len,
+        .finish_reason = reason,
+        .prompt_tokens = seq->num_prompt,
+        .completion_tokens = sequence_num_generated(seq),
+        .cached_tokens = seq->cached_tokens,
+        .queue_ms = ms_between(r->submitted_us, seq->admitted_us),
+        .ttft_ms = ms_between(r->submitted_us, r->first_token_us),
+        .total_ms = ms_between(r->submitted_us, clock_us()),
+    };
+    if (r->prompt_logprobs && seq->prompt_logits_done == seq->num_prompt - 1) {
+        event.prompt_logprob_tokens = seq->tokens;
+        event.prompt_logprobs = r->prompt_logprobs;
+        event.num_prompt_logprobs = seq->num_prompt;
+    }
+    event_stage(&e->staged, &event);
+    scheduler_remove(e->scheduler, seq);
+    forget(e, r);
+}
+
+/* Ends a request whose computation failed; nothing that it computed is shared any more. */
+static void fail(struct engine *e, struct request *r, const char *text) {
+    const struct engine_event event = {
+        .kind = EVENT_ERROR,
+        .user = r->user,
+        .request = r->handle,
+        .error_code = ERR_INTERNAL,
+        .error_text = text,
+    };
+    event_stage(&e->staged, &event);
+    scheduler_discard(e->scheduler, &r->seq);
+    forget(e, r);
+}
+
+/* Moves what is still held back (half a character, the beginning of a stop string) to e->released.
+ * True if it turned out to hold a stop string. */
+static bool release_held_text(struct engine *e, struct request *r) {
+    bool found = false;
+    buffer_clear(&e->text);
+    buffer_clear(&e->released);
+    if (!r->prepared || !e->tokenizer)
+        return false;
+    detok_flush(&r->detok, &e->text);
+    if (sequence_num_generated(&r->seq) > r->params.min_tokens)
+        found = stop_push(&r->stop, e->text.data, e->text.len, &e->released);
+    else
+        buffer_append(&e->released, e->text.data, e->text.len);
+    if (!found)
+        stop_flush(&r->stop, &e->released);
+    return found;
+}
+
+static void cancel(struct engine *e, uint64_t handle) {
+    struct request *r = *find_handle(e, handle);
+    if (!r)
+        return;
+    release_held_text(e, r);
+    finish(e, r, FINISH_CANCELLED);
+}
+
+void engine_take_in(struct engine *e, struct intake *in) {
+    while (in->requests) {
+        struct request *r = in->requests;
+        struct request **bucket = &e->handles[r->handle % NUM_HANDLE_BUCKETS];
+        in->requests = r->next;
+        r->next = *bucket;
+        *bucket = r;
+        scheduler_add(e->scheduler, &r->seq);
+        e->requests_total++;
+    }
+    for (size_t i = 0; i < in->num_handles; i++)
+        cancel(e, in->handles[i]);
+    free(in->handles);
+}
+
+/* --- one step ------------------------------------------------------------------------------- */
+
+/* Whatever the step may admit has its memory before the step begins. */
+static void prepare_admissions(struct engine *e) {
+    int32_t room = e->options.max_num_seqs - scheduler_num_running(e->scheduler);
+    struct sequence *seq = scheduler_first_waiting(e->scheduler);
+    for (; seq && room > 0; seq = seq->next, room--)
+        request_prepare(request_of(seq), e->model.vocab_size, e->tokenizer, &e->text);
+}
+
+static void set_deadline(struct engine *e, int64_t deadline_us) {
+    pthread_mutex_lock(&e->lock);
+    e->step_deadline_us = deadline_us;
+    pthread_mutex_unlock(&e->lock);
+}
+
+static int64_t step_limit_us(const struct engine *e, int32_t num_tokens) {
+    if (e->slowest_token_us == 0)
+        return FIRST_STEP_LIMIT_US;
+    int64_t limit = STEP_LIMIT_FACTOR * e->slowest_token_us * num_tokens;
+    return limit > STEP_LIMIT_FLOOR_US ? limit : STEP_LIMIT_FLOOR_US;
+}
+
+static bool is_eos(const struct engine *e, int32_t token) {
+    for (int32_t i = 0; i < e->num_eos_ids; i++)
+        if (e->eos_ids[i] == token)
+            return true;
+    return false;
+}
+
+/* Everything that one sequence wants of its rows of logits: [num_logits, V]. */
+static int sample_sequence(struct engine *e, const struct step_seq *part, const float *logits,
+                           struct sample *out) {
+    struct request *r = request_of(part->seq);
+    const struct request_params *p = &r->params;
+    int64_t stride = e->model.vocab_size;
+    int32_t prompt_rows = part->num_logits - part->samples;
+    int rc;
+    for (int32_t i = 0; i < prompt_rows; i++) {
+        int32_t position = part->prompt_row + i + 1;
+        rc = sampler_logprobs(e->sampler, logits + i * stride, part->seq->tokens[position],
+                              p->prompt_logprobs, out);
+        if (rc)
+            return rc;
+        request_put_prompt_logprobs(r, position, out);
+    }
+    if (!part->samples)
+        return 0;
+    int32_t index = sequence_num_generated(part->seq);
+    bool ban_eos = index < p->min_tokens && !p->ignore_eos;
+    const struct sample_args args = {
+        .logits = logits + prompt_rows * stride,
+        .params = &p->sampling,
+        .counts = r->counts.entries ? &r->counts : NULL,
+        .banned = e->eos_ids,
+        .num_banned = ban_eos ? e->num_eos_ids : 0,
+        .index = index,
+    };
+    rc = sampler_sample(e->sampler, &args, out);
+    if (rc == 0 && r->counts.entries)
+        token_counts_add(&r->counts, out->token, true);
+    return rc;
+}
+
+/* Appends the text of a new token to e->released. True when it completes a stop string. */
+static bool append_text(struct engine *e, struct request *r, int32_t token) {
+    buffer_clear(&e->text);
+    buffer_clear(&e->released);
+    if (!e->tokenizer)
+        return false;
+    detok_push(&r->detok, token, &e->text);
+    if (sequence_num_generated(&r->seq) <= r->params.min_tokens) {
+        buffer_append(&e->released, e->text.data, e->text.len);
+        return false;
+    }
+    return stop_push(&r->stop, e->text.data, e->text.len, &e->released);
+}
+
+/* A token was sampled and appended: text, event, and the end of the request if it is one. */
+static void emit_token(struct engine *e, struct request *r, const struct sample *sample) {
+    struct sequence *seq = &r->seq;
+    struct logprob top[MAX_LOGPROBS];
+    if (r->first_token_us < 0)
+        r->first_token_us = clock_us();
+    e->completion_tokens_total++;
+    bool ended = !r->params.ignore_eos && is_eos(e, sample->token);
+    bool stopped = !ended && append_text(e, r, sample->token);
+    if (ended)
+        buffer_clear(&e->released);
+    struct engine_event event = {
+        .kind = EVENT_TOKEN,
+        .user = r->user,
+        .request = r->handle,
+        .text = e->released.data,
+        .text_len = e->released.len,
+        .token = sample->token,
+    };
+    if (r->params.sampling.logprobs >= 0) {
+        for (int32_t i = 0; i < sample->num_top; i++)
+            top[i] = (struct logprob){sample->top_tokens[i], sample->top_logprobs[i]};
+        event.has_logprobs = true;
+        event.logprobs = (struct token_logprobs){sample->logprob, sample->num_top, top};
+    }
+    event_stage(&e->staged, &event);
+
+    if (stopped) {
+        buffer_clear(&e->released);
+        finish(e, r, FINISH_STOP);
+    } else if (ended || seq->num_tokens == seq->capacity) {
+        stopped = release_held_text(e, r);
+        finish(e, r, ended || stopped ? FINISH_STOP : FINISH_LENGTH);
+    }
+}
+
+/* The part of a step that allocates nothing. Returns the step, NULL when there is nothing to compute;
+ * *rc is that of the model. */
+static const struct step *compute(struct engine *e, int64_t now_us, int *rc) {
+    float *logits = NULL;
+    mem_step_begin();
+    const struct step *step = scheduler_schedule(e->scheduler, now_us);
+    if (step) {
+        set_deadline(e, now_us + step_limit_us(e, step->batch.num_tokens));
+        *rc = e->model.run(e->model.ctx, &step->batch, &logits);
+    }
+    for (int32_t i = 0; step && *rc == 0 && i < step->batch.num_seqs; i++) {
+        const struct step_seq *part = &step->seqs[i];
+        struct step_result *result = &e->results[i];
+        result->rc = sample_sequence(
+            e, part, logits + (int64_t)part->first_logit * e->model.vocab_size, &result->sample);
+        if (result->rc == 0)
+            scheduler_commit(e->scheduler, part, result->sample.token);
+    }
+    mem_step_end();
+    return step;
+}
+
+void engine_step(struct engine *e) {
+    int64_t start_us = clock_us();
+    int rc = 0;
+    prepare_admissions(e);
+    const struct step *step = compute(e, start_us, &rc);
+    if (!step)
+        return;
+    int64_t end_us = clock_us(), per_token_us = (end_us - start_us) / step->batch.num_tokens;
+    if (per_token_us >= e->slowest_token_us)
+        e->slowest_token_us = per_token_us + 1;
+    e->failed_steps = rc ? e->failed_steps + 1 : 0;
+    if (rc)
+        log_error("a step of %d tokens of %d requests failed: %s", step->batch.num_tokens,
+                  step->batch.num_seqs, error_name(rc));
+
+    for (int32_t i = 0; i < step->batch.num_seqs; i++) {
+        struct request *r = request_of(step->seqs[i].seq);
+        const struct step_result *result = &e->results[i];
+        if (rc) {
+            fail(e, r, "the computation failed");
+        } else if (result->rc) {
+            log_error("request %llu ended: its logits are not finite", (unsigned long long)r->handle);
+            fail(e, r, "the model produced values that are not finite");
+        } else if (step->seqs[i].samples) {
+            emit_token(e, r, &result->sample);
+        }
+    }
+    e->steps_total++;
+    pthread_mutex_lock(&e->lock);
+    e->step_deadline_us = 0;
+    e->last_step_us = end_us;
+    pthread_mutex_unlock(&e->lock);
+}
+
+void engine_publish(struct engine *e) {
+    struct scheduler_counters counters;
+    scheduler_counters(e->scheduler, &counters);
+    pthread_mutex_lock(&e->lock);
+    e->num_waiting = scheduler_num_waiting(e->scheduler);
+    e->stats = (struct engine_stats){
+        .running = scheduler_num_running(e->scheduler),
+        .kv_blocks_used = kv_cache_num_used(e->kv),
+        .kv_blocks_cached = kv_cache_num_cached(e->kv),
+        .kv_blocks_total = kv_cache_num_blocks(e->kv),
+        .prompt_tokens_total = counters.prompt_tokens,
+        .completion_tokens_total = e->completion_tokens_total,
+        .prefix_hit_tokens_total = counters.prefix_hit_tokens,
+        .preemptions_total = counters.preemptions,
+        .requests_total = e->requests_total,
+        .steps_total = e->steps_total,
+        .healthy = e->failed_steps == 0,
+    };
+    pthread_mutex_unlock(&e->lock);
+    if (event_queue_post(&e->events, &e->staged) && e->wake)
+        e->wake(e->wake_ctx);
+}

@@ -1,0 +1,65 @@
+/* moeserve: serves sparse mixture-of-experts language models. */
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "host/cmd.h"
+#include "host/nearest.h"
+
+static int cmd_help(int argc, char **argv);
+static int cmd_version(int argc, char **argv);
+
+static const struct command {
+    const char *name;
+    int (*run)(int argc, char **argv);
+    const char *help;
+} commands[] = {
+    {"serve", cmd_serve, "serve a model over TCP (the default)"},
+    {"generate", cmd_generate, "answer one prompt and leave"},
+    {"bench", cmd_bench, "measure a running server"},
+    {"help", cmd_help, "print this text"},
+    {"version", cmd_version, "print the version"},
+};
+enum { NUM_COMMANDS = sizeof commands / sizeof *commands };
+
+static int cmd_help(int argc, char **argv) {
+    (void)argc, (void)argv;
+    printf("usage: moeserve [COMMAND] [OPTION ...]\n\n");
+    for (int i = 0; i < NUM_COMMANDS; i++)
+        printf("  %-10s %s\n", commands[i].name, commands[i].help);
+    printf("\nmoeserve COMMAND --help lists the options of a command.\n");
+    return 0;
+}
+
+static int cmd_version(int argc, char **argv) {
+    (void)argc, (void)argv;
+    printf("moeserve %s\n", MOESERVE_VERSION);
+    return 0;
+}
+
+static int unknown_command(const char *name) {
+    const char *names[NUM_COMMANDS];
+    for (int i = 0; i < NUM_COMMANDS; i++)
+        names[i] = commands[i].name;
+    const char *near = nearest_name(names, NUM_COMMANDS, name);
+    if (near)
+        fprintf(stderr, "moeserve: unknown command '%s' (did you mean %s?)\n", name, near);
+    else
+        fprintf(stderr, "moeserve: unknown command '%s' (see moeserve help)\n", name);
+    return 2;
+}
+
+int main(int argc, char **argv) {
+    signal(SIGPIPE, SIG_IGN); /* a reader that left is an error of write, not our end */
+    if (argc < 2 || argv[1][0] == '-') {
+        if (argc == 2 && (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h"))) {
+            cmd_help(argc, argv);
+            printf("\n");
+        }
+        return cmd_serve(argc, argv);
+    }
+    for (int i = 0; i < NUM_COMMANDS; i++)
+        if (!strcmp(argv[1], commands[i].name))
+            return commands[i].run(argc - 1, argv + 1);
+    return unknown_command(argv[1]);
+}

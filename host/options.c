@@ -1,0 +1,594 @@
+#include "options.h"
+
+#include <errno.h>
+#include <ini.h>
+#include <math.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "host/chat_template.h"
+#include "host/file.h"
+#include "host/mem.h"
+#include "host/nearest.h"
+
+enum option_type {
+    OPT_BOOL,
+    OPT_INT,
+    OPT_BYTES,
+    OPT_NUMBER,
+    OPT_SEED,
+    OPT_STRING,
+    OPT_CHOICE,
+    OPT_LISTEN
+};
+
+enum { BOTH = CMD_SERVE | CMD_GENERATE };
+
+struct option {
+    const char *name;    /* without dashes; NULL: a heading of --help, in `help` */
+    const char *aliases; /* with dashes, space-separated; other systems' names of the same thing */
+    enum option_type type;
+    unsigned commands;
+    size_t offset;       /* in struct options */
+    double min, max;     /* OPT_INT, OPT_BYTES, OPT_NUMBER */
+    const char *choices; /* OPT_CHOICE: space-separated */
+    const char *help;
+};
+
+#define AT(member) offsetof(struct options, member)
+#define HEADING(text)                                                                              \
+    { NULL, NULL, OPT_BOOL, BOTH, 0, 0, 0, NULL, text }
+
+/* clang-format off */
+static const struct option table[] = {
+    HEADING("Model"),
+    {"model", "-m --model-path", OPT_STRING, BOTH, AT(engine.model), 0, 0, NULL,
+     "folder of a checkpoint: config.json, *.safetensors, tokenizer; without it the demo model"},
+    {"served-model-name", "-a --alias --model-name", OPT_STRING, BOTH, AT(engine.served_model_name), 0, 0, NULL,
+     "name that clients see; without it the folder's name"},
+    {"load-format", "", OPT_CHOICE, BOTH, AT(engine.load_format), 0, 0, "auto dummy",
+     "dummy: weights from a seeded generator, config.json and tokenizer only"},
+    {"max-model-len", "-c --ctx-size --context-length --session-len", OPT_INT, BOTH, AT(engine.max_model_len), 0, INT32_MAX, NULL,
+     "longest prompt and answer together, in tokens; 0: what the model allows"},
+    {"chat-template", "", OPT_STRING, BOTH, AT(engine.chat_template), 0, 0, NULL,
+     "name of the template for messages; without it the model's own, if it is known"},
+
+    HEADING("Device"),
+    {"device", "", OPT_CHOICE, BOTH, AT(engine.device), 0, 0, "cpu cuda ref",
+     "cpu; ref: the scalar reference; cuda needs a build with CUDA"},
+    {"gpus", "", OPT_STRING, BOTH, AT(gpus), 0, 0, NULL,
+     "number of GPUs, or a list such as 0,2,3; this build serves on the CPU: 0"},
+    {"ranks", "-tp --tp --tensor-parallel-size", OPT_INT, BOTH, AT(engine.ranks), 1, 256, NULL,
+     "CPU ranks that the model is spread over"},
+    {"enable-expert-parallel", "", OPT_BOOL, BOTH, AT(engine.enable_expert_parallel), 0, 0, NULL,
+     "whole experts per rank instead of a slice of each"},
+    {"expert-parallel-size", "--ep --ep-size", OPT_INT, BOTH, AT(engine.expert_parallel_size), 0, 256, NULL,
+     "groups of ranks that own whole experts; 0: chosen by the layout"},
+    {"threads", "-t", OPT_INT, BOTH, AT(engine.threads), 0, 4096, NULL,
+     "CPU threads, all ranks together; 0: all cores"},
+    {"cpu-isa", "", OPT_CHOICE, BOTH, AT(engine.cpu_isa), 0, 0, "auto avx2 avx512 avx512bf16",
+     "instruction set of the CPU kernels"},
+    {"batch-invariant", "", OPT_BOOL, BOTH, AT(batch_invariant), 0, 0, NULL,
+     "output does not depend on what else runs; always so on the CPU"},
+
+    HEADING("Memory and scheduling"),
+    {"max-num-seqs", "-np --parallel --max-running-requests --max-batch-size", OPT_INT, BOTH, AT(engine.max_num_seqs), 1, 65536, NULL,
+     "requests that run at once"},
+    {"max-num-batched-tokens", "-b --chunked-prefill-size --max-prefill-token-num", OPT_INT, BOTH, AT(engine.max_num_batched_tokens), 1, 1 << 20, NULL,
+     "tokens of one step, decodes and prefill chunks together"},
+    {"max-queued-requests", "", OPT_INT, BOTH, AT(engine.max_queued_requests), 1, 1 << 20, NULL,
+     "requests that wait; more are refused as overloaded"},
+    {"kv-cache-dtype", "-ctk --cache-type-k", OPT_CHOICE, BOTH, AT(engine.kv_cache_dtype), 0, 0, "auto f32 bf16 f16 fp8",
+     "type of the KV cache"},
+    {"kv-cache-memory-bytes", "", OPT_BYTES, BOTH, AT(engine.kv_cache_memory_bytes), 0, 1LL << 50, NULL,
+     "size of the KV cache; 0: for max-num-seqs full contexts, within 40% of free memory"},
+    {"num-kv-blocks", "--num-gpu-blocks-override", OPT_INT, BOTH, AT(engine.num_kv_blocks), 0, INT32_MAX, NULL,
+     "exactly this many KV blocks of 16 tokens; 0: from kv-cache-memory-bytes"},
+    {"enable-prefix-caching", "", OPT_BOOL, BOTH, AT(engine.enable_prefix_caching), 0, 0, NULL,
+     "share KV blocks between prompts that begin alike"},
+
+    HEADING("Sampling (serve: for fields that a request leaves out)"),
+    {"max-tokens", "-n --n-predict", OPT_INT, BOTH, AT(generation.max_tokens), 1, INT32_MAX, NULL,
+     "tokens to generate"},
+    {"min-tokens", "", OPT_INT, BOTH, AT(generation.min_tokens), 0, INT32_MAX, NULL,
+     "no end of text before this many"},
+    {"temperature", "--temp", OPT_NUMBER, BOTH, AT(generation.sampling.temperature), 0, 100, NULL,
+     "0: always the most likely token"},
+    {"top-k", "", OPT_INT, BOTH, AT(generation.sampling.top_k), -1, INT32_MAX, NULL,
+     "only the k most likely; 0 or -1: all"},
+    {"top-p", "", OPT_NUMBER, BOTH, AT(generation.sampling.top_p), 1e-6, 1, NULL,
+     "only the most likely with this much probability together"},
+    {"min-p", "", OPT_NUMBER, BOTH, AT(generation.sampling.min_p), 0, 1, NULL,
+     "none below this share of the best one's probability"},
+    {"repetition-penalty", "--repeat-penalty", OPT_NUMBER, BOTH, AT(generation.sampling.repetition_penalty), 0.01, 100, NULL,
+     "above 1: what stands in the text already is less likely"},
+    {"presence-penalty", "", OPT_NUMBER, BOTH, AT(generation.sampling.presence_penalty), -2, 2, NULL,
+     "subtracted from what was generated before"},
+    {"frequency-penalty", "", OPT_NUMBER, BOTH, AT(generation.sampling.frequency_penalty), -2, 2, NULL,
+     "the same, for each time it was"},
+    {"ignore-eos", "", OPT_BOOL, BOTH, AT(generation.ignore_eos), 0, 0, NULL,
+     "go on after the end of the text"},
+    {"seed", "-s", OPT_SEED, BOTH, AT(engine.seed), 0, 0, NULL,
+     "of random choices, where a request gives none"},
+
+    {NULL, NULL, OPT_BOOL, CMD_SERVE, 0, 0, 0, NULL, "Server"},
+    {"listen", "", OPT_LISTEN, CMD_SERVE, AT(server.listen), 0, 0, NULL,
+     "HOST:PORT of the line protocol; port 0: any free one"},
+    {"max-connections", "", OPT_INT, CMD_SERVE, AT(server.max_connections), 1, 1 << 20, NULL,
+     "clients at once"},
+    {"max-requests-per-connection", "", OPT_INT, CMD_SERVE, AT(server.max_requests_per_connection), 1, 1 << 20, NULL,
+     "requests in flight of one client"},
+    {"max-line-bytes", "", OPT_BYTES, CMD_SERVE, AT(server.max_line_bytes), 1024, 1 << 30, NULL,
+     "longest request line"},
+    {"max-unsent-bytes", "", OPT_BYTES, CMD_SERVE, AT(server.max_unsent_bytes), 4096, 1LL << 40, NULL,
+     "answers that a client may leave unread before it is cut off"},
+    {"max-buffered-bytes", "", OPT_BYTES, CMD_SERVE, AT(server.max_buffered_bytes), 1 << 20, 1LL << 50, NULL,
+     "unfinished lines and unread answers of all clients together"},
+    {"line-timeout", "", OPT_INT, CMD_SERVE, AT(server.line_timeout_s), 0, 86400, NULL,
+     "seconds in which a line that has begun must end; 0: no limit"},
+    {"drain-timeout", "", OPT_INT, CMD_SERVE, AT(server.drain_timeout_s), 0, 86400, NULL,
+     "seconds that running requests get when the server is told to stop"},
+
+    {NULL, NULL, OPT_BOOL, CMD_GENERATE, 0, 0, 0, NULL, "Prompt"},
+    {"prompt", "-p", OPT_STRING, CMD_GENERATE, AT(prompt), 0, 0, NULL,
+     "text to go on from; without it standard input is read to its end"},
+    {"chat", "", OPT_BOOL, CMD_GENERATE, AT(chat), 0, 0, NULL,
+     "the prompt is a user's message, put into the model's chat template"},
+
+    HEADING("General"),
+    {"config", "", OPT_STRING, BOTH, AT(config), 0, 0, NULL,
+     "INI file with options as `name = value` lines; flags win"},
+    {"verbose", "-v", OPT_BOOL, BOTH, AT(verbose), 0, 0, NULL, "log more"},
+    {"quiet", "-q", OPT_BOOL, BOTH, AT(quiet), 0, 0, NULL, "log errors and warnings only"},
+    {"help", "-h", OPT_BOOL, BOTH, AT(help), 0, 0, NULL, "print this text"},
+    {"version", "-V", OPT_BOOL, BOTH, AT(version), 0, 0, NULL, "print the version"},
+};
+/* clang-format on */
+enum { NUM_OPTIONS = sizeof table / sizeof *table };
+
+void options_init(struct options *o) {
+    memset(o, 0, sizeof *o);
+    engine_options_default(&o->engine);
+    server_options_default(&o->server);
+    request_params_default(&o->generation);
+    o->gpus = "0";
+    o->batch_invariant = true;
+}
+
+void options_deinit(struct options *o) {
+    for (int32_t i = 0; i < o->num_strings; i++)
+        free(o->strings[i]);
+    free(o->strings);
+    memset(o, 0, sizeof *o);
+}
+
+/* ---- looking up ---- */
+
+/* Is `word` one of the space-separated words of list? */
+static bool in_list(const char *list, const char *word) {
+    size_t len = strlen(word);
+    for (const char *p = list; p && *p;) {
+        size_t n = strcspn(p, " ");
+        if (n == len && !memcmp(p, word, n))
+            return true;
+        p += n;
+        p += *p == ' ';
+    }
+    return false;
+}
+
+/* max_model_len is max-model-len too. */
+static bool same_name(const char *a, const char *b) {
+    while (*a && (*a == *b || (*a == '-' && *b == '_'))) {
+        a++;
+        b++;
+    }
+    return *a == *b;
+}
+
+/* By name, or by alias: `name` has no dashes, `dashed` is as the user wrote it ("-m", "--tp"). */
+static const struct option *find(unsigned command, const char *name, const char *dashed) {
+    for (int i = 0; i < NUM_OPTIONS; i++) {
+        const struct option *opt = &table[i];
+        if (!opt->name || !(opt->commands & command))
+            continue;
+        if ((name && same_name(opt->name, name)) || in_list(opt->aliases, dashed))
+            return opt;
+    }
+    return NULL;
+}
+
+static int unknown(unsigned command, const char *name, const char *shown, struct error *error) {
+    const char *names[NUM_OPTIONS];
+    size_t count = 0;
+    for (int i = 0; i < NUM_OPTIONS; i++)
+        if (table[i].name && (table[i].commands & command))
+            names[count++] = table[i].name;
+    const char *near = nearest_name(names, count, name);
+    if (near)
+        return error_set(error, ERR_CONFIG, "unknown option %s (did you mean --%s?)", shown, near);
+    return error_set(error, ERR_CONFIG, "unknown option %s (see --help)", shown);
+}
+
+/* ---- values ---- */
+
+void options_keep(struct options *o, char *string) {
+    o->strings = xrealloc(o->strings, (size_t)(o->num_strings + 1) * sizeof *o->strings);
+    o->strings[o->num_strings++] = string;
+}
+
+static const char *keep_copy(struct options *o, const char *s) {
+    char *copy = xstrdup(s);
+    options_keep(o, copy);
+    return copy;
+}
+
+static bool parse_bool(const char *s, bool *out) {
+    bool yes = in_list("true yes on 1", s), no = in_list("false no off 0", s);
+    *out = yes;
+    return yes || no;
+}
+
+/* "4096", "512K", "4MiB", "1.5g": powers of 1,024. */
+static bool parse_bytes(const char *s, double *out) {
+    static const char units[] = "kmgt";
+    char *end;
+    double v = strtod(s, &end);
+    if (end == s || !isfinite(v))
+        return false;
+    if (*end) {
+        const char *unit = strchr(units, *end | 0x20);
+        if (!unit)
+            return false;
+        v *= (double)(1LL << (10 * (unit - units + 1)));
+        end++;
+        if (*end == 'i')
+            end++;
+        if (*end == 'B' || *end == 'b')
+            end++;
+    }
+    *out = floor(v);
+    return *end == '\0';
+}
+
+static int bad_value(const struct option *opt, const char *value, struct error *error) {
+    switch (opt->type) {
+    case OPT_BOOL:
+        return error_set(error, ERR_CONFIG, "--%s %s: expected true or false", opt->name, value);
+    case OPT_INT:
+        return error_set(error, ERR_CONFIG, "--%s %s: expected an integer from %.0f to %.0f",
+                         opt->name, value, opt->min, opt->max);
+    case OPT_BYTES:
+        return error_set(error, ERR_CONFIG,
+                         "--%s %s: expected a size from %.0f to %.0f bytes, such as 512M",
+                         opt->name, value, opt->min, opt->max);
+    case OPT_NUMBER:
+        return error_set(error, ERR_CONFIG, "--%s %s: expected a number from %g to %g", opt->name,
+                         value, opt->min, opt->max);
+    case OPT_SEED:
+        return error_set(error, ERR_CONFIG, "--%s %s: expected an integer from 0 to 2^64 - 1",
+                         opt->name, value);
+    case OPT_CHOICE:
+        return error_set(error, ERR_CONFIG, "--%s %s: expected one of: %s", opt->name, value,
+                         opt->choices);
+    default:
+        return error_set(error, ERR_CONFIG, "--%s: expected a value", opt->name);
+    }
+}
+
+static bool set_int(void *at, const struct option *opt, const char *value) {
+    char *end;
+    errno = 0;
+    long long v = strtoll(value, &end, 10);
+    if (end == value || *end || errno || (double)v < opt->min || (double)v > opt->max)
+        return false;
+    *(int32_t *)at = (int32_t)v;
+    return true;
+}
+
+static bool set_bytes(void *at, const struct option *opt, const char *value) {
+    double v;
+    if (!parse_bytes(value, &v) || v < opt->min || v > opt->max)
+        return false;
+    *(int64_t *)at = (int64_t)v;
+    return true;
+}
+
+static bool set_number(void *at, const struct option *opt, const char *value) {
+    char *end;
+    double v = strtod(value, &end);
+    if (end == value || *end || !(v >= opt->min && v <= opt->max))
+        return false;
+    *(float *)at = (float)v;
+    return true;
+}
+
+static bool set_seed(struct options *o, void *at, const char *value) {
+    char *end;
+    errno = 0;
+    unsigned long long v = strtoull(value, &end, 10);
+    if (*value < '0' || *value > '9' || *end || errno)
+        return false;
+    *(uint64_t *)at = v;
+    o->seed_given = true;
+    return true;
+}
+
+static int set_value(struct options *o, const struct option *opt, const char *value,
+                     struct error *error) {
+    void *at = (char *)o + opt->offset;
+    char host[256], port[6];
+    struct error why = {0};
+    bool ok = false;
+    switch (opt->type) {
+    case OPT_BOOL:
+        ok = parse_bool(value, at);
+        break;
+    case OPT_INT:
+        ok = set_int(at, opt, value);
+        break;
+    case OPT_BYTES:
+        ok = set_bytes(at, opt, value);
+        break;
+    case OPT_NUMBER:
+        ok = set_number(at, opt, value);
+        break;
+    case OPT_SEED:
+        ok = set_seed(o, at, value);
+        break;
+    case OPT_LISTEN:
+        if (server_parse_address(value, host, port, &why) != 0)
+            return error_set(error, ERR_CONFIG, "--%s: %s", opt->name, why.text);
+        *(const char **)at = keep_copy(o, value);
+        return 0;
+    case OPT_CHOICE:
+    case OPT_STRING:
+        ok = opt->type == OPT_STRING || in_list(opt->choices, value);
+        if (ok)
+            *(const char **)at = keep_copy(o, value);
+        break;
+    }
+    return ok ? 0 : bad_value(opt, value, error);
+}
+
+/* ---- files ---- */
+
+struct file_reader {
+    struct options *o;
+    unsigned command;
+    struct error *error;
+    bool failed;
+};
+
+/* inih's handler: 1 to go on, 0 for an error, which we have then written ourselves. */
+static int on_ini_key(void *user, const char *section, const char *name, const char *value) {
+    struct file_reader *r = user;
+    (void)section;
+    if (r->failed)
+        return 0;
+    const struct option *opt = find(CMD_SERVE | CMD_GENERATE, name, "");
+    if (!opt || opt->offset == AT(config) || opt->offset == AT(help) ||
+        opt->offset == AT(version)) {
+        r->failed = true;
+        unknown(r->command, name, name, r->error);
+        return 0;
+    }
+    /* A file may serve several commands: options of another one are checked, then left alone. */
+    if (set_value(r->o, opt, value, r->error) != 0)
+        r->failed = true;
+    return !r->failed;
+}
+
+int options_read_file(struct options *o, unsigned command, const char *path, struct error *error) {
+    struct error inner = {0};
+    struct file_reader r = {.o = o, .command = command, .error = &inner};
+    if (!file_exists(path))
+        return error_set(error, ERR_CONFIG, "--config %s: no such file", path);
+    int line = ini_parse(path, on_ini_key, &r);
+    if (line == 0)
+        return 0;
+    if (line < 0)
+        return error_set(error, ERR_CONFIG, "--config %s: cannot be read", path);
+    return error_set(error, ERR_CONFIG, "%s:%d: %s", path, line,
+                     r.failed ? inner.text : "expected `name = value`");
+}
+
+/* ---- the command line ---- */
+
+/* One argument taken apart. */
+struct argument {
+    const struct option *option; /* NULL: not known */
+    const char *value;           /* after '=', or the next argument; NULL: none */
+    bool negated;                /* --no-... */
+    int used;                    /* arguments taken: 1 or 2 */
+};
+
+static void take_apart(unsigned command, char **argv, int left, struct argument *a) {
+    const char *arg = argv[0], *eq = strchr(arg, '=');
+    char dashed[80];
+    snprintf(dashed, sizeof dashed, "%.*s", (int)(eq ? eq - arg : (long)strlen(arg)), arg);
+    bool is_long = !strncmp(dashed, "--", 2);
+    memset(a, 0, sizeof *a);
+    a->used = 1;
+    a->option = find(command, is_long ? dashed + 2 : NULL, dashed);
+    if (!a->option && is_long && !strncmp(dashed, "--no-", 5)) {
+        a->option = find(command, dashed + 5, "");
+        a->negated = true;
+        if (a->option && a->option->type != OPT_BOOL)
+            a->option = NULL;
+    }
+    if (!a->option)
+        return;
+    if (eq) {
+        a->value = eq + 1;
+    } else if (a->option->type != OPT_BOOL && left > 1) {
+        a->value = argv[1];
+        a->used = 2;
+    }
+}
+
+static int apply(struct options *o, const char *arg, const struct argument *a,
+                 struct error *error) {
+    const struct option *opt = a->option;
+    if (opt->type == OPT_BOOL && !a->value) {
+        *(bool *)((char *)o + opt->offset) = !a->negated;
+        return 0;
+    }
+    if (a->negated)
+        return error_set(error, ERR_CONFIG, "%s: takes no value", arg);
+    if (!a->value)
+        return error_set(error, ERR_CONFIG, "%s: a value is missing", arg);
+    return set_value(o, opt, a->value, error);
+}
+
+/* Goes over the arguments once: the first pass reads --config files, the second sets options. */
+static int pass(struct options *o, unsigned command, int argc, char **argv, bool files,
+                struct error *error) {
+    struct argument a;
+    for (int i = 1; i < argc; i += a.used) {
+        int rc = 0;
+        take_apart(command, argv + i, argc - i, &a);
+        if (!a.option) {
+            if (argv[i][0] != '-')
+                return error_set(error, ERR_CONFIG, "unexpected argument '%s' (see --help)",
+                                 argv[i]);
+            const char *name = argv[i] + strspn(argv[i], "-");
+            char shown[80], bare[80];
+            snprintf(shown, sizeof shown, "%.*s", (int)strcspn(argv[i], "="), argv[i]);
+            snprintf(bare, sizeof bare, "%.*s", (int)strcspn(name, "="), name);
+            return unknown(command, bare, shown, error);
+        }
+        if (files && a.option->offset == AT(config) && a.value)
+            rc = options_read_file(o, command, a.value, error);
+        else if (!files)
+            rc = apply(o, argv[i], &a, error);
+        if (rc != 0)
+            return rc;
+    }
+    return 0;
+}
+
+/* "0" is the CPU; anything else asks for what this build does not have. */
+static int check_gpus(const struct options *o, struct error *error) {
+    if (!strcmp(o->gpus, "0"))
+        return 0;
+    for (const char *p = o->gpus; *p; p++)
+        if ((*p < '0' || *p > '9') && *p != ',')
+            return error_set(error, ERR_CONFIG,
+                             "--gpus %s: expected a number of GPUs or a list such as 0,2,3",
+                             o->gpus);
+    return 0;
+}
+
+int options_parse(struct options *o, unsigned command, int argc, char **argv, struct error *error) {
+    int rc = pass(o, command, argc, argv, true, error);
+    if (rc == 0)
+        rc = pass(o, command, argc, argv, false, error);
+    if (rc == 0)
+        rc = check_gpus(o, error);
+    if (rc == 0 && o->generation.min_tokens > o->generation.max_tokens)
+        rc = error_set(error, ERR_CONFIG, "--min-tokens %d: more than --max-tokens %d",
+                       o->generation.min_tokens, o->generation.max_tokens);
+    o->server.defaults = o->generation;
+    return rc;
+}
+
+/* ---- help ---- */
+
+static void put_default(const struct options *o, const struct option *opt, struct buffer *out) {
+    const void *at = (const char *)o + opt->offset;
+    const char *s;
+    switch (opt->type) {
+    case OPT_BOOL:
+        if (*(const bool *)at)
+            buffer_printf(out, " [on; --no-%s]", opt->name);
+        break;
+    case OPT_INT:
+        buffer_printf(out, " [%d]", *(const int32_t *)at);
+        break;
+    case OPT_BYTES:
+        buffer_printf(out, " [%lld]", (long long)*(const int64_t *)at);
+        break;
+    case OPT_NUMBER:
+        buffer_printf(out, " [%g]", (double)*(const float *)at);
+        break;
+    case OPT_SEED:
+        buffer_printf(out, " [%llu]", (unsigned long long)*(const uint64_t *)at);
+        break;
+    default:
+        s = *(const char *const *)at;
+        if (s)
+            buffer_printf(out, " [%s]", s);
+    }
+}
+
+static const char *placeholder(const struct option *opt) {
+    switch (opt->type) {
+    case OPT_BOOL:
+        return "";
+    case OPT_INT:
+    case OPT_SEED:
+        return " N";
+    case OPT_BYTES:
+        return " BYTES";
+    case OPT_NUMBER:
+        return " X";
+    case OPT_LISTEN:
+        return " HOST:PORT";
+    default:
+        return " TEXT";
+    }
+}
+
+void options_help(unsigned command, struct buffer *out) {
+    struct options defaults;
+    options_init(&defaults);
+    for (int i = 0; i < NUM_OPTIONS; i++) {
+        const struct option *opt = &table[i];
+        if (!(opt->commands & command))
+            continue;
+        if (!opt->name) {
+            buffer_printf(out, "\n%s\n", opt->help);
+            continue;
+        }
+        buffer_printf(out, "  --%s%s", opt->name, placeholder(opt));
+        if (*opt->aliases)
+            buffer_printf(out, "  (%s)", opt->aliases);
+        buffer_printf(out, "\n        %s", opt->help);
+        if (opt->choices)
+            buffer_printf(out, " (%s)", opt->choices);
+        put_default(&defaults, opt, out);
+        buffer_putc(out, '\n');
+    }
+    options_deinit(&defaults);
+}
+
+/* ---- the demo model ---- */
+
+char *options_demo_model(void) {
+    static const char *const beside[] = {"../share/moeserve/demo-moe", "../configs/demo-moe"};
+    char exe[4096];
+    ssize_t n = readlink("/proc/self/exe", exe, sizeof exe - 1);
+    char *slash = NULL;
+    if (n > 0) {
+        exe[n] = '\0';
+        slash = strrchr(exe, '/');
+    }
+    for (int i = -1; i < (int)(sizeof beside / sizeof *beside); i++) {
+        if (i >= 0 && !slash)
+            break;
+        if (slash)
+            *slash = '\0';
+        char *dir = i < 0 ? xstrdup(MOESERVE_DEMO_MODEL) : path_join(exe, beside[i]);
+        char *config = path_join(dir, "config.json");
+        bool found = file_exists(config);
+        free(config);
+        if (found)
+            return dir;
+        free(dir);
+    }
+    return NULL;
+}

@@ -1,0 +1,63 @@
+/* options: one table of everything that can be said on the command line or in an INI file.
+ *
+ * The same table parses `--name value`, `--name=value`, `--flag` and `--no-flag`, reads the files
+ * given with --config, prints --help, and checks ranges. Flags win over files, later flags over
+ * earlier ones. Messages name the option, the value and what is allowed, on one line.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "host/buffer.h"
+#include "host/engine.h"
+#include "host/error.h"
+#include "net/server.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Commands that read this table, as bits. */
+enum { CMD_SERVE = 1, CMD_GENERATE = 2 };
+
+/* The values of all options. options_init fills in the defaults; strings given by the user are
+ * owned by `strings`. */
+struct options {
+    struct engine_options engine;
+    struct server_options server;
+    struct request_params generation; /* serve: defaults of requests; generate: the request */
+    const char *config;               /* file given last, or NULL */
+    const char *gpus;                 /* "0" unless given */
+    const char *prompt;               /* generate; NULL: from standard input */
+    bool chat;                        /* generate: the prompt is a user's message */
+    bool batch_invariant;             /* holds always on the CPU */
+    bool seed_given;
+    bool verbose, quiet;
+    bool help, version;
+    char **strings; /* owned */
+    int32_t num_strings;
+};
+
+void options_init(struct options *o);
+void options_deinit(struct options *o);
+/* Takes over a string from malloc, to be freed with the options. */
+void options_keep(struct options *o, char *string);
+
+/* Parses the arguments of a command (argv[0] is its name) on top of the defaults. ERR_CONFIG with
+ * one line of text when something is wrong; --help and --version are left to the caller. */
+int options_parse(struct options *o, unsigned command, int argc, char **argv, struct error *error);
+
+/* Reads one INI file: keys are option names without dashes, in any section. (Tests, --config.) */
+int options_read_file(struct options *o, unsigned command, const char *path, struct error *error);
+
+/* The table as text for --help. */
+void options_help(unsigned command, struct buffer *out);
+
+/* The bundled demo model: where it was built, beside an installed binary, or beside a build tree.
+ * To be freed; NULL when it is nowhere. */
+char *options_demo_model(void);
+
+#ifdef __cplusplus
+}
+#endif

@@ -1,0 +1,399 @@
+#include "host/sampler.h"
+
+#include <float.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "host/dtype.h"
+#include "host/error.h"
+#include "host/mem.h"
+
+/* vLLM's _SAMPLING_EPS: cooler than this is greedy. */
+#define GREEDY_TEMPERATURE 1e-5f
+
+enum { RADIX_BUCKETS = 2048 };
+
+/* Four floats side by side: GCC's and Clang's vector extension, lowered to whatever there is. */
+typedef float f32x4 __attribute__((vector_size(16)));
+typedef int32_t i32x4 __attribute__((vector_size(16)));
+typedef double f64x4 __attribute__((vector_size(32)));
+
+struct candidate {
+    int32_t id;
+    float weight; /* exp((x - max) / temperature) */
+    uint32_t key; /* orders as x does */
+};
+
+struct sampler {
+    int32_t vocab_size;
+    float *row;                   /* [V] logits after the penalties; owned, as all below */
+    float *weights;               /* [V] rounded up to a multiple of 4 */
+    struct candidate *candidates; /* [V] */
+    double *buckets;              /* [RADIX_BUCKETS] */
+};
+
+/* --- counts of seen tokens ------------------------------------------------------------------ */
+
+void token_counts_init(struct token_counts *c, int32_t max_entries) {
+    uint32_t num_slots = 16;
+    while (num_slots < 2 * (uint32_t)max_entries)
+        num_slots *= 2;
+    memset(c, 0, sizeof *c);
+    c->max_entries = max_entries;
+    c->slot_mask = num_slots - 1;
+    c->entries = xmalloc((size_t)max_entries * sizeof *c->entries);
+    c->slots = xmalloc(num_slots * sizeof *c->slots);
+    memset(c->slots, 0xff, num_slots * sizeof *c->slots);
+}
+
+void token_counts_deinit(struct token_counts *c) {
+    free(c->entries);
+    free(c->slots);
+    memset(c, 0, sizeof *c);
+}
+
+void token_counts_add(struct token_counts *c, int32_t token, bool generated) {
+    uint32_t slot = (uint32_t)sampler_mix64((uint32_t)token) & c->slot_mask;
+    while (c->slots[slot] >= 0 && c->entries[c->slots[slot]].token != token)
+        slot = (slot + 1) & c->slot_mask;
+    if (c->slots[slot] < 0) {
+        CHECK(c->num_entries < c->max_entries, "more than %d distinct tokens", c->max_entries);
+        c->slots[slot] = c->num_entries;
+        c->entries[c->num_entries++] = (struct token_count){token, 0};
+    }
+    c->entries[c->slots[slot]].generated += generated;
+}
+
+/* --- random numbers ------------------------------------------------------------------------- */
+
+uint64_t sampler_mix64(uint64_t x) {
+    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
+    x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
+    return x ^ (x >> 31);
+}
+
+double sampler_uniform(uint64_t seed, int64_t index) {
+    const uint64_t gamma = 0x9e3779b97f4a7c15u;
+    uint64_t start = sampler_mix64(seed + gamma);
+    return (double)(sampler_mix64(start + ((uint64_t)index + 1) * gamma) >> 11) * 0x1p-53;
+}
+
+/* --- whole rows ----------------------------------------------------------------------------- */
+
+struct sampler *sampler_create(int32_t vocab_size) {
+    CHECK(vocab_size >= 1, "vocab_size %d", vocab_size);
+    size_t n = (size_t)vocab_size;
+    struct sampler *s = xcalloc(1, sizeof *s);
+    s->vocab_size = vocab_size;
+    s->row = xmalloc(n * sizeof *s->row);
+    s->weights = xmalloc((n + 3) / 4 * 4 * sizeof *s->weights);
+    s->candidates = xmalloc(n * sizeof *s->candidates);
+    s->buckets = xmalloc(RADIX_BUCKETS * sizeof *s->buckets);
+    return s;
+}
+
+void sampler_destroy(struct sampler *s) {
+    if (!s)
+        return;
+    free(s->row);
+    free(s->weights);
+    free(s->candidates);
+    free(s->buckets);
+    free(s);
+}
+
+/* The id of the largest value, the lowest one of several; -1 when there is a NaN or when the largest
+ * is not finite. The one comparison per element that finds the maximum finds NaNs as well. */
+static int32_t argmax(const float *x, int32_t n) {
+    float best = -INFINITY;
+    int32_t id = -1;
+    for (int32_t i = 0; i < n; i++)
+        if (!(x[i] <= best)) {
+            if (isnan(x[i]))
+                return -1;
+            best = x[i];
+            id = i;
+        }
+    return id >= 0 && best <= FLT_MAX ? id : -1;
+}
+
+/* exp(x) for x <= 0, within 2 ulp; 0 below -86. Cephes' expf: x = n ln 2 + r, a polynomial in r. */
+static inline f32x4 exp_f32x4(f32x4 x) {
+    const float round_magic = 12582912.0f; /* 1.5 * 2^23: adding it rounds to an integer */
+    i32x4 in_range = x >= -86.0f;
+    f32x4 shifted = x * 1.44269504088896341f + round_magic;
+    f32x4 n = shifted - round_magic;
+    f32x4 r = x - n * 0.693359375f + n * 2.12194440e-4f;
+    f32x4 p = r * 1.9875691500e-4f + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1.0f;
+    i32x4 exponent = ((i32x4)shifted - 0x4b400000) << 23; /* n, in the exponent field */
+    return (f32x4)(((i32x4)p + exponent) & in_range);
+}
+
+static inline f32x4 load_f32x4(const float *p) {
+    f32x4 v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+
+static inline double sum_lanes(const f64x4 *v) {
+    return ((*v)[0] + (*v)[1]) + ((*v)[2] + (*v)[3]);
+}
+
+/* weights[i] = exp((x[i] - max) / temperature), and 0 up to the next multiple of 4; returns their sum
+ * in float64. The four partial sums make an order that depends on n alone. */
+static double exp_row(float *weights, const float *x, int32_t n, float max, float temperature) {
+    float rest[4] = {-INFINITY, -INFINITY, -INFINITY, -INFINITY};
+    int32_t whole = n & ~3;
+    f64x4 sum = {0};
+    for (int32_t i = 0; i < whole; i += 4) {
+        f32x4 v = exp_f32x4((load_f32x4(x + i) - max) / temperature);
+        memcpy(weights + i, &v, sizeof v);
+        sum += __builtin_convertvector(v, f64x4);
+    }
+    if (whole < n) {
+        memcpy(rest, x + whole, (size_t)(n - whole) * sizeof *x);
+        f32x4 v = exp_f32x4((load_f32x4(rest) - max) / temperature);
+        memcpy(weights + whole, &v, sizeof v);
+        sum += __builtin_convertvector(v, f64x4);
+    }
+    return sum_lanes(&sum);
+}
+
+/* Number and sum of the weights that are at least min_weight > 0; weights as exp_row leaves them. */
+static int32_t weigh_above(const float *weights, int32_t n, float min_weight, double *mass) {
+    i32x4 count = {0};
+    f64x4 sum = {0};
+    for (int32_t i = 0; i < n; i += 4) {
+        f32x4 v = load_f32x4(weights + i);
+        i32x4 above = v >= min_weight;
+        count -= above;
+        sum += __builtin_convertvector((f32x4)((i32x4)v & above), f64x4);
+    }
+    *mass = sum_lanes(&sum);
+    return count[0] + count[1] + count[2] + count[3];
+}
+
+static float clamp_finite(float x) {
+    return x > FLT_MAX ? FLT_MAX : x < -FLT_MAX ? -FLT_MAX : x;
+}
+
+/* Steps 1 to 3. Returns the row to go on with, s->row or the logits themselves; NULL for a NaN that
+ * the mask would hide. */
+static const float *adjust(struct sampler *s, const struct sample_args *a) {
+    const struct sampling_params *p = a->params;
+    bool penalties = a->counts && sampling_has_penalties(p);
+    if (!penalties && a->num_banned == 0)
+        return a->logits;
+    memcpy(s->row, a->logits, (size_t)s->vocab_size * sizeof *s->row);
+    for (int32_t i = 0; penalties && i < a->counts->num_entries; i++) {
+        const struct token_count *c = &a->counts->entries[i];
+        float x = s->row[c->token];
+        if (!isfinite(x))
+            continue;
+        x = x > 0 ? x / p->repetition_penalty : x * p->repetition_penalty;
+        if (c->generated > 0)
+            x = x - p->frequency_penalty * (float)c->generated - p->presence_penalty;
+        s->row[c->token] = clamp_finite(x);
+    }
+    for (int32_t i = 0; i < a->num_banned; i++) {
+        if (isnan(s->row[a->banned[i]]))
+            return NULL;
+        s->row[a->banned[i]] = -INFINITY;
+    }
+    return s->row;
+}
+
+/* --- thresholds ----------------------------------------------------------------------------- */
+
+/* Unsigned integers that order as floats do; -0 counts as 0. */
+static uint32_t order_key(float x) {
+    uint32_t u = f32_bits(x + 0.0f);
+    return u & 0x80000000u ? ~u : u | 0x80000000u;
+}
+
+/* Lists the tokens with at least this weight, by ascending id. */
+static int32_t collect(struct sampler *s, const float *x, float min_weight) {
+    int32_t n = 0;
+    for (int32_t i = 0; i < s->vocab_size; i++)
+        if (s->weights[i] >= min_weight)
+            s->candidates[n++] = (struct candidate){i, s->weights[i], order_key(x[i])};
+    return n;
+}
+
+static double amount(const struct candidate *c, bool by_weight) {
+    return by_weight ? (double)c->weight : 1.0;
+}
+
+/* Keeps the shortest head of the candidates' order by (key descending, id ascending) whose amounts
+ * (weights, or 1 each) add up to at least `target`, and returns how many those are; their order by id
+ * stays. The key of the last one is found by radix selection, 11, 11 and 10 bits at a time: sum the
+ * amounts by bucket, walk down from the top until the target is reached, look into that bucket. */
+static int32_t keep_head(struct sampler *s, int32_t n, bool by_weight, double target) {
+    static const struct {
+        int32_t shift;
+        uint32_t mask;
+    } digits[] = {{21, 2047}, {10, 2047}, {0, 1023}};
+    struct candidate *c = s->candidates;
+    uint32_t prefix = 0, prefix_mask = 0;
+    double above = 0; /* of all keys beyond the prefix */
+    for (int32_t level = 0; level < 3; level++) {
+        int32_t shift = digits[level].shift;
+        uint32_t mask = digits[level].mask, b = mask;
+        memset(s->buckets, 0, (mask + 1) * sizeof *s->buckets);
+        for (int32_t i = 0; i < n; i++)
+            if ((c[i].key & prefix_mask) == prefix)
+                s->buckets[c[i].key >> shift & mask] += amount(&c[i], by_weight);
+        while (b > 0 && above + s->buckets[b] < target)
+            above += s->buckets[b--];
+        prefix |= b << shift;
+        prefix_mask |= mask << shift;
+    }
+    int32_t kept = 0;
+    for (int32_t i = 0; i < n; i++) {
+        bool keep = c[i].key > prefix;
+        if (c[i].key == prefix && above < target) {
+            above += amount(&c[i], by_weight);
+            keep = true;
+        }
+        if (keep)
+            c[kept++] = c[i];
+    }
+    return kept;
+}
+
+static double sum_weights(const struct candidate *c, int32_t n) {
+    double sum = 0;
+    for (int32_t i = 0; i < n; i++)
+        sum += (double)c[i].weight;
+    return sum;
+}
+
+/* Do the tokens with at least this weight include all that top_k (else top_p) can leave? */
+static bool enough_above(const struct sampler *s, const struct sampling_params *p, bool has_top_k,
+                         double total, float weight) {
+    double mass;
+    int32_t n = weigh_above(s->weights, s->vocab_size, weight, &mass);
+    return has_top_k ? n >= p->top_k : mass >= (double)p->top_p * total;
+}
+
+/* The largest power of two for which the above holds, so that candidates are few: exponents 1, 2, 4,
+ * ... until it does, then bisection. 0 when it takes weights below 2^-120. */
+static float candidate_weight(const struct sampler *s, const struct sampling_params *p,
+                              bool has_top_k, double total) {
+    int32_t too_few = 0, enough = 1;
+    while (enough <= 120 && !enough_above(s, p, has_top_k, total, ldexpf(1, -enough))) {
+        too_few = enough;
+        enough *= 2;
+    }
+    if (enough > 120)
+        return 0;
+    while (enough - too_few > 1) {
+        int32_t middle = (enough + too_few) / 2;
+        if (enough_above(s, p, has_top_k, total, ldexpf(1, -middle)))
+            enough = middle;
+        else
+            too_few = middle;
+    }
+    return ldexpf(1, -enough);
+}
+
+/* Steps 5 to 7 over s->weights, whose sum is total. Returns how many candidates are left. */
+static int32_t filter(struct sampler *s, const float *x, const struct sampling_params *p,
+                      double total) {
+    bool has_top_k = p->top_k > 0 && p->top_k < s->vocab_size;
+    float min_weight = p->min_p > 0 ? p->min_p : candidate_weight(s, p, has_top_k, total);
+    int32_t n = collect(s, x, min_weight);
+    if (has_top_k && p->top_k < n)
+        n = keep_head(s, n, false, p->top_k);
+    if (has_top_k || p->min_p > 0)
+        total = sum_weights(s->candidates, n);
+    if (p->top_p < 1)
+        n = keep_head(s, n, true, (double)p->top_p * total);
+    return n;
+}
+
+/* Steps 4 to 8. Rounding can leave the sum a hair short of the target: then it is the last token that
+ * has any weight. */
+static int32_t draw(struct sampler *s, const float *x, float max, const struct sampling_params *p,
+                    int64_t index) {
+    double total = exp_row(s->weights, x, s->vocab_size, max, p->temperature);
+    double u = sampler_uniform(p->seed, index), sum = 0;
+    int32_t token = -1;
+    if (p->min_p <= 0 && p->top_p >= 1 && (p->top_k <= 0 || p->top_k >= s->vocab_size)) {
+        double target = u * total;
+        for (int32_t i = 0; i < s->vocab_size && sum <= target; i++)
+            if (s->weights[i] > 0) {
+                sum += (double)s->weights[i];
+                token = i;
+            }
+        return token;
+    }
+    int32_t n = filter(s, x, p, total);
+    double target = u * sum_weights(s->candidates, n);
+    for (int32_t i = 0; i < n && sum <= target; i++)
+        if (s->candidates[i].weight > 0) {
+            sum += (double)s->candidates[i].weight;
+            token = s->candidates[i].id;
+        }
+    return token;
+}
+
+/* --- the interface -------------------------------------------------------------------------- */
+
+bool sampling_has_penalties(const struct sampling_params *p) {
+    return p->repetition_penalty != 1 || p->presence_penalty != 0 || p->frequency_penalty != 0;
+}
+
+int sampler_sample(struct sampler *s, const struct sample_args *a, struct sample *out) {
+    const float *x = adjust(s, a);
+    int32_t best = x ? argmax(x, s->vocab_size) : -1;
+    if (best < 0)
+        return ERR_INTERNAL;
+    out->token = a->params->temperature < GREEDY_TEMPERATURE
+                     ? best
+                     : draw(s, x, x[best], a->params, a->index);
+    out->num_top = 0;
+    if (a->params->logprobs < 0)
+        return 0;
+    return sampler_logprobs(s, a->logits, out->token, a->params->logprobs, out);
+}
+
+/* Inserts (token, x) into the descending list of at most num_top; of equals the earlier stays first. */
+static void insert_top(struct sample *out, int32_t num_top, int32_t token, float x) {
+    int32_t i = out->num_top < num_top ? out->num_top++ : num_top - 1;
+    for (; i > 0 && out->top_logprobs[i - 1] < x; i--) {
+        out->top_logprobs[i] = out->top_logprobs[i - 1];
+        out->top_tokens[i] = out->top_tokens[i - 1];
+    }
+    out->top_logprobs[i] = x;
+    out->top_tokens[i] = token;
+}
+
+static float logprob_of(float x, double log_sum) {
+    double v = (double)x - log_sum + 0.0; /* never -0 */
+    return v < (double)LOGPROB_MIN ? LOGPROB_MIN : (float)v;
+}
+
+int sampler_logprobs(struct sampler *s, const float *logits, int32_t token, int32_t num_top,
+                     struct sample *out) {
+    int32_t best = argmax(logits, s->vocab_size);
+    if (best < 0)
+        return ERR_INTERNAL;
+    double sum = exp_row(s->weights, logits, s->vocab_size, logits[best], 1.0f);
+    double log_sum = (double)logits[best] + log(sum);
+    out->token = token;
+    out->logprob = logprob_of(logits[token], log_sum);
+    out->num_top = 0;
+    for (int32_t i = 0; num_top > 0 && i < s->vocab_size; i++)
+        if (out->num_top < num_top || logits[i] > out->top_logprobs[out->num_top - 1])
+            insert_top(out, num_top, i, logits[i]);
+    for (int32_t i = 0; i < out->num_top; i++)
+        out->top_logprobs[i] = logprob_of(out->top_logprobs[i], log_sum);
+    return 0;
+}

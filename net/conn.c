@@ -1,0 +1,437 @@
+#include "conn.h"
+
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include "host/clock.h"
+#include "host/log.h"
+#include "host/mem.h"
+
+enum {
+    KEEP_BYTES = 16 * 1024,       /* of an output buffer that has run empty */
+    BIG_SHARE_BYTES = 256 * 1024, /* connections below this are never cut off for the total */
+    STALL_US = 10 * 1000 * 1000, /* a closing connection that takes no bytes for so long is reset */
+    LINGER_US = 1000 * 1000,     /* after the last byte, for the peer to read it */
+    HURRY_LINGER_US = 200 * 1000, /* the same while the server shuts down */
+    LINGER_BYTES = 16 << 20, /* input that is dropped meanwhile; a peer that sends more is reset */
+    USER_TIMEOUT_MS =
+        60 * 1000, /* bytes that the peer neither acknowledges nor takes for so long */
+    KEEPALIVE_S = 60,
+};
+
+enum conn_state {
+    CONN_OPEN,
+    CONN_FINISHING, /* sending the rest; input is dropped */
+    CONN_LINGERING, /* everything sent and our side shut down; waiting for the peer's end */
+    CONN_CLOSED,    /* on_close was called; waiting for the handle */
+};
+
+struct conn {
+    uv_tcp_t tcp;
+    struct conn_set *set;
+    void *session;
+    struct conn *prev, *next; /* in set->all */
+    struct conn *next_dirty;
+    bool dirty;
+    enum conn_state state;
+    bool eof;              /* the peer sends no more */
+    bool reading;          /* uv_read_start is in force */
+    bool paused;           /* by the handler */
+    bool congested;        /* too much is unsent */
+    bool overrun;          /* far too much is unsent: cut off at the next service */
+    bool broken;           /* the socket failed: the same */
+    struct buffer out;     /* collected in this turn */
+    struct buffer writing; /* being written by write_req */
+    bool write_active;
+    uv_write_t write_req;
+    uv_shutdown_t shutdown_req;
+    size_t dropped_bytes; /* input received since conn_finish */
+    size_t charged_bytes; /* this connection's part of set->buffered_bytes */
+    size_t last_unsent;   /* at the last tick */
+    int64_t deadline_us;  /* of the state, once it is not CONN_OPEN */
+    int64_t last_write_us;
+};
+
+static void serve_dirty(struct conn_set *s);
+
+static size_t unsent_bytes(const struct conn *c) {
+    return c->out.len + uv_stream_get_write_queue_size((const uv_stream_t *)&c->tcp);
+}
+
+/* ---- closing ---- */
+
+static void on_closed(uv_handle_t *handle) {
+    struct conn *c = handle->data;
+    struct conn_set *s = c->set;
+    buffer_deinit(&c->out);
+    buffer_deinit(&c->writing);
+    free(c);
+    s->count--;
+    if (s->count == 0 && s->on_empty)
+        s->on_empty(s->on_empty_ctx);
+}
+
+/* Takes c out of the lists and tells the session. The handle must be closed right after. */
+static void detach(struct conn *c) {
+    struct conn_set *s = c->set;
+    c->state = CONN_CLOSED;
+    if (c->prev)
+        c->prev->next = c->next;
+    else
+        s->all = c->next;
+    if (c->next)
+        c->next->prev = c->prev;
+    if (c->dirty) {
+        struct conn **p = &s->dirty;
+        while (*p != c)
+            p = &(*p)->next_dirty;
+        *p = c->next_dirty;
+        c->dirty = false;
+    }
+    s->buffered_bytes -= c->charged_bytes;
+    s->handler->on_close(c->session);
+    c->session = NULL;
+}
+
+void conn_abort(struct conn *c) {
+    if (c->state == CONN_CLOSED)
+        return;
+    bool shut = c->state == CONN_LINGERING;
+    detach(c);
+    /* A reset frees the kernel's unsent bytes too, which a plain close would keep for minutes. */
+    if (shut || uv_tcp_close_reset(&c->tcp, on_closed) != 0)
+        uv_close((uv_handle_t *)&c->tcp, on_closed);
+}
+
+static void close_gracefully(struct conn *c) {
+    detach(c);
+    uv_close((uv_handle_t *)&c->tcp, on_closed);
+}
+
+static void on_shutdown(uv_shutdown_t *req, int status) {
+    (void)req, (void)status; /* the linger deadline or the peer's end closes */
+}
+
+/* Everything is sent: says so to the peer and waits for its end. */
+static void linger(struct conn *c) {
+    if (c->eof) {
+        close_gracefully(c);
+        return;
+    }
+    c->state = CONN_LINGERING;
+    c->deadline_us = clock_us() + (c->set->hurry ? HURRY_LINGER_US : LINGER_US);
+    if (uv_shutdown(&c->shutdown_req, (uv_stream_t *)&c->tcp, on_shutdown) != 0)
+        close_gracefully(c);
+}
+
+void conn_finish(struct conn *c) {
+    if (c->state != CONN_OPEN)
+        return;
+    c->state = CONN_FINISHING;
+    c->deadline_us = clock_us() + STALL_US;
+    c->last_unsent = SIZE_MAX;
+    conn_set_watch(c->set);
+    conn_touch(c);
+}
+
+/* ---- reading ---- */
+
+static void on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *buf) {
+    struct conn *c = handle->data;
+    (void)suggested;
+    *buf = uv_buf_init(c->set->chunk, sizeof c->set->chunk);
+}
+
+/* Keeps the sum over all connections, and cuts this one off when the sum is too large and a good
+ * part of it is its own. */
+static void charge(struct conn *c) {
+    struct conn_set *s = c->set;
+    size_t bytes = s->handler->held_bytes(c->session) + unsent_bytes(c);
+    s->buffered_bytes += bytes - c->charged_bytes;
+    c->charged_bytes = bytes;
+    if (s->buffered_bytes > s->limits.max_buffered_bytes && bytes > BIG_SHARE_BYTES) {
+        log_warn("cut off a connection: all connections together hold %zu bytes, it %zu",
+                 s->buffered_bytes, bytes);
+        conn_abort(c);
+    }
+}
+
+static void on_read(uv_stream_t *stream, ssize_t nread, const uv_buf_t *buf) {
+    struct conn *c = stream->data;
+    if (c->state == CONN_CLOSED || nread == 0)
+        return;
+    if (nread == UV_EOF) {
+        c->eof = true;
+        c->reading = false;
+        uv_read_stop(stream);
+        if (c->state == CONN_LINGERING)
+            close_gracefully(c);
+        else if (c->state == CONN_OPEN)
+            c->set->handler->on_eof(c->session);
+        return;
+    }
+    if (nread < 0) {
+        conn_abort(c);
+        return;
+    }
+    if (c->state != CONN_OPEN) {
+        c->dropped_bytes += (size_t)nread;
+        if (c->dropped_bytes > LINGER_BYTES)
+            conn_abort(c);
+        return;
+    }
+    c->set->handler->on_read(c->session, buf->base, (size_t)nread);
+    if (c->state == CONN_OPEN)
+        charge(c);
+}
+
+/* Starts or stops reading as the state asks. A finishing connection reads to drop the bytes,
+ * because closing with unread bytes would reset it and lose the last lines. */
+static void update_reading(struct conn *c) {
+    bool want = !c->eof && (c->state != CONN_OPEN || (!c->paused && !c->congested));
+    if (c->state == CONN_CLOSED || want == c->reading)
+        return;
+    c->reading = want;
+    if (!want)
+        uv_read_stop((uv_stream_t *)&c->tcp);
+    else if (uv_read_start((uv_stream_t *)&c->tcp, on_alloc, on_read) != 0) {
+        c->broken = true; /* closing here would pull the session from under its caller */
+        conn_touch(c);
+    }
+}
+
+void conn_pause(struct conn *c, bool pause) {
+    c->paused = pause;
+    update_reading(c);
+}
+
+/* ---- writing ---- */
+
+static void trim(struct buffer *b) {
+    if (b->cap > KEEP_BYTES)
+        buffer_deinit(b);
+    else
+        buffer_clear(b);
+}
+
+static void on_write(uv_write_t *req, int status) {
+    struct conn *c = req->data;
+    c->write_active = false;
+    trim(&c->writing);
+    if (c->state == CONN_CLOSED)
+        return;
+    if (status < 0)
+        conn_abort(c);
+    else
+        conn_touch(c);
+}
+
+/* Hands the collected output to the socket, one write at a time. */
+static void flush(struct conn *c) {
+    if (c->write_active || c->out.len == 0)
+        return;
+    struct buffer empty = c->writing;
+    c->writing = c->out;
+    c->out = empty;
+    buffer_clear(&c->out);
+    uv_buf_t buf = uv_buf_init(c->writing.data, (unsigned)c->writing.len);
+    c->last_write_us = clock_us();
+    c->write_active = true;
+    if (uv_write(&c->write_req, (uv_stream_t *)&c->tcp, &buf, 1, on_write) != 0) {
+        c->write_active = false;
+        conn_abort(c);
+    }
+}
+
+struct buffer *conn_out(struct conn *c) {
+    size_t unsent = unsent_bytes(c);
+    if (unsent > c->set->limits.max_unsent_bytes)
+        c->overrun = true;
+    if (!c->overrun && c->state == CONN_OPEN)
+        return &c->out;
+    buffer_clear(&c->set->discarded); /* nobody will read it */
+    return &c->set->discarded;
+}
+
+void conn_touch(struct conn *c) {
+    if (c->dirty || c->state == CONN_CLOSED)
+        return;
+    c->dirty = true;
+    c->next_dirty = c->set->dirty;
+    c->set->dirty = c;
+}
+
+bool conn_congested(const struct conn *c) {
+    return c->congested;
+}
+
+static void service(struct conn *c) {
+    const struct conn_limits *limits = &c->set->limits;
+    if (c->overrun || c->broken) {
+        if (c->overrun)
+            log_warn("cut off a connection that does not read: %zu bytes unsent", unsent_bytes(c));
+        conn_abort(c);
+        return;
+    }
+    if (c->state == CONN_OPEN)
+        c->set->handler->on_service(c->session);
+    if (c->state == CONN_CLOSED)
+        return;
+    flush(c);
+    if (c->state == CONN_CLOSED)
+        return;
+    size_t unsent = unsent_bytes(c);
+    c->congested =
+        unsent > (c->congested ? limits->pause_unsent_bytes / 2 : limits->pause_unsent_bytes);
+    if (c->state == CONN_FINISHING && unsent == 0 && !c->write_active) {
+        linger(c);
+        if (c->state == CONN_CLOSED)
+            return;
+    }
+    update_reading(c);
+    if (c->state == CONN_OPEN)
+        charge(c);
+}
+
+/* Serves what is dirty now; what becomes dirty meanwhile is served in the same turn. */
+static void serve_dirty(struct conn_set *s) {
+    while (s->dirty) {
+        struct conn *c = s->dirty;
+        s->dirty = c->next_dirty;
+        c->dirty = false;
+        service(c);
+    }
+}
+
+static void on_prepare(uv_prepare_t *handle) {
+    serve_dirty(handle->data);
+}
+
+/* ---- ticks ---- */
+
+/* The deadlines of a connection that is being closed: as long as the peer takes bytes it may go on.
+ */
+static void tick_closing(struct conn *c, int64_t now_us) {
+    size_t unsent = unsent_bytes(c);
+    if (c->state == CONN_FINISHING && unsent < c->last_unsent)
+        c->deadline_us = now_us + STALL_US;
+    c->last_unsent = unsent;
+    if (now_us >= c->deadline_us)
+        conn_abort(c);
+}
+
+static void on_tick(uv_timer_t *timer) {
+    struct conn_set *s = timer->data;
+    int64_t now_us = clock_us();
+    bool go_on = false;
+    for (struct conn *c = s->all, *next; c; c = next) {
+        next = c->next;
+        if (c->state != CONN_OPEN) {
+            tick_closing(c, now_us);
+            go_on = true;
+        } else if (s->handler->on_tick(c->session, now_us)) {
+            go_on = true;
+        }
+    }
+    if (!go_on)
+        uv_timer_stop(timer);
+}
+
+void conn_set_watch(struct conn_set *s) {
+    if (!uv_is_active((uv_handle_t *)&s->tick))
+        uv_timer_start(&s->tick, on_tick, CONN_TICK_MS, CONN_TICK_MS);
+}
+
+bool conn_peer_is_gone(const struct conn *c) {
+    uv_os_fd_t fd;
+    if (uv_fileno((const uv_handle_t *)&c->tcp, &fd) != 0)
+        return true;
+    struct pollfd p = {.fd = fd};
+    return poll(&p, 1, 0) > 0 && (p.revents & (POLLERR | POLLHUP));
+}
+
+int64_t conn_last_write_us(const struct conn *c) {
+    return c->last_write_us;
+}
+
+struct conn_set *conn_set_of(const struct conn *c) {
+    return c->set;
+}
+
+/* ---- opening ---- */
+
+static void set_socket_options(struct conn *c) {
+    uv_os_fd_t fd;
+    unsigned timeout_ms = USER_TIMEOUT_MS;
+    uv_tcp_nodelay(&c->tcp, 1);
+    uv_tcp_keepalive(&c->tcp, 1, KEEPALIVE_S);
+    if (uv_fileno((uv_handle_t *)&c->tcp, &fd) == 0)
+        setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &timeout_ms, sizeof timeout_ms);
+}
+
+static void on_refused(uv_handle_t *handle) {
+    free(handle);
+}
+
+/* One connection too many: a line that says so, if the socket takes it at once, and the end. */
+static void refuse(struct conn_set *s, uv_stream_t *listener, const struct buffer *refusal) {
+    uv_tcp_t *tcp = xcalloc(1, sizeof *tcp);
+    uv_buf_t buf = uv_buf_init(refusal->data, (unsigned)refusal->len);
+    uv_tcp_init(s->loop, tcp);
+    if (uv_accept(listener, (uv_stream_t *)tcp) == 0)
+        uv_try_write((uv_stream_t *)tcp, &buf, 1);
+    uv_close((uv_handle_t *)tcp, on_refused);
+}
+
+void conn_accept(struct conn_set *s, uv_stream_t *listener, const struct buffer *refusal) {
+    if (s->count >= s->limits.max_connections) {
+        refuse(s, listener, refusal);
+        return;
+    }
+    struct conn *c = xcalloc(1, sizeof *c);
+    c->set = s;
+    c->tcp.data = c->write_req.data = c;
+    c->last_write_us = clock_us();
+    uv_tcp_init(s->loop, &c->tcp);
+    s->count++;
+    c->next = s->all;
+    if (s->all)
+        s->all->prev = c;
+    s->all = c;
+    c->session = s->handler->open(s->handler_ctx, c);
+    if (uv_accept(listener, (uv_stream_t *)&c->tcp) != 0) {
+        conn_abort(c);
+        return;
+    }
+    set_socket_options(c);
+    update_reading(c);
+}
+
+/* ---- the set ---- */
+
+void conn_set_init(struct conn_set *s) {
+    uv_prepare_init(s->loop, &s->prepare);
+    uv_timer_init(s->loop, &s->tick);
+    s->prepare.data = s->tick.data = s;
+    uv_prepare_start(&s->prepare, on_prepare);
+}
+
+void conn_set_service_all(struct conn_set *s) {
+    for (struct conn *c = s->all; c; c = c->next)
+        conn_touch(c);
+}
+
+void conn_set_abort_all(struct conn_set *s) {
+    while (s->all)
+        conn_abort(s->all);
+}
+
+void conn_set_close(struct conn_set *s) {
+    uv_close((uv_handle_t *)&s->prepare, NULL);
+    uv_close((uv_handle_t *)&s->tick, NULL);
+    buffer_deinit(&s->discarded);
+}

@@ -1,0 +1,78 @@
+#include "line_job.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "net/line_answer.h"
+#include "net/prompt.h"
+
+/* The field that a message of the tokenizer or template names first ("messages: ..."). */
+static const char *param_of(const struct error *e) {
+    static const char *const names[] = {"prompt", "messages", "tokens", "stop"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (!strncmp(e->text, names[i], strlen(names[i])))
+            return names[i];
+    return NULL;
+}
+
+static int encode_prompt(struct line_job *job, struct error *e) {
+    struct line_request *r = &job->request;
+    if (r->params.tokens)
+        return 0;
+    if (r->messages)
+        return prompt_encode_chat(job->engine, r->messages, r->num_messages, &r->params, e);
+    return prompt_encode_text(job->engine, r->text, r->text_len, &r->params, e);
+}
+
+/* Text that spells a special token becomes that token, as in a prompt, but nothing is added: the
+ * tokens are those of the text itself, and detokenize gives the text back. */
+static void answer_tokens(struct line_job *job) {
+    struct line_request *r = &job->request;
+    struct token_list list = {0};
+    tokenizer_encode(engine_tokenizer(job->engine), r->text, r->text_len, TOKENIZER_PARSE_SPECIAL,
+                     &list);
+    answer_tokenize(&job->answer, r->id, list.ids, list.len);
+    free(list.ids);
+}
+
+static int answer_text(struct line_job *job, struct error *e) {
+    struct line_request *r = &job->request;
+    struct buffer text = {0};
+    int rc = tokenizer_decode(engine_tokenizer(job->engine), r->params.tokens,
+                              (size_t)r->params.num_tokens, true, &text);
+    if (rc == 0)
+        answer_detokenize(&job->answer, r->id, text.data, text.len);
+    else
+        error_set(e, rc, "tokens: an id has no token");
+    buffer_deinit(&text);
+    return rc;
+}
+
+void line_job_run(struct line_job *job) {
+    struct error e = {0};
+    int rc = 0;
+    if (line_parse(job->line, job->len, job->context, &job->request, &job->error) != 0)
+        return;
+    switch (job->request.kind) {
+    case LINE_PLAIN:
+    case LINE_COMPLETION:
+        rc = encode_prompt(job, &e);
+        break;
+    case LINE_TOKENIZE:
+        answer_tokens(job);
+        break;
+    case LINE_DETOKENIZE:
+        rc = answer_text(job, &e);
+        break;
+    default:
+        break;
+    }
+    if (rc != 0)
+        line_error_set(&job->error, rc, param_of(&e), "%s", e.text);
+}
+
+void line_job_deinit(struct line_job *job) {
+    line_request_deinit(&job->request);
+    buffer_deinit(&job->answer);
+}

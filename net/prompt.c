@@ -1,0 +1,53 @@
+#include "prompt.h"
+
+#include <stdlib.h>
+
+#include "host/mem.h"
+
+/* Moves the ids over; the list's memory becomes the request's. */
+static int take_tokens(struct token_list *list, struct request_params *p, const char *field,
+                       struct error *error) {
+    if (list->len == 0 || list->len > INT32_MAX) {
+        free(list->ids);
+        return error_set(error, ERR_INVALID_REQUEST, "%s: no text to go on from", field);
+    }
+    free(p->tokens);
+    p->tokens = list->ids;
+    p->num_tokens = (int32_t)list->len;
+    return 0;
+}
+
+int prompt_encode_text(const struct engine *e, const char *text, size_t len,
+                       struct request_params *p, struct error *error) {
+    struct token_list list = {0};
+    tokenizer_encode(engine_tokenizer(e), text, len,
+                     TOKENIZER_ADD_SPECIAL | TOKENIZER_PARSE_SPECIAL, &list);
+    return take_tokens(&list, p, "prompt", error);
+}
+
+int prompt_encode_chat(const struct engine *e, const struct chat_message *messages, size_t count,
+                       struct request_params *p, struct error *error) {
+    const struct chat_template *c = engine_chat_template(e);
+    struct token_list list = {0};
+    if (!c)
+        return error_set(error, ERR_INVALID_REQUEST,
+                         "messages: this model has no chat template; start the server with "
+                         "--chat-template NAME (%s)",
+                         chat_template_names());
+    int rc = chat_template_encode(c, engine_tokenizer(e), messages, count, &list, error);
+    if (rc != 0) {
+        free(list.ids);
+        return rc;
+    }
+    const char *const *stops = chat_template_stops(c);
+    for (; stops && *stops; stops++) {
+        if (p->num_stop == MAX_STOP_STRINGS) {
+            free(list.ids);
+            return error_set(error, ERR_INVALID_REQUEST,
+                             "stop: the chat template needs some of the %d stop strings itself",
+                             MAX_STOP_STRINGS);
+        }
+        p->stop[p->num_stop++] = xstrdup(*stops);
+    }
+    return take_tokens(&list, p, "messages", error);
+}

@@ -1,0 +1,260 @@
+/* Matrix products of every cpu variant against ref, at odd and boundary shapes, and their bits. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "host/mem.h"
+#include "tests/ops_fixture.h"
+
+static const int32_t token_counts[] = {0, 1, 2, 5, 7, 16, 33, 129};
+static const int32_t shapes[][2] = {{1, 1},   {16, 2},   {17, 33},   {50, 48},
+                                    {64, 256}, {65, 257}, {100, 600}, {130, 513}};
+static const enum dtype dtypes[] = {DTYPE_F32, DTYPE_F16, DTYPE_BF16, DTYPE_F8_E4M3};
+enum { MAX_T = 129, NUM_T = 8, NUM_SHAPES = 8 };
+
+/* One matrix, its input, and ref's answer. */
+struct matmul_case {
+    struct matrix m;
+    float *x, *bias;
+    int64_t ldx;
+    float *magnitude;
+    float *expected;         /* [MAX_T, rows] */
+    double *expected_partial;
+    int32_t unit;
+};
+
+static struct matmul_case make_case(struct rng *r, enum dtype dtype, int32_t rows, int32_t cols,
+                                    int32_t unit) {
+    struct matmul_case c = {.ldx = cols + 3, .unit = unit};
+    struct backend_config config = test_config(1);
+    struct backend *ref = test_backend(&ref_ops, &config);
+    c.m = matrix_random(r, dtype, rows, cols);
+    c.x = guarded_floats(MAX_T * c.ldx);
+    c.bias = guarded_floats(rows);
+    rng_fill(r, c.x, MAX_T * c.ldx);
+    rng_fill(r, c.bias, rows);
+    c.magnitude = dot_magnitudes(c.x, c.ldx, MAX_T, &c.m, 0.25f); /* + the bias */
+    c.expected = guarded_floats((int64_t)MAX_T * rows);
+    c.expected_partial = guarded_doubles((int64_t)MAX_T * rows);
+    struct stored s = store_all(&ref_ops, &c.m);
+    ref_ops.matmul(ref, c.expected, rows, c.x, c.ldx, &s.w, c.bias, MAX_T);
+    ref_ops.matmul_partial(ref, c.expected_partial, c.x, c.ldx, &s.w, unit, MAX_T);
+    stored_free(&s);
+    ref_ops.destroy(ref);
+    return c;
+}
+
+static void free_case(struct matmul_case *c) {
+    matrix_free(&c->m);
+    guarded_free(c->x);
+    guarded_free(c->bias);
+    free(c->magnitude);
+    guarded_free(c->expected);
+    guarded_free(c->expected_partial);
+}
+
+/* All batch sizes of one case: near ref, and the bits of the largest batch. */
+static void check_case(const struct variant *v, struct backend *b, const struct matmul_case *c) {
+    int32_t rows = c->m.source.rows;
+    int64_t ldy = rows + 5;
+    struct stored s = store_all(v->ops, &c->m);
+    float *whole = guarded_floats((int64_t)MAX_T * rows);
+    double *whole_partial = guarded_doubles((int64_t)MAX_T * rows);
+    float tolerance = dot_tolerance(v, c->m.source.dtype);
+    char what[128];
+    snprintf(what, sizeof what, "%s matmul %s %dx%d unit %d", v->ops->name,
+             dtype_name(c->m.source.dtype), rows, c->m.source.cols, c->unit);
+    v->ops->matmul(b, whole, rows, c->x, c->ldx, &s.w, c->bias, MAX_T);
+    v->ops->matmul_partial(b, whole_partial, c->x, c->ldx, &s.w, c->unit, MAX_T);
+    close_floats(what, whole, c->expected, (int64_t)MAX_T * rows, c->magnitude, tolerance);
+    close_doubles(what, whole_partial, c->expected_partial, (int64_t)MAX_T * rows, c->magnitude,
+                  tolerance);
+    for (int i = 0; i < NUM_T; i++) {
+        int32_t T = token_counts[i], first = MAX_T - T; /* another place in the batch */
+        float *y = guarded_floats(T * ldy);
+        double *partial = guarded_doubles((int64_t)T * rows);
+        v->ops->matmul(b, y, ldy, c->x + first * c->ldx, c->ldx, &s.w, c->bias, T);
+        v->ops->matmul_partial(b, partial, c->x + first * c->ldx, c->ldx, &s.w, c->unit, T);
+        for (int32_t t = 0; t < T; t++) {
+            same_bits(what, y + t * ldy, whole + (int64_t)(first + t) * rows,
+                      (size_t)rows * sizeof *y);
+            uint32_t gap;
+            memcpy(&gap, y + t * ldy + rows, sizeof gap);
+            EXPECT_INT_EQ(gap, 0x7fc0dead); /* between the rows of y */
+        }
+        same_bits(what, partial, whole_partial + (int64_t)first * rows,
+                  (size_t)T * (size_t)rows * sizeof *partial);
+        guarded_free(y);
+        guarded_free(partial);
+    }
+    guarded_free(whole);
+    guarded_free(whole_partial);
+    stored_free(&s);
+}
+
+TEST(OpsMatmul, AllVariantsAgreeWithRefAtAllShapes) {
+    static const int32_t units[NUM_SHAPES] = {1, 2, 5, 12, 64, 128, 300, 24};
+    struct rng r = rng_seeded(1);
+    struct backend_config config = test_config(2);
+    int n;
+    const struct variant *v = variants(&n);
+    for (size_t d = 0; d < sizeof dtypes / sizeof dtypes[0]; d++)
+        for (int i = 0; i < NUM_SHAPES; i++) {
+            struct matmul_case c = make_case(&r, dtypes[d], shapes[i][0], shapes[i][1], units[i]);
+            for (int k = 0; k < n; k++) {
+                struct backend *b = test_backend(v[k].ops, &config);
+                check_case(&v[k], b, &c);
+                v[k].ops->destroy(b);
+            }
+            free_case(&c);
+        }
+}
+
+TEST(OpsMatmul, BatchesAboveOneChunkAreTheSameRows) {
+    struct rng r = rng_seeded(2);
+    struct backend_config config = test_config(3);
+    enum { T = 300, ROWS = 70, COLS = 300 };
+    struct matrix m = matrix_random(&r, DTYPE_BF16, ROWS, COLS);
+    float *x = guarded_floats(T * COLS);
+    rng_fill(&r, x, T * COLS);
+    int n;
+    const struct variant *v = variants(&n);
+    for (int k = 0; k < n; k++) {
+        struct backend *b = test_backend(v[k].ops, &config);
+        struct stored s = store_all(v[k].ops, &m);
+        float *y = guarded_floats(T * ROWS), *one = guarded_floats(ROWS);
+        double *p = guarded_doubles(T * ROWS), *p_one = guarded_doubles(ROWS);
+        v[k].ops->matmul(b, y, ROWS, x, COLS, &s.w, NULL, T);
+        v[k].ops->matmul_partial(b, p, x, COLS, &s.w, 64, T);
+        for (int32_t t = 0; t < T; t += 7) {
+            v[k].ops->matmul(b, one, ROWS, x + t * COLS, COLS, &s.w, NULL, 1);
+            v[k].ops->matmul_partial(b, p_one, x + t * COLS, COLS, &s.w, 64, 1);
+            same_bits("row alone", one, y + t * ROWS, ROWS * sizeof *y);
+            same_bits("partial row alone", p_one, p + t * ROWS, ROWS * sizeof *p);
+        }
+        guarded_free(y);
+        guarded_free(one);
+        guarded_free(p);
+        guarded_free(p_one);
+        stored_free(&s);
+        v[k].ops->destroy(b);
+    }
+    guarded_free(x);
+    matrix_free(&m);
+}
+
+/* The bits of a case from one variant with some threads. */
+static void run_case(const struct ops *ops, int32_t threads, const struct matmul_case *c, float *y,
+                     double *partial) {
+    struct backend_config config = test_config(threads);
+    struct backend *b = test_backend(ops, &config);
+    struct stored s = store_all(ops, &c->m);
+    ops->matmul(b, y, c->m.source.rows, c->x, c->ldx, &s.w, c->bias, MAX_T);
+    ops->matmul_partial(b, partial, c->x, c->ldx, &s.w, c->unit, MAX_T);
+    stored_free(&s);
+    ops->destroy(b);
+}
+
+TEST(OpsMatmul, ThreadsAndVectorWidthDoNotChangeTheBits) {
+    struct rng r = rng_seeded(3);
+    int n;
+    const struct variant *v = variants(&n);
+    for (size_t d = 0; d < sizeof dtypes / sizeof dtypes[0]; d++) {
+        struct matmul_case c = make_case(&r, dtypes[d], 150, 333, 40);
+        size_t count = (size_t)MAX_T * 150;
+        float *y = guarded_floats((int64_t)count), *first = guarded_floats((int64_t)count);
+        double *p = guarded_doubles((int64_t)count), *first_p = guarded_doubles((int64_t)count);
+        run_case(v[0].ops, 1, &c, first, first_p);
+        for (int k = 0; k < n; k++) {
+            run_case(v[k].ops, 3, &c, y, p);
+            if (v[k].rounds && dtypes[d] == DTYPE_BF16) { /* its own bits, whatever the threads */
+                float *alone = guarded_floats((int64_t)count);
+                double *alone_p = guarded_doubles((int64_t)count);
+                run_case(v[k].ops, 1, &c, alone, alone_p);
+                same_bits(v[k].ops->name, y, alone, count * sizeof *y);
+                same_bits(v[k].ops->name, p, alone_p, count * sizeof *p);
+                guarded_free(alone);
+                guarded_free(alone_p);
+                continue;
+            }
+            same_bits(v[k].ops->name, y, first, count * sizeof *y);
+            same_bits(v[k].ops->name, p, first_p, count * sizeof *p);
+        }
+        guarded_free(y);
+        guarded_free(first);
+        guarded_free(p);
+        guarded_free(first_p);
+        free_case(&c);
+    }
+}
+
+/* Ranks hold column ranges that start at multiples of the unit; their partials may be added in any
+ * order and give the bits of the whole. */
+TEST(OpsMatmul, PartialsOfColumnRangesAddUpToTheWhole) {
+    static const int32_t cuts[] = {0, 96, 256, 500};
+    enum { ROWS = 50, COLS = 500, UNIT = 32, T = 9 };
+    struct rng r = rng_seeded(4);
+    struct backend_config config = test_config(2);
+    int n;
+    const struct variant *v = variants(&n);
+    for (size_t d = 0; d < sizeof dtypes / sizeof dtypes[0]; d++) {
+        struct matrix m = matrix_random(&r, dtypes[d], ROWS, COLS);
+        float *x = guarded_floats(T * COLS);
+        rng_fill(&r, x, T * COLS);
+        for (int k = 0; k < n; k++) {
+            struct backend *b = test_backend(v[k].ops, &config);
+            struct stored s = store_all(v[k].ops, &m);
+            double *whole = guarded_doubles(T * ROWS), *sum = guarded_doubles(T * ROWS);
+            double *part = guarded_doubles(T * ROWS);
+            v[k].ops->matmul_partial(b, whole, x, COLS, &s.w, UNIT, T);
+            memset(sum, 0, T * ROWS * sizeof *sum);
+            for (int i = 2; i >= 0; i--) {
+                int32_t c0 = cuts[i], cols = cuts[i + 1] - cuts[i];
+                struct stored p = store_matrix(v[k].ops, &m, 0, ROWS, c0, cols);
+                v[k].ops->matmul_partial(b, part, x + c0, COLS, &p.w, UNIT, T);
+                for (int j = 0; j < T * ROWS; j++)
+                    sum[j] += part[j];
+                stored_free(&p);
+            }
+            same_bits(v[k].ops->name, sum, whole, T * ROWS * sizeof *sum);
+            guarded_free(whole);
+            guarded_free(sum);
+            guarded_free(part);
+            stored_free(&s);
+            v[k].ops->destroy(b);
+        }
+        guarded_free(x);
+        matrix_free(&m);
+    }
+}
+
+/* A rank without heads has no columns of the output projection, one without a vocabulary share no
+ * rows of the head. */
+TEST(OpsMatmul, EmptyMatricesWork) {
+    struct rng r = rng_seeded(5);
+    struct backend_config config = test_config(2);
+    config.num_heads = config.num_kv_heads = 0;
+    config.max_intermediate = 0;
+    struct matrix no_cols = matrix_random(&r, DTYPE_BF16, 20, 0);
+    struct matrix no_rows = matrix_random(&r, DTYPE_BF16, 0, 20);
+    float x[20] = {0}, y[20];
+    double partial[20];
+    int n;
+    const struct variant *v = variants(&n);
+    for (int k = 0; k < n; k++) {
+        struct backend *b = test_backend(v[k].ops, &config);
+        struct stored a = store_all(v[k].ops, &no_cols), c = store_all(v[k].ops, &no_rows);
+        for (int i = 0; i < 20; i++)
+            partial[i] = 7;
+        v[k].ops->matmul_partial(b, partial, x, 0, &a.w, 64, 1);
+        for (int i = 0; i < 20; i++)
+            EXPECT_TRUE(partial[i] == 0);
+        v[k].ops->matmul(b, y, 20, x, 20, &c.w, NULL, 1);
+        v[k].ops->matmul_partial(b, partial, x, 20, &c.w, 64, 1);
+        stored_free(&a);
+        stored_free(&c);
+        v[k].ops->destroy(b);
+    }
+    matrix_free(&no_cols);
+    matrix_free(&no_rows);
+}
