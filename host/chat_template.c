@@ -40,13 +40,10 @@ static void put_message(struct prompt *p, const struct chat_message *m) {
     put_content(p, m->content, m->content_len);
 }
 
-/* Without white space at both ends, which is judged after the repair of invalid bytes; U+FFFD is none,
- * so the order does not matter. */
 static void put_stripped(struct prompt *p, const struct chat_message *m) {
     const char *s = m->content;
     size_t len = m->content_len;
-    if (utf8_valid_prefix(s, len) == len)
-        utf8_strip(&s, &len);
+    utf8_strip(&s, &len);
     put_content(p, s, len);
 }
 
@@ -310,8 +307,7 @@ static int render_skywork(struct prompt *p) {
         const char *s = p->messages[i].content;
         size_t len = p->messages[i].content_len;
         buffer_clear(&clean);
-        if (utf8_valid_prefix(s, len) == len)
-            utf8_strip(&s, &len);
+        utf8_strip(&s, &len);
         for (size_t k = 0; k < len; k++)
             if (s[k] != '\r')
                 buffer_putc(&clean, s[k]);

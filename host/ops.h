@@ -67,9 +67,6 @@ struct tensor_slice {
     int32_t row0, rows, col0, cols;
 };
 
-/* Element i (row-major) of a checkpoint tensor or its dummy, unscaled. The data may be unaligned. */
-float tensor_source_at(const struct tensor_source *s, int64_t i);
-
 /* One expert's share on this rank; a dense FFN is one expert that every token visits. */
 struct expert_weights {
     int32_t expert;          /* its number in the model */

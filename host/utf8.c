@@ -114,8 +114,7 @@ void utf8_strip(const char **s, size_t *len) {
         const char *last = end - 1;
         while (last > p && ((unsigned char)*last & 0xC0) == 0x80)
             last--;
-        utf8_next(last, (size_t)(end - last), &cp);
-        if (!is_stripped(cp))
+        if (utf8_next(last, (size_t)(end - last), &cp) != (size_t)(end - last) || !is_stripped(cp))
             break;
         end = last;
     }

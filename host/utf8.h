@@ -36,7 +36,7 @@ size_t utf8_put(char out[4], uint32_t cp);
 /* Has the character the Unicode property White_Space? */
 bool utf8_is_space(uint32_t cp);
 
-/* Drops white space from both ends of valid UTF-8, as Python's str.strip does (White_Space and the
+/* Drops white space from both ends (ill-formed bytes are none), as Python's str.strip does (White_Space and the
  * separators U+001C to U+001F). */
 void utf8_strip(const char **s, size_t *len);
 

@@ -363,6 +363,10 @@ float weights_dummy_value(const struct tensor_source *t, int64_t i) {
     return dummy_element(t, block_bits(t->seed, i >> 3) >> 8 * (i & 7) & 255);
 }
 
+float tensor_source_at(const struct tensor_source *t, int64_t i) {
+    return t->data ? dtype_load(t->dtype, t->data, i) : weights_dummy_value(t, i);
+}
+
 /* Defines fill_<suffix>: elements [i, i + n) of the dummy from a table of the 256 stored values. */
 #define DEFINE_FILL(suffix, type)                                                                  \
     static void fill_##suffix(uint64_t seed, int64_t i, int64_t n, const void *values, void *to) { \

@@ -60,6 +60,10 @@ void weights_dummy(const struct model_config *config, struct weights *out);
 
 void weights_close(struct weights *w); /* also after a failed open */
 
+/* Element i (row-major) of a tensor as stored, before the scale; a dummy's too. The data may be
+ * unaligned. */
+float tensor_source_at(const struct tensor_source *t, int64_t i);
+
 /* Element i of a dummy, as stored (FP8: before the scale). Norms are 1; a matrix is uniform with a
  * std of 0.6 to 1.2 / sqrt(cols) after the scale, so that activations stay finite; biases are
  * uniform within +-1/8. A pure function of the source: every rank makes the same weights. Each

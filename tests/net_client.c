@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "host/clock.h"
+#include "host/log.h"
 #include "tests/shim.h"
 
 enum { WAIT_MS = 30 * 1000 };
@@ -176,6 +177,8 @@ int64_t net_client_stat(struct net_client *c, const char *name) {
 
 void net_fixture_init(struct net_fixture *f) {
     memset(f, 0, sizeof *f);
+    sem_init(&f->ready, 0, 0);
+    log_set_level(LOG_ERROR); /* refusals and cut-offs are what the tests are about */
     server_options_default(&f->options);
     f->options.listen = "127.0.0.1:0";
     f->options.defaults.sampling.temperature = 0;
@@ -202,7 +205,6 @@ static void *run(void *arg) {
 
 bool net_fixture_start(struct net_fixture *f) {
     struct error e = {0};
-    sem_init(&f->ready, 0, 0);
     f->options.on_ready = on_ready;
     f->options.on_ready_ctx = f;
     int rc = server_create(&f->options, &f->server, &e);
@@ -232,6 +234,7 @@ void net_fixture_stop(struct net_fixture *f) {
     f->server = NULL;
     f->running = false;
     sem_destroy(&f->ready);
+    log_set_level(LOG_INFO);
 }
 
 bool net_fixture_is_quiet(struct net_fixture *f) {

@@ -262,17 +262,12 @@ static bool check_split(const struct bad_line *bad, const struct buffer *stream,
     struct line_request r = {0};
     struct line_error e;
     const char *line;
-    size_t len, fed = 0;
+    const size_t ends[3] = {0, split, stream->len};
+    size_t len;
     int lines = 0, rc = 0;
     line_reader_init(&reader, 4096);
-    while (fed < stream->len) {
-        size_t n = fed ? stream->len - split : split;
-        line_reader_feed(&reader, stream->data + fed, n);
-        fed += n;
-        if (n == 0) {
-            line_reader_feed(&reader, stream->data + fed, stream->len - fed);
-            fed = stream->len;
-        }
+    for (int part = 0; part < 2; part++) {
+        line_reader_feed(&reader, stream->data + ends[part], ends[part + 1] - ends[part]);
         while ((rc = line_reader_next(&reader, &line, &len)) == 1) {
             if (lines++ == 0) {
                 if (!check_bad(bad, line, len))

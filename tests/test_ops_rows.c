@@ -162,7 +162,7 @@ static void check_grouping(const struct routing *r, int32_t T, int32_t E, int32_
     EXPECT_INT_EQ(at, T * K);
 }
 
-/* The k-th weights are close; the ids are the same unless the choice was within rounding. */
+/* The k-th weights are close. The ids are the same: with this seed no choice is within rounding. */
 static void check_routing(const struct variant *v, const struct routing *got,
                           const struct routing *expected, int32_t pairs) {
     close_floats(v->ops->name, got->topk_weights, expected->topk_weights, pairs, NULL, 4e-6f);

@@ -1,0 +1,237 @@
+/* The option table: command lines, INI files, help; and the nearest-name search behind its messages. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "host/nearest.h"
+#include "host/options.h"
+#include "tests/shim.h"
+
+enum { MAX_ARGS = 16 };
+
+/* Splits a line at spaces and parses it; "" among the words is an empty argument. */
+static int parse(struct options *o, unsigned command, const char *line, struct error *e) {
+    char text[512], *argv[MAX_ARGS], *save = NULL;
+    int argc = 0;
+    snprintf(text, sizeof text, "serve %s", line);
+    for (char *w = strtok_r(text, " ", &save); w && argc < MAX_ARGS; w = strtok_r(NULL, " ", &save))
+        argv[argc++] = strcmp(w, "\"\"") ? w : w + 2;
+    memset(e, 0, sizeof *e);
+    options_init(o);
+    return options_parse(o, command, argc, argv, e);
+}
+
+static char *write_file(const char *name, const char *text) {
+    char path[256];
+    snprintf(path, sizeof path, "%s/%s", shim_scratch_dir(), name);
+    FILE *file = fopen(path, "w");
+    fputs(text, file);
+    fclose(file);
+    return strdup(path);
+}
+
+TEST(Nearest, CountsEdits) {
+    EXPECT_INT_EQ(edit_distance("", ""), 0);
+    EXPECT_INT_EQ(edit_distance("abc", ""), 3);
+    EXPECT_INT_EQ(edit_distance("abc", "abd"), 1);
+    EXPECT_INT_EQ(edit_distance("abc", "acb"), 1);
+    EXPECT_INT_EQ(edit_distance("kitten", "sitting"), 3);
+    EXPECT_INT_EQ(edit_distance("max_tokens", "max_tokns"), 1);
+    char longer[80];
+    memset(longer, 'a', sizeof longer);
+    longer[79] = '\0';
+    EXPECT_INT_EQ(edit_distance(longer, "a"), 64);
+}
+
+TEST(Nearest, FindsWhatWasMeantAndNothingElse) {
+    static const char *const names[] = {"model", "max-model-len", "top-k", "top-p"};
+    EXPECT_STR_EQ(nearest_name(names, 4, "modle"), "model");
+    EXPECT_STR_EQ(nearest_name(names, 4, "max-modellen"), "max-model-len");
+    EXPECT_STR_EQ(nearest_name(names, 4, "topk"), "top-k");
+    EXPECT_TRUE(nearest_name(names, 4, "listen") == NULL);
+    EXPECT_TRUE(nearest_name(names, 0, "model") == NULL);
+    EXPECT_TRUE(nearest_name(names, 4, "") == NULL);
+}
+
+TEST(Options, DefaultsAreThoseOfTheParts) {
+    struct options o;
+    struct error e;
+    ASSERT_INT_EQ(parse(&o, CMD_SERVE, "", &e), 0);
+    EXPECT_STR_EQ(o.server.listen, "127.0.0.1:7070");
+    EXPECT_INT_EQ(o.server.max_line_bytes, 4 << 20);
+    EXPECT_INT_EQ(o.server.drain_timeout_s, 30);
+    EXPECT_INT_EQ(o.engine.max_queued_requests, 512);
+    EXPECT_INT_EQ(o.server.defaults.max_tokens, 256);
+    EXPECT_TRUE(o.engine.model == NULL && o.engine.enable_prefix_caching && !o.seed_given);
+    options_deinit(&o);
+}
+
+TEST(Options, BothFormsOfAValueAndOfAFlagWork) {
+    struct options o;
+    struct error e;
+    ASSERT_INT_EQ(parse(&o, CMD_SERVE,
+                        "--model /a/b --ranks=3 --enable-expert-parallel --no-enable-prefix-caching "
+                        "--max-line-bytes 2MiB --temperature=0.5 --seed 18446744073709551615",
+                        &e),
+                  0);
+    EXPECT_STR_EQ(o.engine.model, "/a/b");
+    EXPECT_INT_EQ(o.engine.ranks, 3);
+    EXPECT_TRUE(o.engine.enable_expert_parallel && !o.engine.enable_prefix_caching);
+    EXPECT_INT_EQ(o.server.max_line_bytes, 2 << 20);
+    EXPECT_NEAR(o.server.defaults.sampling.temperature, 0.5, 0);
+    EXPECT_TRUE(o.engine.seed == UINT64_MAX && o.seed_given);
+    options_deinit(&o);
+    ASSERT_INT_EQ(parse(&o, CMD_SERVE, "--ranks 2 --ranks 5 --enable-prefix-caching=off", &e), 0);
+    EXPECT_INT_EQ(o.engine.ranks, 5);
+    EXPECT_FALSE(o.engine.enable_prefix_caching);
+    options_deinit(&o);
+}
+
+TEST(Options, NamesOfOtherSystemsAreUnderstood) {
+    struct options o;
+    struct error e;
+    ASSERT_INT_EQ(parse(&o, CMD_SERVE, "-m /m -c 512 -np 7 -tp 2 -a name -b 99 --temp 0 --max_num_seqs 9",
+                        &e),
+                  0);
+    EXPECT_STR_EQ(o.engine.model, "/m");
+    EXPECT_INT_EQ(o.engine.max_model_len, 512);
+    EXPECT_INT_EQ(o.engine.max_num_seqs, 9);
+    EXPECT_INT_EQ(o.engine.ranks, 2);
+    EXPECT_STR_EQ(o.engine.served_model_name, "name");
+    EXPECT_INT_EQ(o.engine.max_num_batched_tokens, 99);
+    options_deinit(&o);
+    ASSERT_INT_EQ(parse(&o, CMD_SERVE,
+                        "--model-path /p --context-length 5 --max-running-requests 6 "
+                        "--tensor-parallel-size 4 --chunked-prefill-size 8 --ep-size 2",
+                        &e),
+                  0);
+    EXPECT_STR_EQ(o.engine.model, "/p");
+    EXPECT_INT_EQ(o.engine.max_model_len, 5);
+    EXPECT_INT_EQ(o.engine.max_num_seqs, 6);
+    EXPECT_INT_EQ(o.engine.ranks, 4);
+    EXPECT_INT_EQ(o.engine.expert_parallel_size, 2);
+    options_deinit(&o);
+}
+
+TEST(Options, WhatIsWrongIsSaidOnOneLine) {
+    static const struct {
+        const char *line, *says;
+    } cases[] = {
+        {"--modle x", "unknown option --modle (did you mean --model?)"},
+        {"--frobnicate", "unknown option --frobnicate (see --help)"},
+        {"-x", "unknown option -x (see --help)"},
+        {"x", "unexpected argument 'x' (see --help)"},
+        {"--model", "--model: a value is missing"},
+        {"--ranks 0", "--ranks 0: expected an integer from 1 to 256"},
+        {"--ranks 257", "--ranks 257: expected an integer from 1 to 256"},
+        {"--ranks two", "--ranks two: expected an integer from 1 to 256"},
+        {"--ranks=", "--ranks : expected an integer from 1 to 256"},
+        {"--ranks 1.5", "--ranks 1.5: expected an integer from 1 to 256"},
+        {"--ranks 99999999999999999999", "expected an integer from 1 to 256"},
+        {"--temperature -1", "--temperature -1: expected a number from 0 to 100"},
+        {"--temperature nan", "--temperature nan: expected a number from 0 to 100"},
+        {"--top-p 0", "--top-p 0: expected a number from"},
+        {"--seed -1", "--seed -1: expected an integer from 0"},
+        {"--device tpu", "--device tpu: expected one of: cpu cuda ref"},
+        {"--device \"\"", "expected one of"},
+        {"--max-line-bytes 1", "--max-line-bytes 1: expected a size from 1024"},
+        {"--max-line-bytes 4x", "expected a size from"},
+        {"--listen nowhere", "--listen: 'nowhere' is not HOST:PORT"},
+        {"--listen a:70000", "the port must be 0 to 65535"},
+        {"--enable-prefix-caching=maybe", "expected true or false"},
+        {"--no-ranks", "unknown option --no-ranks"},
+        {"--no-enable-prefix-caching=1", "takes no value"},
+        {"--gpus x", "--gpus x: expected a number of GPUs or a list"},
+        {"--min-tokens 9 --max-tokens 8", "--min-tokens 9: more than --max-tokens 8"},
+        {"--config /no/such/file.ini", "--config /no/such/file.ini: no such file"},
+        {"--prompt x", "unknown option --prompt"}, /* an option of generate */
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct options o;
+        struct error e;
+        EXPECT_INT_EQ(parse(&o, CMD_SERVE, cases[i].line, &e), ERR_CONFIG);
+        EXPECT_TRUE(strchr(e.text, '\n') == NULL);
+        if (!strstr(e.text, cases[i].says))
+            FAIL("'%s' says '%s', not '%s'", cases[i].line, e.text, cases[i].says);
+        options_deinit(&o);
+    }
+}
+
+TEST(Options, AFileIsReadAndFlagsWin) {
+    struct options o;
+    struct error e;
+    char line[300];
+    char *path = write_file("a.ini", "; comment\nranks = 4\n[engine]\nmax_num_seqs = 12\n"
+                                     "enable-prefix-caching = false\n[server]\n"
+                                     "listen = 127.0.0.1:0 ; at the end\nprompt = of generate\n");
+    snprintf(line, sizeof line, "--ranks 2 --config %s", path);
+    if (EXPECT_INT_EQ(parse(&o, CMD_SERVE, line, &e), 0)) {
+        EXPECT_INT_EQ(o.engine.ranks, 2);
+        EXPECT_INT_EQ(o.engine.max_num_seqs, 12);
+        EXPECT_FALSE(o.engine.enable_prefix_caching);
+        EXPECT_STR_EQ(o.server.listen, "127.0.0.1:0");
+    } else {
+        FAIL("%s", e.text);
+    }
+    options_deinit(&o);
+    free(path);
+}
+
+TEST(Options, AFilesMistakesAreNamedWithTheirLine) {
+    static const struct {
+        const char *text, *says;
+    } cases[] = {
+        {"ranks = 1\nmodle = x\n", ":2: unknown option modle (did you mean --model?)"},
+        {"[a]\n\nranks = none\n", ":3: --ranks none: expected an integer"},
+        {"config = b.ini\n", ":1: unknown option config"},
+        {"ranks\n", ":1: expected `name = value`"},
+        {"[open\n", ":1: expected `name = value`"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct options o;
+        struct error e = {0};
+        char *path = write_file("bad.ini", cases[i].text);
+        options_init(&o);
+        EXPECT_INT_EQ(options_read_file(&o, CMD_SERVE, path, &e), ERR_CONFIG);
+        if (!strstr(e.text, cases[i].says))
+            FAIL("'%s' says '%s', not '%s'", cases[i].text, e.text, cases[i].says);
+        options_deinit(&o);
+        free(path);
+    }
+}
+
+TEST(Options, LongValuesInAFileAreNotCut) {
+    struct options o;
+    struct error e = {0};
+    char text[1200] = "model = /", *path;
+    for (int i = 0; i < 1000; i++)
+        strcat(text, "x");
+    path = write_file("long.ini", text);
+    options_init(&o);
+    int rc = options_read_file(&o, CMD_SERVE, path, &e);
+    if (rc == 0)
+        EXPECT_INT_EQ(strlen(o.engine.model), 1001);
+    EXPECT_INT_EQ(rc, 0);
+    options_deinit(&o);
+    free(path);
+}
+
+TEST(Options, HelpNamesEveryOptionOfItsCommandOnly) {
+    struct buffer serve = {0}, generate = {0};
+    options_help(CMD_SERVE, &serve);
+    options_help(CMD_GENERATE, &generate);
+    buffer_putc(&serve, '\0');
+    buffer_putc(&generate, '\0');
+    EXPECT_TRUE(strstr(serve.data, "--listen HOST:PORT") && strstr(serve.data, "[127.0.0.1:7070]"));
+    EXPECT_TRUE(strstr(serve.data, "--max-num-seqs N") && strstr(serve.data, "[64]"));
+    EXPECT_TRUE(strstr(serve.data, "--prompt") == NULL);
+    EXPECT_TRUE(strstr(generate.data, "--prompt TEXT") && !strstr(generate.data, "--listen"));
+    buffer_deinit(&serve);
+    buffer_deinit(&generate);
+}
+
+TEST(Options, TheDemoModelIsFound) {
+    char *dir = options_demo_model();
+    EXPECT_TRUE(dir && strstr(dir, "demo-moe"));
+    free(dir);
+}
