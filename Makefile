@@ -71,6 +71,13 @@ $(BUILD)/host/cpu/kernels_avx2.o: CFLAGS += -O3 -mavx2 -mfma -mf16c
 $(BUILD)/host/cpu/kernels_avx512.o: CFLAGS += -O3 -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mf16c
 $(BUILD)/host/cpu/kernels_avx512bf16.o: CFLAGS += -O3 -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512bf16 -mfma -mf16c
 
+# The AVX-512 kernels once more for the tests, through SIMDe, so that they run on any machine.
+SIMDE_OBJ := $(if $(wildcard /usr/include/simde/x86/avx512.h),$(patsubst %,$(BUILD)/tests/simde_%.o,kernels_avx512 kernels_avx512bf16))
+$(BUILD)/tests/simde_%.o: host/cpu/%.c
+	@mkdir -p $(@D)
+	$(CC) $(ALL_CFLAGS) -DMOESERVE_SIMDE -Wno-psabi -mavx2 -mfma -mf16c -c -o $@ $<
+$(BUILD)/moeserve_tests: $(SIMDE_OBJ)
+
 $(BUILD)/%.o: %.c
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CFLAGS) -c -o $@ $<
@@ -121,4 +128,4 @@ help:           ## lists the targets
 	@sed -n 's/^\([a-z -]*\):.*## /  make \1\t/p' Makefile | expand -t 28
 
 .PHONY: all run test asan tsan bench fuzz fuzz-objects format check-format install clean help
--include $(OBJ:.o=.d) $(TEST_OBJ:.o=.d)
+-include $(OBJ:.o=.d) $(TEST_OBJ:.o=.d) $(SIMDE_OBJ:.o=.d)

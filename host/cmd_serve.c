@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "host/cmd.h"
+#include "host/demo_model.h"
 #include "host/engine.h"
 #include "host/log.h"
 #include "host/options.h"
@@ -30,7 +31,7 @@ static int check_device(const struct options *o, struct error *e) {
 static int choose_model(struct options *o, struct error *e) {
     if (o->engine.model)
         return 0;
-    char *dir = options_demo_model();
+    char *dir = demo_model_find();
     if (!dir)
         return error_set(
             e, ERR_NOT_FOUND,

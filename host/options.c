@@ -7,10 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
-#include "host/chat_template.h"
-#include "host/file.h"
 #include "host/mem.h"
 #include "host/nearest.h"
 
@@ -361,7 +358,21 @@ struct file_reader {
     unsigned command;
     struct error *error;
     bool failed;
+    FILE *file;
+    bool too_long; /* the line read last did not fit in inih's buffer */
 };
+
+/* inih's fgets: without leading blanks, because inih would take an indented `name = value` as more
+ * of the value before it, and ending at a line that inih would cut in two. */
+static char *next_ini_line(char *line, int size, void *stream) {
+    struct file_reader *r = stream;
+    if (r->too_long || !fgets(line, size, r->file))
+        return NULL;
+    size_t len = strlen(line), blanks = strspn(line, " \t");
+    r->too_long = len + 1 == (size_t)size && line[len - 1] != '\n';
+    memmove(line, line + blanks, len - blanks + 1);
+    return line;
+}
 
 /* inih's handler: 1 to go on, 0 for an error, which we have then written ourselves. */
 static int on_ini_key(void *user, const char *section, const char *name, const char *value) {
@@ -385,15 +396,18 @@ static int on_ini_key(void *user, const char *section, const char *name, const c
 int options_read_file(struct options *o, unsigned command, const char *path, struct error *error) {
     struct error inner = {0};
     struct file_reader r = {.o = o, .command = command, .error = &inner};
-    if (!file_exists(path))
-        return error_set(error, ERR_CONFIG, "--config %s: no such file", path);
-    int line = ini_parse(path, on_ini_key, &r);
-    if (line == 0)
-        return 0;
-    if (line < 0)
-        return error_set(error, ERR_CONFIG, "--config %s: cannot be read", path);
-    return error_set(error, ERR_CONFIG, "%s:%d: %s", path, line,
-                     r.failed ? inner.text : "expected `name = value`");
+    r.file = fopen(path, "r");
+    if (!r.file)
+        return error_set(error, ERR_CONFIG, "--config %s: %s", path, strerror(errno));
+    int line = ini_parse_stream(next_ini_line, &r, on_ini_key, &r);
+    fclose(r.file);
+    if (r.failed)
+        return error_set(error, ERR_CONFIG, "%s:%d: %s", path, line, inner.text);
+    if (r.too_long)
+        return error_set(error, ERR_CONFIG, "%s: a line is longer than about 200 bytes", path);
+    if (line != 0)
+        return error_set(error, ERR_CONFIG, "%s:%d: expected `name = value`", path, line);
+    return 0;
 }
 
 /* ---- the command line ---- */
@@ -564,31 +578,4 @@ void options_help(unsigned command, struct buffer *out) {
         buffer_putc(out, '\n');
     }
     options_deinit(&defaults);
-}
-
-/* ---- the demo model ---- */
-
-char *options_demo_model(void) {
-    static const char *const beside[] = {"../share/moeserve/demo-moe", "../configs/demo-moe"};
-    char exe[4096];
-    ssize_t n = readlink("/proc/self/exe", exe, sizeof exe - 1);
-    char *slash = NULL;
-    if (n > 0) {
-        exe[n] = '\0';
-        slash = strrchr(exe, '/');
-    }
-    for (int i = -1; i < (int)(sizeof beside / sizeof *beside); i++) {
-        if (i >= 0 && !slash)
-            break;
-        if (slash)
-            *slash = '\0';
-        char *dir = i < 0 ? xstrdup(MOESERVE_DEMO_MODEL) : path_join(exe, beside[i]);
-        char *config = path_join(dir, "config.json");
-        bool found = file_exists(config);
-        free(config);
-        if (found)
-            return dir;
-        free(dir);
-    }
-    return NULL;
 }

@@ -54,10 +54,6 @@ int options_read_file(struct options *o, unsigned command, const char *path, str
 /* The table as text for --help. */
 void options_help(unsigned command, struct buffer *out);
 
-/* The bundled demo model: where it was built, beside an installed binary, or beside a build tree.
- * To be freed; NULL when it is nowhere. */
-char *options_demo_model(void);
-
 #ifdef __cplusplus
 }
 #endif

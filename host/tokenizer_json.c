@@ -248,6 +248,20 @@ static int read_post_processor(struct tokenizer *t, json_t *spec, bool nested, c
     return 0;
 }
 
+/* What the post-processor inserts must be tokens, since the model looks them up. */
+static int check_inserted(const struct tokenizer_build *b, struct error *error) {
+    const struct id_list *const lists[] = {&b->t->prefix, &b->t->suffix};
+    const struct decoder *d = &b->t->decoder;
+    for (int k = 0; k < 2; k++)
+        for (int32_t i = 0; i < lists[k]->count; i++) {
+            int32_t id = lists[k]->ids[i];
+            if (id >= d->vocab_size || !d->tokens[id].exists)
+                return error_set(error, ERR_BAD_FILE, "%s: TemplateProcessing: id %d has no token",
+                                 b->where, (int)id);
+        }
+    return 0;
+}
+
 /* ---- the whole ---- */
 
 static int read_all(struct tokenizer_build *b, json_t *doc, struct error *error) {
@@ -292,10 +306,12 @@ int tokenizer_load_json_text(const char *text, size_t len, const char *where,
         rc = tokenizer_config_apply(c, &b, error);
     if (rc == 0) {
         build_finish(&b);
-        *out = b.t;
-    } else {
-        tokenizer_free(b.t);
+        rc = check_inserted(&b, error);
     }
+    if (rc == 0)
+        *out = b.t;
+    else
+        tokenizer_free(b.t);
     build_deinit(&b);
     json_decref(doc);
     return rc;

@@ -127,7 +127,7 @@ static void append_form(struct buffer *out, const char *s, size_t len, int form)
 
 /* The end of the chunk that starts at s[i]: it reaches to the next ASCII character that an ASCII
  * character follows, since those neither change nor combine. Runs of combining marks are cut after
- * 1,024, because ordering them is quadratic. *plain: it holds nothing from U+0300 on. */
+ * 128, four times what text may hold, because ordering them is quadratic. *plain: it holds nothing from U+0300 on. */
 static size_t chunk_end(const char *s, size_t len, size_t i, bool *plain) {
     int marks = 0;
     *plain = true;
@@ -139,7 +139,7 @@ static size_t chunk_end(const char *s, size_t len, size_t i, bool *plain) {
         *plain = *plain && cp < 0x300;
         marks = utf8proc_get_property((utf8proc_int32_t)cp)->combining_class ? marks + 1 : 0;
         i += n;
-        if (marks == 1024)
+        if (marks == 128)
             return i;
     }
     return i;

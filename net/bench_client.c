@@ -89,6 +89,11 @@ static void drop_conn(struct bench_client *c, struct bench_conn *conn) {
     bench_conn_close(conn);
 }
 
+static void drop_all(struct bench_client *c) {
+    while (c->num_conns)
+        drop_conn(c, c->conns[c->num_conns - 1]);
+}
+
 static void make_idle(struct bench_client *c, struct bench_conn *conn) {
     conn->request = REQUEST_NONE;
     conn->next_idle = c->idle;
@@ -304,8 +309,11 @@ int bench_client_call(struct bench_client *c, const char *line, json_t **answer,
     if (status != 0)
         end_call(c, NULL, uv_strerror(status));
     int rc = wait_for(c, call_is_over, error);
-    if (rc != 0)
+    if (rc != 0) {
+        drop_all(c);
+        c->call.line = NULL;
         return rc;
+    }
     if (c->call.failed)
         return error_set(error, ERR_INVALID_REQUEST, "%s", c->call.why);
     *answer = c->call.answer;
@@ -372,8 +380,7 @@ int bench_client_run(struct bench_client *c, struct bench_load *load, struct err
     rc = wait_for(c, run_is_over, error);
     uv_timer_stop(&c->arrival);
     if (rc != 0)
-        while (c->num_conns)
-            drop_conn(c, c->conns[c->num_conns - 1]);
+        drop_all(c);
     c->load = NULL;
     int64_t end_us = c->start_us;
     for (int32_t i = 0; i < load->count; i++)
@@ -427,8 +434,7 @@ static void on_timer_closed(uv_handle_t *handle) {
 void bench_client_destroy(struct bench_client *c) {
     if (!c)
         return;
-    while (c->num_conns)
-        drop_conn(c, c->conns[c->num_conns - 1]);
+    drop_all(c);
     uv_close((uv_handle_t *)&c->tick, on_timer_closed);
     uv_close((uv_handle_t *)&c->arrival, on_timer_closed);
     while (c->open)

@@ -437,10 +437,10 @@ def build_facts():
 class Corpus:
     """All document generators; they share one random stream and the held-out sums."""
 
-    def __init__(self, rng, heldout, sum_weight):
+    def __init__(self, rng, heldout, mix):
         self.rng = rng
         self.heldout = {frozenset(pair) for pair in heldout}
-        self.facts, self.sum_weight = build_facts(), sum_weight
+        self.facts, self.mix = build_facts(), mix
 
     def fill(self, template, values):
         """Expands [a|b] (innermost first), then {name}; tidies the spaces of empty alternatives."""
@@ -649,7 +649,7 @@ class Corpus:
 
     def document(self):
         makers = [self.story, self.sums, self.fact_lines, self.counting, self.chat]
-        return self.rng.choices(makers, [22, self.sum_weight, 10, 4, 16])[0]()
+        return self.rng.choices(makers, self.mix)[0]()
 
 
 def draw_heldout(rng, count):
@@ -662,8 +662,8 @@ def main():
     ap.add_argument("--out", type=Path, default=Path("build/demo/corpus.txt"))
     ap.add_argument("--heldout", type=Path, default=Path("configs/demo-moe/heldout_sums.txt"))
     ap.add_argument("--megabytes", type=float, default=36.0, help="size of the text (default 36)")
-    ap.add_argument("--sum-weight", type=int, default=70,
-                    help="documents of sums per 52 others (default 70)")
+    ap.add_argument("--mix", default="22,70,10,4,16",
+                    help="weights of stories, sums, facts, counting, conversations (default %(default)s)")
     ap.add_argument("--seed", type=int, default=1)
     args = ap.parse_args()
 
@@ -671,7 +671,7 @@ def main():
     args.heldout.parent.mkdir(parents=True, exist_ok=True)
     args.heldout.write_text("".join(f"{a}+{b}={a + b}\n" for a, b in heldout))
 
-    corpus = Corpus(random.Random(args.seed), heldout, args.sum_weight)
+    corpus = Corpus(random.Random(args.seed), heldout, [int(w) for w in args.mix.split(",")])
     args.out.parent.mkdir(parents=True, exist_ok=True)
     written = docs = 0
     with args.out.open("w", encoding="utf-8", newline="\n") as out:

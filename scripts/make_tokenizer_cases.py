@@ -542,6 +542,11 @@ CHAT_TOKENS = {  # bos, eos
 ALTERNATE = ("llama2", "mistral", "mistral-v1")
 
 
+def alternate(turns):
+    return len(turns) % 2 == 1 and all(
+        role == ("assistant" if i % 2 else "user") for i, role in enumerate(turns))
+
+
 def make_chat_cases(out):
     cases = []
     for name, (bos, eos) in CHAT_TOKENS.items():
@@ -556,8 +561,9 @@ def make_chat_cases(out):
             except Exception:  # the template refuses these roles
                 text = None
             roles = [r for r, _ in conversation]
-            if "tool" in roles or (name in ALTERNATE and roles[-1] != "user"):
-                text = None  # no place for an answer: refused here
+            turns = roles[1:] if roles[0] == "system" else roles
+            if "tool" in roles or (name in ALTERNATE and not alternate(turns)):
+                text = None  # the template leaves messages out, or no place for an answer
             cases.append({"template": name, "bos": bos, "eos": eos, "messages": messages,
                           "prompt": text})
     write_json(out / "chat_cases.json", cases)

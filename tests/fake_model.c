@@ -87,7 +87,8 @@ static void write_rows(struct fake_model *m, const struct batch *b, int32_t s) {
         expect(m, row == first || position == b->positions[row - 1] + 1, "a gap in the positions");
         expect(m, b->tokens[row] >= 0 && b->tokens[row] < m->vocab_size, "a token out of range");
         expect(m, slot >= 0 && slot < m->num_blocks * KV_BLOCK_SIZE, "a slot out of range");
-        expect(m, slot == table[position / KV_BLOCK_SIZE] * KV_BLOCK_SIZE + position % KV_BLOCK_SIZE,
+        expect(m,
+               slot == table[position / KV_BLOCK_SIZE] * KV_BLOCK_SIZE + position % KV_BLOCK_SIZE,
                "slot_mapping and block table disagree");
         m->slot_tokens[slot] = b->tokens[row];
         m->slot_positions[slot] = position;

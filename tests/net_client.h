@@ -1,7 +1,7 @@
 /* net_client: a blocking client of the line protocol, and a server to talk to, for tests.
  *
- * Every wait has a time limit, after which the test fails with what it was waiting for. The server runs
- * the demo model on a thread of its own, on a free port of 127.0.0.1.
+ * Every wait has a time limit, after which the test fails with what it was waiting for. The server
+ * runs the demo model on a thread of its own, on a free port of 127.0.0.1.
  */
 #pragma once
 
@@ -18,7 +18,7 @@
 
 struct net_client {
     int fd;
-    struct buffer in;  /* received, not handed out yet */
+    struct buffer in;   /* received, not handed out yet */
     struct buffer line; /* the last line, NUL-terminated */
 };
 
@@ -41,8 +41,8 @@ const char *net_client_rest(struct net_client *c);
 /* Has the server ended the connection (EOF or reset) within timeout_ms? Drops what comes before. */
 bool net_client_ended(struct net_client *c, int timeout_ms);
 
-/* Reads lines up to the done or error line of `id` (a JSON literal), which is returned; lines of other
- * ids are dropped. text may be NULL; gets the concatenated text, NUL-terminated. */
+/* Reads lines up to the done or error line of `id` (a JSON literal), which is returned; lines of
+ * other ids are dropped. text may be NULL; gets the concatenated text, NUL-terminated. */
 json_t *net_client_until_done(struct net_client *c, const char *id, struct buffer *text);
 /* The error code of a line ("overloaded"), or "". */
 const char *net_error_code(const json_t *line);

@@ -1,5 +1,5 @@
-/* The block manager. Fixture: tokens of a block are 16 times the same number, so block(7) is a block
- * of sevens. */
+/* The block manager. Fixture: tokens of a block are 16 times the same number, so block(7) is a
+ * block of sevens. */
 #include <stdlib.h>
 #include <string.h>
 

@@ -314,7 +314,8 @@ TEST(LineProtocol, TruncatedRequestsNeverParse) {
 TEST(LineProtocol, ErrorsCarryTheIdWhateverElseIsWrong) {
     struct line_request r;
     struct line_error e;
-    EXPECT_INT_EQ(parse("{\"max_tokns\":1,\"prompt\":\"a\",\"id\":7}", &r, &e), ERR_INVALID_REQUEST);
+    EXPECT_INT_EQ(parse("{\"max_tokns\":1,\"prompt\":\"a\",\"id\":7}", &r, &e),
+                  ERR_INVALID_REQUEST);
     EXPECT_STR_EQ(r.id, "7");
     EXPECT_STR_EQ(e.message, "max_tokns: unknown field (did you mean max_tokens?)");
     line_request_deinit(&r);
@@ -430,16 +431,20 @@ TEST(LineAnswer, PromptLogprobsBeginWithNull) {
     json_t *second = json_array_get(list, 1);
     EXPECT_INT_EQ(json_integer_value(json_object_get(second, "token")), 6);
     EXPECT_INT_EQ(json_array_size(json_object_get(second, "top_logprobs")), 2);
-    EXPECT_INT_EQ(json_integer_value(json_object_get(json_object_get(doc, "usage"), "prompt_tokens")),
-                  3);
+    EXPECT_INT_EQ(
+        json_integer_value(json_object_get(json_object_get(doc, "usage"), "prompt_tokens")), 3);
     json_decref(doc);
     buffer_deinit(&b);
 }
 
 TEST(LineAnswer, OperationsAnswerWhatTheProtocolPromises) {
-    static const char *const promised[] = {"running", "waiting", "kv_blocks_used",
-                                           "kv_blocks_cached", "kv_blocks_total",
-                                           "prompt_tokens_total", "completion_tokens_total"};
+    static const char *const promised[] = {"running",
+                                           "waiting",
+                                           "kv_blocks_used",
+                                           "kv_blocks_cached",
+                                           "kv_blocks_total",
+                                           "prompt_tokens_total",
+                                           "completion_tokens_total"};
     struct buffer b = {0};
     struct engine_stats stats = {.running = 3, .last_step_age_us = -1, .healthy = true};
     struct engine_model_info model = {"a \"name\"", 2048, 1536, 3};

@@ -1,13 +1,15 @@
-/* The option table: command lines, INI files, help; and the nearest-name search behind its messages. */
+/* The option table: command lines, INI files, help; and the nearest-name search behind its
+ * messages. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "host/demo_model.h"
 #include "host/nearest.h"
 #include "host/options.h"
 #include "tests/shim.h"
 
-enum { MAX_ARGS = 16 };
+enum { MAX_ARGS = 24 };
 
 /* Splits a line at spaces and parses it; "" among the words is an empty argument. */
 static int parse(struct options *o, unsigned command, const char *line, struct error *e) {
@@ -69,11 +71,12 @@ TEST(Options, DefaultsAreThoseOfTheParts) {
 TEST(Options, BothFormsOfAValueAndOfAFlagWork) {
     struct options o;
     struct error e;
-    ASSERT_INT_EQ(parse(&o, CMD_SERVE,
-                        "--model /a/b --ranks=3 --enable-expert-parallel --no-enable-prefix-caching "
-                        "--max-line-bytes 2MiB --temperature=0.5 --seed 18446744073709551615",
-                        &e),
-                  0);
+    ASSERT_INT_EQ(
+        parse(&o, CMD_SERVE,
+              "--model /a/b --ranks=3 --enable-expert-parallel --no-enable-prefix-caching "
+              "--max-line-bytes 2MiB --temperature=0.5 --seed 18446744073709551615",
+              &e),
+        0);
     EXPECT_STR_EQ(o.engine.model, "/a/b");
     EXPECT_INT_EQ(o.engine.ranks, 3);
     EXPECT_TRUE(o.engine.enable_expert_parallel && !o.engine.enable_prefix_caching);
@@ -90,8 +93,8 @@ TEST(Options, BothFormsOfAValueAndOfAFlagWork) {
 TEST(Options, NamesOfOtherSystemsAreUnderstood) {
     struct options o;
     struct error e;
-    ASSERT_INT_EQ(parse(&o, CMD_SERVE, "-m /m -c 512 -np 7 -tp 2 -a name -b 99 --temp 0 --max_num_seqs 9",
-                        &e),
+    ASSERT_INT_EQ(parse(&o, CMD_SERVE,
+                        "-m /m -c 512 -np 7 -tp 2 -a name -b 99 --temp 0 --max_num_seqs 9", &e),
                   0);
     EXPECT_STR_EQ(o.engine.model, "/m");
     EXPECT_INT_EQ(o.engine.max_model_len, 512);
@@ -143,7 +146,7 @@ TEST(Options, WhatIsWrongIsSaidOnOneLine) {
         {"--no-enable-prefix-caching=1", "takes no value"},
         {"--gpus x", "--gpus x: expected a number of GPUs or a list"},
         {"--min-tokens 9 --max-tokens 8", "--min-tokens 9: more than --max-tokens 8"},
-        {"--config /no/such/file.ini", "--config /no/such/file.ini: no such file"},
+        {"--config /no/such/file.ini", "--config /no/such/file.ini: No such file"},
         {"--prompt x", "unknown option --prompt"}, /* an option of generate */
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -200,18 +203,27 @@ TEST(Options, AFilesMistakesAreNamedWithTheirLine) {
     }
 }
 
-TEST(Options, LongValuesInAFileAreNotCut) {
+TEST(Options, LinesOfAFileAreNeverCutOrJoined) {
     struct options o;
     struct error e = {0};
     char text[1200] = "model = /", *path;
-    for (int i = 0; i < 1000; i++)
+    for (int i = 0; i < 100; i++)
         strcat(text, "x");
+    strcat(text, "\n  ranks = 3\n\t[a]\n");
+    path = write_file("indented.ini", text);
+    options_init(&o);
+    EXPECT_INT_EQ(options_read_file(&o, CMD_SERVE, path, &e), 0);
+    EXPECT_INT_EQ(o.engine.model ? strlen(o.engine.model) : 0, 101);
+    EXPECT_INT_EQ(o.engine.ranks, 3);
+    options_deinit(&o);
+    free(path);
+    strcpy(text, "model = /");
+    for (int i = 0; i < 1000; i++)
+        strcat(text, i % 2 ? "x" : " ");
     path = write_file("long.ini", text);
     options_init(&o);
-    int rc = options_read_file(&o, CMD_SERVE, path, &e);
-    if (rc == 0)
-        EXPECT_INT_EQ(strlen(o.engine.model), 1001);
-    EXPECT_INT_EQ(rc, 0);
+    EXPECT_INT_EQ(options_read_file(&o, CMD_SERVE, path, &e), ERR_CONFIG);
+    EXPECT_TRUE(strstr(e.text, "a line is longer than") != NULL);
     options_deinit(&o);
     free(path);
 }
@@ -231,7 +243,7 @@ TEST(Options, HelpNamesEveryOptionOfItsCommandOnly) {
 }
 
 TEST(Options, TheDemoModelIsFound) {
-    char *dir = options_demo_model();
+    char *dir = demo_model_find();
     EXPECT_TRUE(dir && strstr(dir, "demo-moe"));
     free(dir);
 }

@@ -1,5 +1,5 @@
-/* The program itself, started as a user starts it: exit statuses, the ready line, signals. MOESERVE_BIN
- * names the binary; `make test` sets it. */
+/* The program itself, started as a user starts it: exit statuses, the ready line, signals.
+ * MOESERVE_BIN names the binary; `make test` sets it. */
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/in.h>
@@ -133,7 +133,8 @@ TEST(Program, SigtermDrainsAndExitsWithZero) {
         struct program p;
         struct net_client c;
         ASSERT_TRUE(serve(&p, &c, "30"));
-        net_client_puts(&c, "{\"id\":1,\"prompt\":\"Once\",\"max_tokens\":800,\"ignore_eos\":true}");
+        net_client_puts(&c,
+                        "{\"id\":1,\"prompt\":\"Once\",\"max_tokens\":800,\"ignore_eos\":true}");
         json_decref(net_client_json(&c));
         kill(p.pid, signals[i]);
         json_t *done = net_client_until_done(&c, "1", NULL);

@@ -100,8 +100,8 @@ static void random_row(float *row, int32_t n, uint64_t *rng) {
 
 TEST(Sampler, AgreesWithTheObviousOne) {
     static const int32_t sizes[] = {1, 2, 5, 64, 1000, 4099};
-    static const float temperatures[] = {0, 0.3f, 1, 1.7f}, top_ps[] = {1, 0.9f, 0.5f, 0.999f, 1e-4f},
-                       min_ps[] = {0, 0, 0.05f, 0.7f};
+    static const float temperatures[] = {0, 0.3f, 1, 1.7f},
+                       top_ps[] = {1, 0.9f, 0.5f, 0.999f, 1e-4f}, min_ps[] = {0, 0, 0.05f, 0.7f};
     static const int32_t top_ks[] = {0, -1, 1, 7, 40, 5000};
     static float row[4099];
     uint64_t rng = 7;
@@ -230,8 +230,8 @@ TEST(Sampler, PenaltiesByHand) {
     EXPECT_INT_EQ(counts.num_entries, 3);
     EXPECT_INT_EQ(sampler_sample(s, &args, &out), 0);
     EXPECT_INT_EQ(out.token, 0);
-    /* Order: with min_p the distances are seen. 2 - 1.75 = 0.25 < -ln(min_p) = 0.3567 keeps token 2,
-     * 2 - 1.5 = 0.5 drops token 3. */
+    /* Order: with min_p the distances are seen. 2 - 1.75 = 0.25 < -ln(min_p) = 0.3567 keeps token
+     * 2, 2 - 1.5 = 0.5 drops token 3. */
     p.temperature = 1;
     p.min_p = 0.7f;
     int32_t drawn[4] = {0};
@@ -367,11 +367,16 @@ TEST(Sampler, RowsThatAreNotFiniteAreErrors) {
         float row[4];
         int rc;
     } cases[] = {
-        {{1, NAN, 2, 3}, ERR_INTERNAL},          {{NAN, 1, 2, 3}, ERR_INTERNAL},
-        {{1, 2, 3, NAN}, ERR_INTERNAL},          {{NAN, NAN, NAN, NAN}, ERR_INTERNAL},
-        {{1, INFINITY, 2, 3}, ERR_INTERNAL},     {{-INFINITY, -INFINITY, -INFINITY, -INFINITY}, ERR_INTERNAL},
-        {{1, 2, NAN, 3}, ERR_INTERNAL},          {{-INFINITY, 1, -INFINITY, 0}, 0},
-        {{1e38f, -1e38f, 3e38f, 0}, 0},          {{1, 2, 3, 4}, 0},
+        {{1, NAN, 2, 3}, ERR_INTERNAL},
+        {{NAN, 1, 2, 3}, ERR_INTERNAL},
+        {{1, 2, 3, NAN}, ERR_INTERNAL},
+        {{NAN, NAN, NAN, NAN}, ERR_INTERNAL},
+        {{1, INFINITY, 2, 3}, ERR_INTERNAL},
+        {{-INFINITY, -INFINITY, -INFINITY, -INFINITY}, ERR_INTERNAL},
+        {{1, 2, NAN, 3}, ERR_INTERNAL},
+        {{-INFINITY, 1, -INFINITY, 0}, 0},
+        {{1e38f, -1e38f, 3e38f, 0}, 0},
+        {{1, 2, 3, 4}, 0},
     };
     static const float temperatures[] = {0, 1};
     struct sampler *s = sampler_create(4);
@@ -402,7 +407,8 @@ TEST(Sampler, ALargeVocabularyIsSampledInMilliseconds) {
     uint64_t rng = 5;
     int64_t best = INT64_MAX;
     for (int32_t i = 0; i < V; i++) /* near a bell, of logits with a std of 2 */
-        row[i] = ((float)fake_rand(&rng) + (float)fake_rand(&rng) + (float)fake_rand(&rng)) * 0x1p-29f;
+        row[i] =
+            ((float)fake_rand(&rng) + (float)fake_rand(&rng) + (float)fake_rand(&rng)) * 0x1p-29f;
     p.top_p = 0.95f;
     for (args.index = 0; args.index < ROUNDS; args.index++) {
         int64_t start = clock_us();

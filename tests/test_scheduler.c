@@ -56,7 +56,8 @@ static void free_sequence(struct rig *r, struct sequence *seq) {
 }
 
 /* One step; every sequence that samples gets the model's choice, which must be the pure function of
- * its tokens, and leaves when it is complete. Returns the step (NULL when there was nothing to do). */
+ * its tokens, and leaves when it is complete. Returns the step (NULL when there was nothing to do).
+ */
 static const struct step *run_step(struct rig *r) {
     float *logits;
     const struct step *step = scheduler_schedule(r->s, r->now++);
@@ -73,7 +74,8 @@ static const struct step *run_step(struct rig *r) {
             EXPECT_INT_EQ(r->model.next[part->first_logit + j],
                           fake_next(seq->tokens, context, VOCAB));
         }
-        int32_t token = part->samples ? r->model.next[part->first_logit + part->num_logits - 1] : -1;
+        int32_t token =
+            part->samples ? r->model.next[part->first_logit + part->num_logits - 1] : -1;
         scheduler_commit(r->s, part, token);
         if (seq->num_tokens == seq->capacity)
             scheduler_remove(r->s, seq);
@@ -201,8 +203,8 @@ TEST(Scheduler, APreemptedSequenceContinuesWhereItWas) {
 }
 
 TEST(Scheduler, TheMostRecentSequenceWithoutABlockSitsOutAndKeepsWhatItHas) {
-    /* 4 blocks. a has 31 tokens and takes a third block at 33; b has 10 and wants a second one at 17,
-     * when there is none: it waits, running, until a has finished with 43. */
+    /* 4 blocks. a has 31 tokens and takes a third block at 33; b has 10 and wants a second one at
+     * 17, when there is none: it waits, running, until a has finished with 43. */
     const struct scheduler_options o = {
         .max_num_seqs = 2, .max_num_batched_tokens = 64, .max_logits = 4, .max_model_len = 64};
     struct rig r;
@@ -317,7 +319,7 @@ struct sim {
     struct scheduler_options options;
     uint64_t rng;
     struct sequence *live[64]; /* in order of arrival */
-    int64_t arrival_of[64];  /* its number */
+    int64_t arrival_of[64];    /* its number */
     int64_t num_arrivals;
     int32_t num_live;
     int64_t last_admission_order; /* arrival number of the latest first admission */

@@ -208,7 +208,8 @@ TEST(Server, CancelEndsARequestAndOnlyThat) {
     struct net_client c;
     net_fixture_init(&f);
     START(f, c);
-    net_client_puts(&c, "{\"id\":\"a\",\"prompt\":\"Once\",\"max_tokens\":1500,\"ignore_eos\":true}");
+    net_client_puts(&c,
+                    "{\"id\":\"a\",\"prompt\":\"Once\",\"max_tokens\":1500,\"ignore_eos\":true}");
     net_client_puts(&c, "{\"id\":\"b\",\"prompt\":\"Once\",\"max_tokens\":30,\"ignore_eos\":true}");
     net_client_puts(&c, "{\"op\":\"cancel\",\"id\":\"a\"}");
     json_t *done = net_client_until_done(&c, "\"a\"", NULL);

@@ -17,8 +17,7 @@ static void put_request(struct net_client *c, int id, int max_tokens, const char
 }
 
 static int64_t completion_tokens(const json_t *done) {
-    return json_integer_value(
-        json_object_get(json_object_get(done, "usage"), "completion_tokens"));
+    return json_integer_value(json_object_get(json_object_get(done, "usage"), "completion_tokens"));
 }
 
 /* ---- limits ---- */
