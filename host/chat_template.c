@@ -51,7 +51,8 @@ static bool is_role(const struct chat_message *m, const char *role) {
     return strcmp(m->role, role) == 0;
 }
 
-/* The leading system message of templates that know only one, or NULL; *first is the message after. */
+/* The leading system message of templates that know only one, or NULL; *first is the message after.
+ */
 static const struct chat_message *leading_system(const struct prompt *p, size_t *first) {
     *first = is_role(&p->messages[0], "system") ? 1 : 0;
     return *first ? &p->messages[0] : NULL;
@@ -61,10 +62,12 @@ static const struct chat_message *leading_system(const struct prompt *p, size_t 
 static int check_turns(const struct prompt *p, size_t first) {
     for (size_t i = first; i < p->count; i++)
         if (!is_role(&p->messages[i], (i - first) % 2 ? "assistant" : "user"))
-            return error_set(p->error, ERR_INVALID_REQUEST,
-                             "messages[%zu].role: expected %s: this model's chat template wants user "
-                             "and assistant in turn%s", i, (i - first) % 2 ? "assistant" : "user",
-                             first ? " after the system message" : "");
+            return error_set(
+                p->error, ERR_INVALID_REQUEST,
+                "messages[%zu].role: expected %s: this model's chat template wants user "
+                "and assistant in turn%s",
+                i, (i - first) % 2 ? "assistant" : "user",
+                first ? " after the system message" : "");
     if (p->count == first || (p->count - first) % 2 == 0)
         return error_set(p->error, ERR_INVALID_REQUEST,
                          "messages: the last one must be the user's");
@@ -121,16 +124,16 @@ static void put_qwen3_answer(struct prompt *p, const struct chat_message *m, boo
     const char *found = memmem(answer.data, answer.len, close, sizeof close - 1);
     if (found) {
         const char *end = m->content + m->content_len, *next;
-        thoughts = trim_newlines((struct str){m->content, (size_t)(found - m->content)}, false,
-                                 true);
+        thoughts =
+            trim_newlines((struct str){m->content, (size_t)(found - m->content)}, false, true);
         while ((next = memmem(thoughts.data, thoughts.len, open, sizeof open - 1))) {
             thoughts.len -= (size_t)(next - thoughts.data) + sizeof open - 1;
             thoughts.data = next + sizeof open - 1;
         }
         thoughts = trim_newlines(thoughts, true, true);
         do
-            answer = (struct str){found + sizeof close - 1,
-                                  (size_t)(end - found) - (sizeof close - 1)};
+            answer =
+                (struct str){found + sizeof close - 1, (size_t)(end - found) - (sizeof close - 1)};
         while ((found = memmem(answer.data, answer.len, close, sizeof close - 1)));
         answer = trim_newlines(answer, true, false);
     }
@@ -333,8 +336,10 @@ static const struct chat_template templates[] = {
     {"chatml", render_chatml, NULL, {"<|im_end|>", NULL}},
     {"qwen1.5", render_chatml, "You are a helpful assistant", {"<|im_end|>", NULL}},
     {"qwen2", render_chatml, "You are a helpful assistant.", {"<|im_end|>", NULL}},
-    {"qwen2.5", render_chatml,
-     "You are Qwen, created by Alibaba Cloud. You are a helpful assistant.", {"<|im_end|>", NULL}},
+    {"qwen2.5",
+     render_chatml,
+     "You are Qwen, created by Alibaba Cloud. You are a helpful assistant.",
+     {"<|im_end|>", NULL}},
     {"qwen3", render_qwen3, NULL, {"<|im_end|>", NULL}},
     {"llama2", render_llama2, NULL, {NULL}},
     {"llama3", render_llama3, NULL, {"<|eot_id|>", NULL}},
@@ -385,10 +390,15 @@ void chat_prompt_deinit(struct chat_prompt *p) {
 }
 
 int chat_template_render(const struct chat_template *c, const char *bos, const char *eos,
-                         const struct chat_message *messages, size_t count,
-                         struct chat_prompt *out, struct error *error) {
-    struct prompt p = {.out = out, .bos = bos, .eos = eos, .messages = messages, .count = count,
-                       .default_system = c->default_system, .error = error};
+                         const struct chat_message *messages, size_t count, struct chat_prompt *out,
+                         struct error *error) {
+    struct prompt p = {.out = out,
+                       .bos = bos,
+                       .eos = eos,
+                       .messages = messages,
+                       .count = count,
+                       .default_system = c->default_system,
+                       .error = error};
     if (count == 0)
         return error_set(error, ERR_INVALID_REQUEST, "messages: expected at least one");
     for (size_t i = 0; i < count; i++)

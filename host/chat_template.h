@@ -52,8 +52,8 @@ struct chat_prompt {
 /* The text of the prompt, with bos and eos as the model spells them ("" for none). Start `out`
  * zeroed; deinit it also after an error. */
 int chat_template_render(const struct chat_template *c, const char *bos, const char *eos,
-                         const struct chat_message *messages, size_t count,
-                         struct chat_prompt *out, struct error *error);
+                         const struct chat_message *messages, size_t count, struct chat_prompt *out,
+                         struct error *error);
 void chat_prompt_deinit(struct chat_prompt *p);
 
 /* Strings at which an answer ends although they are not the eos token ("<|im_end|>"); NULL-ended.

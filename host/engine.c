@@ -120,10 +120,11 @@ static int check_options(const struct engine_options *o, struct error *error) {
                          "least 1 (are %d, %d and %d)",
                          o->max_num_seqs, o->max_num_batched_tokens, o->max_queued_requests);
     if (o->max_num_batched_tokens < o->max_num_seqs)
-        return error_set(error, ERR_CONFIG,
-                         "max_num_batched_tokens %d is below max_num_seqs %d: every running "
-                         "sequence needs a token in each step; raise the former or lower the latter",
-                         o->max_num_batched_tokens, o->max_num_seqs);
+        return error_set(
+            error, ERR_CONFIG,
+            "max_num_batched_tokens %d is below max_num_seqs %d: every running "
+            "sequence needs a token in each step; raise the former or lower the latter",
+            o->max_num_batched_tokens, o->max_num_seqs);
     return 0;
 }
 
@@ -162,9 +163,9 @@ static void free_engine(struct engine *e) {
 }
 
 int engine_create_with_model(const struct engine_options *o, const struct engine_model *model,
-                             struct tokenizer *tokenizer,
-                             const struct chat_template *chat_template, void (*wake)(void *),
-                             void *wake_ctx, struct engine **out, struct error *error) {
+                             struct tokenizer *tokenizer, const struct chat_template *chat_template,
+                             void (*wake)(void *), void *wake_ctx, struct engine **out,
+                             struct error *error) {
     int32_t max_model_len, count;
     int rc = check_options(o, error);
     if (rc == 0)

@@ -1,13 +1,14 @@
 /* engine: continuous batching of requests over one model.
  *
  * Threads
- *   caller (net thread, a command, a test): engine_submit, engine_cancel, engine_drain, engine_stats.
- *   engine thread (created here): owns scheduler, KV blocks, sequences, sampler and the model; it runs
- *     steps while there is work and sleeps on a condition variable when there is none (zero CPU).
+ *   caller (net thread, a command, a test): engine_submit, engine_cancel, engine_drain, ...
+ *   engine thread (created here): owns scheduler, KV blocks, sequences, sampler and the model; it
+ *     runs steps while there is work and sleeps on a condition variable when there is none.
  *   rank threads (ranks.h): run the forward pass of a step when there is more than one rank.
- * Caller and engine thread share two queues under one lock each: submissions (requests, cancels;
- * bounded, a full queue refuses at once) and events (tokens, ends). `wake` is called from the engine
- * thread after events were posted to an empty event queue; it must only signal (uv_async_send).
+ * Callers and engine thread share two queues under one lock each: submissions (requests, cancels;
+ * bounded, a full queue refuses at once) and events (tokens, ends). `wake` is called from the
+ * engine thread after events were posted to an empty event queue; it must only signal
+ * (uv_async_send).
  *
  * The engine knows no connection and no JSON.
  */
@@ -44,37 +45,37 @@ struct engine_options {
     int32_t threads;               /* CPU threads over all ranks; 0: all cores */
     int32_t expert_parallel_size;  /* 0: as the layout likes; else forced (design: ep, tp, grids) */
     bool enable_expert_parallel;   /* whole experts per rank */
-    int32_t max_model_len;         /* 0: the model's max_position_embeddings */
+    int32_t max_model_len;         /* 0: what the model and the KV cache hold, the lower of both */
     int32_t max_num_seqs;          /* sequences that run at once, default 64 */
-    int32_t max_num_batched_tokens; /* tokens of a step, default 512 */
-    int32_t max_queued_requests;   /* waiting requests, default 512 */
-    int64_t kv_cache_memory_bytes; /* 0: enough for max_num_seqs x max_model_len, within 40% of free RAM */
-    int32_t num_kv_blocks;         /* 0: from kv_cache_memory_bytes; else exactly this many */
-    bool enable_prefix_caching;    /* default true */
-    uint64_t seed;                 /* for requests without a seed */
-    bool progress;                 /* draw a progress bar on stderr while loading */
+    int32_t max_num_batched_tokens; /* tokens of a step, default 512, >= max_num_seqs */
+    int32_t max_queued_requests;    /* waiting requests, default 512 */
+    int64_t kv_cache_memory_bytes;  /* 0: max_num_seqs x max_model_len, within 40% of free memory */
+    int32_t num_kv_blocks;          /* 0: from kv_cache_memory_bytes; else exactly this many */
+    bool enable_prefix_caching;     /* default true */
+    uint64_t seed;                  /* for requests without a seed */
+    bool progress;                  /* draw a progress bar on stderr while loading */
 };
 
 void engine_options_default(struct engine_options *o);
 
 enum finish_reason {
     FINISH_NONE,
-    FINISH_STOP,      /* eos, or a stop string */
-    FINISH_LENGTH,    /* max_tokens, or the end of the context */
+    FINISH_STOP,   /* eos, or a stop string */
+    FINISH_LENGTH, /* max_tokens, or the end of the context */
     FINISH_CANCELLED,
 };
 /* "stop", "length", "cancelled". */
 const char *finish_reason_name(enum finish_reason r);
 
 struct request_params {
-    int32_t *tokens;            /* prompt; owned by the struct, taken over by engine_submit */
-    int32_t num_tokens;         /* >= 1 */
-    int32_t max_tokens;         /* >= 1; 0: as many as fit in the context */
-    int32_t min_tokens;         /* no eos and no stop string before this many */
+    int32_t *tokens;    /* prompt; owned by the struct, taken over by engine_submit */
+    int32_t num_tokens; /* >= 1 */
+    int32_t max_tokens; /* >= 1; 0: as many as fit in the context */
+    int32_t min_tokens; /* no eos and no stop string before this many */
     bool ignore_eos;
     struct sampling_params sampling;
-    bool has_seed;              /* sampling.seed was given; else the engine draws one */
-    int32_t prompt_logprobs;    /* -1: none; 0..20 */
+    bool has_seed;                /* sampling.seed was given; else the engine draws one */
+    int32_t prompt_logprobs;      /* -1: none; 0..20 */
     char *stop[MAX_STOP_STRINGS]; /* owned, NUL-terminated, non-empty */
     int32_t num_stop;
 };
@@ -100,10 +101,10 @@ struct token_logprobs {
 /* One thing that happened to a request. Pointers are valid only inside the drain callback. */
 struct engine_event {
     enum event_kind kind;
-    void *user;                  /* as given to engine_submit */
-    uint64_t request;            /* handle */
-    /* EVENT_TOKEN: one for every generated token, in order; text may be empty while a character or a
-     * possible stop string is incomplete. EVENT_DONE: text that was still held back. */
+    void *user;       /* as given to engine_submit */
+    uint64_t request; /* handle */
+    /* EVENT_TOKEN: one for every generated token, in order; text may be empty while a character or
+     * a possible stop string is incomplete. EVENT_DONE: text that was still held back. */
     const char *text;
     size_t text_len;
     int32_t token;
@@ -113,8 +114,8 @@ struct engine_event {
     enum finish_reason finish_reason;
     int32_t prompt_tokens, completion_tokens, cached_tokens;
     double queue_ms, ttft_ms, total_ms;
-    const int32_t *prompt_logprob_tokens;           /* [num_prompt_logprobs] or NULL */
-    const struct token_logprobs *prompt_logprobs;   /* [num_prompt_logprobs]; the first is empty */
+    const int32_t *prompt_logprob_tokens;         /* [num_prompt_logprobs] or NULL */
+    const struct token_logprobs *prompt_logprobs; /* [num_prompt_logprobs]; the first is empty */
     int32_t num_prompt_logprobs;
     /* EVENT_ERROR: the request has ended without a DONE */
     int error_code;
@@ -125,10 +126,13 @@ typedef void (*engine_event_fn)(void *ctx, const struct engine_event *event);
 
 struct engine_stats {
     int32_t running, waiting;
-    int32_t kv_blocks_used, kv_blocks_cached, kv_blocks_total; /* cached (prefix cache only) is in used */
+    /* Cached blocks (held by the prefix cache only) are counted in used. */
+    int32_t kv_blocks_used, kv_blocks_cached, kv_blocks_total;
     int64_t prompt_tokens_total, completion_tokens_total;
     int64_t prefix_hit_tokens_total, preemptions_total, requests_total, steps_total;
-    int64_t last_step_age_us;  /* since a step last finished; -1: never */
+    int64_t last_step_age_us; /* since a step last finished; -1: never */
+    /* False while the running step takes far longer than its tokens ever did (and over a second),
+     * submissions are not taken up, or the last step failed. */
     bool healthy;
 };
 
@@ -138,7 +142,8 @@ struct engine_model_info {
 };
 
 /* Loads tokenizer and model and starts the engine thread. wake(wake_ctx) may be NULL for callers
- * that use engine_wait. */
+ * that use engine_wait. With load_format "dummy" the folder may hold nothing but config.json: then
+ * there is no tokenizer, only token ids can be asked for, and the texts of all events are empty. */
 int engine_create(const struct engine_options *o, void (*wake)(void *), void *wake_ctx,
                   struct engine **out, struct error *error);
 /* Stops the engine thread (running requests are dropped without events) and frees everything. */
@@ -149,8 +154,8 @@ void engine_destroy(struct engine *e);
  * range, ...), each with a message. No event follows a refused request. */
 int engine_submit(struct engine *e, struct request_params *p, void *user, uint64_t *handle,
                   struct error *error);
-/* Ends a request within one step, with EVENT_DONE and FINISH_CANCELLED. Unknown or ended handles are
- * ignored. */
+/* Ends a request within one step, with EVENT_DONE and FINISH_CANCELLED. Unknown or ended handles
+ * are ignored. */
 void engine_cancel(struct engine *e, uint64_t handle);
 /* From now on engine_submit answers ERR_SHUTTING_DOWN; what is queued or running goes on. */
 void engine_stop_accepting(struct engine *e);

@@ -5,8 +5,8 @@
 
 #include "host/error.h"
 
-/* A buffer that has grown beyond this is given back once it is drained: one huge answer (logprobs of a
- * long prompt) should not occupy its memory for ever. */
+/* A buffer that has grown beyond this is given back once it is drained: one huge answer (logprobs
+ * of a long prompt) should not occupy its memory for ever. */
 #define KEEP_BYTES ((size_t)4 << 20)
 
 /* One record: this header, then, each padded to a multiple of 8 bytes, what the event's pointers

@@ -2,8 +2,8 @@
  *
  * Events are copied, with everything they point to, as records into one run of bytes. The engine
  * thread stages the events of a step in a buffer of its own and posts them in one go; a drain swaps
- * the posted bytes out, so the lock is never held while a callback runs. Buffers keep their capacity
- * (up to a bound), so a steady stream of events does not allocate.
+ * the posted bytes out, so the lock is never held while a callback runs. Buffers keep their
+ * capacity (up to a bound), so a steady stream of events does not allocate.
  */
 #pragma once
 

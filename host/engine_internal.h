@@ -28,7 +28,7 @@ struct engine {
     struct engine_model model;     /* owned */
     struct tokenizer *tokenizer;   /* owned; may be NULL */
     const struct chat_template *chat_template;
-    char *name;                    /* owned */
+    char *name; /* owned */
     int32_t eos_ids[MAX_EOS];
     int32_t num_eos_ids;
     struct request_limits limits;
@@ -40,28 +40,28 @@ struct engine {
     struct kv_cache *kv;
     struct scheduler *scheduler;
     struct sampler *sampler;
-    struct step_result *results;   /* [max_num_seqs], owned */
+    struct step_result *results;                 /* [max_num_seqs], owned */
     struct request *handles[NUM_HANDLE_BUCKETS]; /* chains of requests with the scheduler */
-    struct buffer staged;          /* events of this step */
-    struct buffer text, released;  /* scratch: new text, and what of it the stop strings let through */
-    int64_t slowest_token_us;      /* of all steps, duration per token; 0 before the first */
+    struct buffer staged;                        /* events of this step */
+    struct buffer text, released;                /* scratch: new text, and what of it is let out */
+    int64_t slowest_token_us; /* of all steps, duration per token; 0 before the first */
     int64_t steps_total, requests_total, completion_tokens_total;
-    int32_t failed_steps;          /* in a row */
+    int32_t failed_steps; /* in a row */
 
     /* Under lock. */
     pthread_mutex_t lock;
-    pthread_cond_t work_cond;      /* there is something to take, or it is time to stop */
+    pthread_cond_t work_cond; /* there is something to take, or it is time to stop */
     struct request *submitted, **submitted_end; /* FIFO through request.next */
     int32_t num_submitted;
-    int64_t submitted_since_us;    /* when the first of them came; 0 when there are none */
-    uint64_t *cancels;             /* handles, owned */
+    int64_t submitted_since_us; /* when the first of them came; 0 when there are none */
+    uint64_t *cancels;          /* handles, owned */
     size_t num_cancels, max_cancels;
-    int32_t num_waiting;           /* in the scheduler's queue, as far as the callers know */
+    int32_t num_waiting; /* in the scheduler's queue, as far as the callers know */
     uint64_t last_handle;
     bool refusing, stopping;
-    int64_t step_deadline_us;      /* the running step is late after this; 0 between steps */
-    int64_t last_step_us;          /* when a step last finished; 0: never */
-    struct engine_stats stats;     /* as published after the last step */
+    int64_t step_deadline_us;  /* the running step is late after this; 0 between steps */
+    int64_t last_step_us;      /* when a step last finished; 0: never */
+    struct engine_stats stats; /* as published after the last step */
 
     struct event_queue events;
 };

@@ -94,7 +94,8 @@ static int choose_chat_template(const struct engine_options *o, const struct cha
     return 0;
 }
 
-/* A dummy model may come without a tokenizer; then requests are by token ids and texts are empty. */
+/* A dummy model may come without a tokenizer; then requests are by token ids and texts are empty.
+ */
 static int load_tokenizer(const struct engine_options *o, bool dummy, struct tokenizer **out,
                           struct error *error) {
     int rc = tokenizer_load(o->model, out, error);
@@ -113,7 +114,8 @@ static int check_load_options(const struct engine_options *o, bool *dummy, struc
         return error_set(error, ERR_CONFIG, "--load-format %s: unknown, there are auto and dummy",
                          o->load_format);
     if (o->ranks < 1 || o->ranks > MAX_RANKS)
-        return error_set(error, ERR_CONFIG, "--ranks %d: 1 to %d are possible", o->ranks, MAX_RANKS);
+        return error_set(error, ERR_CONFIG, "--ranks %d: 1 to %d are possible", o->ranks,
+                         MAX_RANKS);
     return 0;
 }
 
@@ -181,7 +183,8 @@ static int start_engine(const struct engine_options *o, struct loaded *l,
         .num_eos_ids = l->config.num_eos_token_ids,
     };
     memcpy(model.eos_ids, l->config.eos_token_ids, sizeof l->config.eos_token_ids);
-    int rc = engine_create_with_model(o, &model, tokenizer, chat_template, wake, wake_ctx, out, error);
+    int rc =
+        engine_create_with_model(o, &model, tokenizer, chat_template, wake, wake_ctx, out, error);
     free(name);
     return rc;
 }

@@ -1,4 +1,5 @@
-/* engine_model: the little that the engine has to know of a model, so that tests can bring their own.
+/* engine_model: the little that the engine has to know of a model, so that tests can bring their
+ * own.
  */
 #pragma once
 
@@ -20,10 +21,10 @@ struct engine_model {
     void (*destroy)(void *ctx);                      /* may be NULL */
     const char *name;                                /* copied */
     int32_t ranks;
-    int32_t vocab_size;    /* V, the row stride of the logits */
+    int32_t vocab_size; /* V, the row stride of the logits */
     int32_t num_kv_blocks;
-    int32_t max_model_len; /* what the model can take */
-    int32_t max_logits;    /* R of a batch, > max_num_seqs */
+    int32_t max_model_len;              /* what the model can take */
+    int32_t max_logits;                 /* R of a batch, > max_num_seqs */
     int32_t eos_ids[MAX_MODEL_EOS_IDS]; /* beside those of the tokenizer */
     int32_t num_eos_ids;
 };
@@ -32,9 +33,9 @@ struct engine_model {
  * tokenizer (NULL: requests by token ids only, all texts are empty); on failure the caller keeps
  * them. chat_template is borrowed and may be NULL. */
 int engine_create_with_model(const struct engine_options *o, const struct engine_model *model,
-                             struct tokenizer *tokenizer,
-                             const struct chat_template *chat_template, void (*wake)(void *),
-                             void *wake_ctx, struct engine **out, struct error *error);
+                             struct tokenizer *tokenizer, const struct chat_template *chat_template,
+                             void (*wake)(void *), void *wake_ctx, struct engine **out,
+                             struct error *error);
 
 #ifdef __cplusplus
 }

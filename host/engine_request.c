@@ -56,8 +56,8 @@ static int check_stop(const struct request_params *p, struct error *error) {
     for (int32_t i = 0; i < p->num_stop; i++) {
         size_t len = strlen(p->stop[i]);
         if (len == 0 || len > MAX_STOP_BYTES)
-            return error_set(error, ERR_INVALID_REQUEST, "stop: %zu bytes, 1 to %d are allowed", len,
-                             MAX_STOP_BYTES);
+            return error_set(error, ERR_INVALID_REQUEST, "stop: %zu bytes, 1 to %d are allowed",
+                             len, MAX_STOP_BYTES);
     }
     return 0;
 }
@@ -73,9 +73,8 @@ int request_params_check(const struct request_params *p, const struct request_li
                          p->num_tokens, limits->max_model_len);
     for (int32_t i = 0; i < p->num_tokens; i++)
         if (p->tokens[i] < 0 || p->tokens[i] >= limits->vocab_size)
-            return error_set(error, ERR_INVALID_REQUEST,
-                             "tokens: %d at index %d is not in [0, %d)", p->tokens[i], i,
-                             limits->vocab_size);
+            return error_set(error, ERR_INVALID_REQUEST, "tokens: %d at index %d is not in [0, %d)",
+                             p->tokens[i], i, limits->vocab_size);
     if ((rc = check_range("max_tokens", p->max_tokens, 0, INT32_MAX, error)) ||
         (rc = check_range("min_tokens", p->min_tokens, 0, INT32_MAX, error)) ||
         (rc = check_range("prompt_logprobs", p->prompt_logprobs, -1, MAX_LOGPROBS, error)))

@@ -12,7 +12,7 @@
 
 struct request {
     struct sequence seq;
-    struct request *next;        /* in the submission queue or a bucket of the table of handles */
+    struct request *next; /* in the submission queue or a bucket of the table of handles */
     uint64_t handle;
     void *user;
     struct request_params params; /* tokens have moved to seq */
@@ -20,8 +20,8 @@ struct request {
 
     /* Since request_prepare. */
     bool prepared;
-    struct token_counts counts;      /* when the request has penalties */
-    struct detok detok;              /* when there is a tokenizer */
+    struct token_counts counts; /* when the request has penalties */
+    struct detok detok;         /* when there is a tokenizer */
     struct stop_matcher stop;
     struct token_logprobs *prompt_logprobs; /* [num_prompt] when asked for; owned */
     struct logprob *prompt_top;             /* [num_prompt, params.prompt_logprobs], owned */

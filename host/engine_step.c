@@ -6,8 +6,8 @@
 #include "host/log.h"
 #include "host/mem.h"
 
-/* A step is late, and the engine unhealthy, after ten times what its tokens took at their slowest, but
- * not before a second; before the first step there is nothing to go by. */
+/* A step is late, and the engine unhealthy, after ten times what its tokens took at their slowest,
+ * but not before a second; before the first step there is nothing to go by. */
 #define STEP_LIMIT_FACTOR   10
 #define STEP_LIMIT_FLOOR_US ((int64_t)1000000)
 #define FIRST_STEP_LIMIT_US ((int64_t)300000000)
@@ -229,8 +229,8 @@ static void emit_token(struct engine *e, struct request *r, const struct sample 
     }
 }
 
-/* The part of a step that allocates nothing. Returns the step, NULL when there is nothing to compute;
- * *rc is that of the model. */
+/* The part of a step that allocates nothing. Returns the step, NULL when there is nothing to
+ * compute; *rc is that of the model. */
 static const struct step *compute(struct engine *e, int64_t now_us, int *rc) {
     float *logits = NULL;
     mem_step_begin();
@@ -272,7 +272,8 @@ void engine_step(struct engine *e) {
         if (rc) {
             fail(e, r, "the computation failed");
         } else if (result->rc) {
-            log_error("request %llu ended: its logits are not finite", (unsigned long long)r->handle);
+            log_error("request %llu ended: its logits are not finite",
+                      (unsigned long long)r->handle);
             fail(e, r, "the model produced values that are not finite");
         } else if (step->seqs[i].samples) {
             emit_token(e, r, &result->sample);

@@ -54,8 +54,8 @@ int32_t kv_cache_alloc(struct kv_cache *kv);
  * cached blocks the ends of prefixes are evicted before their beginnings. */
 void kv_cache_release(struct kv_cache *kv, const int32_t *blocks, int32_t count);
 
-/* The longest registered prefix of tokens, in whole blocks, at most max_blocks. Writes the blocks to
- * `blocks`, takes one reference of each, and returns how many there are. */
+/* The longest registered prefix of tokens, in whole blocks, at most max_blocks. Writes the blocks
+ * to `blocks`, takes one reference of each, and returns how many there are. */
 int32_t kv_cache_match(struct kv_cache *kv, const int32_t *tokens, int32_t max_blocks,
                        int32_t *blocks);
 /* How many of these blocks kv_cache_match would find, and (in *num_cached, may be NULL) how many of

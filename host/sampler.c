@@ -103,8 +103,9 @@ void sampler_destroy(struct sampler *s) {
     free(s);
 }
 
-/* The id of the largest value, the lowest one of several; -1 when there is a NaN or when the largest
- * is not finite. The one comparison per element that finds the maximum finds NaNs as well. */
+/* The id of the largest value, the lowest one of several; -1 when there is a NaN or when the
+ * largest is not finite. The one comparison per element that finds the maximum finds NaNs as well.
+ */
 static int32_t argmax(const float *x, int32_t n) {
     float best = -INFINITY;
     int32_t id = -1;
@@ -145,8 +146,8 @@ static inline double sum_lanes(const f64x4 *v) {
     return ((*v)[0] + (*v)[1]) + ((*v)[2] + (*v)[3]);
 }
 
-/* weights[i] = exp((x[i] - max) / temperature), and 0 up to the next multiple of 4; returns their sum
- * in float64. The four partial sums make an order that depends on n alone. */
+/* weights[i] = exp((x[i] - max) / temperature), and 0 up to the next multiple of 4; returns their
+ * sum in float64. The four partial sums make an order that depends on n alone. */
 static double exp_row(float *weights, const float *x, int32_t n, float max, float temperature) {
     float rest[4] = {-INFINITY, -INFINITY, -INFINITY, -INFINITY};
     int32_t whole = n & ~3;
@@ -165,7 +166,8 @@ static double exp_row(float *weights, const float *x, int32_t n, float max, floa
     return sum_lanes(&sum);
 }
 
-/* Number and sum of the weights that are at least min_weight > 0; weights as exp_row leaves them. */
+/* Number and sum of the weights that are at least min_weight > 0; weights as exp_row leaves them.
+ */
 static int32_t weigh_above(const float *weights, int32_t n, float min_weight, double *mass) {
     i32x4 count = {0};
     f64x4 sum = {0};
@@ -231,9 +233,10 @@ static double amount(const struct candidate *c, bool by_weight) {
 }
 
 /* Keeps the shortest head of the candidates' order by (key descending, id ascending) whose amounts
- * (weights, or 1 each) add up to at least `target`, and returns how many those are; their order by id
- * stays. The key of the last one is found by radix selection, 11, 11 and 10 bits at a time: sum the
- * amounts by bucket, walk down from the top until the target is reached, look into that bucket. */
+ * (weights, or 1 each) add up to at least `target`, and returns how many those are; their order by
+ * id stays. The key of the last one is found by radix selection, 11, 11 and 10 bits at a time: sum
+ * the amounts by bucket, walk down from the top until the target is reached, look into that bucket.
+ */
 static int32_t keep_head(struct sampler *s, int32_t n, bool by_weight, double target) {
     static const struct {
         int32_t shift;
@@ -282,7 +285,8 @@ static bool enough_above(const struct sampler *s, const struct sampling_params *
     return has_top_k ? n >= p->top_k : mass >= (double)p->top_p * total;
 }
 
-/* The largest power of two for which the above holds, so that candidates are few: exponents 1, 2, 4,
+/* The largest power of two for which the above holds, so that candidates are few: exponents 1, 2,
+ * 4,
  * ... until it does, then bisection. 0 when it takes weights below 2^-120. */
 static float candidate_weight(const struct sampler *s, const struct sampling_params *p,
                               bool has_top_k, double total) {
@@ -318,8 +322,8 @@ static int32_t filter(struct sampler *s, const float *x, const struct sampling_p
     return n;
 }
 
-/* Steps 4 to 8. Rounding can leave the sum a hair short of the target: then it is the last token that
- * has any weight. */
+/* Steps 4 to 8. Rounding can leave the sum a hair short of the target: then it is the last token
+ * that has any weight. */
 static int32_t draw(struct sampler *s, const float *x, float max, const struct sampling_params *p,
                     int64_t index) {
     double total = exp_row(s->weights, x, s->vocab_size, max, p->temperature);
@@ -364,7 +368,8 @@ int sampler_sample(struct sampler *s, const struct sample_args *a, struct sample
     return sampler_logprobs(s, a->logits, out->token, a->params->logprobs, out);
 }
 
-/* Inserts (token, x) into the descending list of at most num_top; of equals the earlier stays first. */
+/* Inserts (token, x) into the descending list of at most num_top; of equals the earlier stays
+ * first. */
 static void insert_top(struct sample *out, int32_t num_top, int32_t token, float x) {
     int32_t i = out->num_top < num_top ? out->num_top++ : num_top - 1;
     for (; i > 0 && out->top_logprobs[i - 1] < x; i--) {

@@ -36,12 +36,14 @@ struct sampler; /* opaque */
 /* Logprobs below this (of masked tokens, -inf) are given as this, as JSON knows no infinity. */
 #define LOGPROB_MIN (-9999.0f)
 
+struct token_count {
+    int32_t token;
+    int32_t generated; /* 0: only in the prompt */
+};
+
 /* The distinct tokens of one sequence with how often each was generated, for the penalties. */
 struct token_counts {
-    struct token_count {
-        int32_t token;
-        int32_t generated; /* 0: only in the prompt */
-    } *entries;            /* [num_entries], owned */
+    struct token_count *entries; /* [num_entries], owned */
     int32_t num_entries, max_entries;
     int32_t *slots; /* open hash table of indices into entries, -1 empty; owned */
     uint32_t slot_mask;
@@ -53,12 +55,12 @@ void token_counts_deinit(struct token_counts *c);
 void token_counts_add(struct token_counts *c, int32_t token, bool generated);
 
 struct sample_args {
-    const float *logits;                  /* [V]; not changed */
+    const float *logits; /* [V]; not changed */
     const struct sampling_params *params;
-    const struct token_counts *counts;    /* NULL: nothing was seen */
-    const int32_t *banned;                /* [num_banned] ids that must not be drawn */
+    const struct token_counts *counts; /* NULL: nothing was seen */
+    const int32_t *banned;             /* [num_banned] ids that must not be drawn */
     int32_t num_banned;
-    int64_t index;                        /* of the token among the generated ones, from 0 */
+    int64_t index; /* of the token among the generated ones, from 0 */
 };
 
 struct sample {

@@ -34,8 +34,8 @@ struct scheduler {
     struct plan_entry *entries; /* [max_num_seqs] in order of admission; owned, as all below */
     int32_t num_entries;
     struct step step;
-    struct step_seq *seqs; /* [max_num_seqs] */
-    int32_t *tokens, *positions, *slot_mapping;   /* [max_num_batched_tokens] */
+    struct step_seq *seqs;                         /* [max_num_seqs] */
+    int32_t *tokens, *positions, *slot_mapping;    /* [max_num_batched_tokens] */
     int32_t *cu_seqlens, *seq_lens, *block_tables; /* [S + 1], [S], [S, max_blocks] */
     int32_t *logits_rows;                          /* [max_logits] */
 };
@@ -244,8 +244,8 @@ static void enter(struct scheduler *s, struct sequence *seq, int32_t n, struct p
         s->entries[s->num_entries++] = (struct plan_entry){seq, n};
 }
 
-/* Running sequences, oldest first. A token for every decode is set aside before, so a prefill can be
- * served before younger decodes without taking theirs. */
+/* Running sequences, oldest first. A token for every decode is set aside before, so a prefill can
+ * be served before younger decodes without taking theirs. */
 static void plan_running(struct scheduler *s, struct plan *plan) {
     for (struct sequence *seq = s->running.head; seq; seq = seq->next)
         plan->tokens_left -= decodes(seq);
@@ -362,7 +362,8 @@ const struct step *scheduler_schedule(struct scheduler *s, int64_t now_us) {
     for (int32_t i = 0; i < s->num_entries; i++)
         if (!decodes(s->entries[i].seq))
             emit(s, &s->entries[i]);
-    CHECK(b->num_tokens <= s->options.max_num_batched_tokens && b->num_logits <= s->options.max_logits,
+    CHECK(b->num_tokens <= s->options.max_num_batched_tokens &&
+              b->num_logits <= s->options.max_logits,
           "a step of %d tokens and %d rows of logits", b->num_tokens, b->num_logits);
     CHECK(b->num_tokens > 0 || (!s->running.head && !s->waiting.head),
           "no progress with %d running and %d waiting", s->running.count, s->waiting.count);
@@ -380,9 +381,9 @@ void scheduler_commit(struct scheduler *s, const struct step_seq *part, int32_t 
             max_i32(seq->prompt_logits_done, min_i32(seq->num_computed, seq->num_prompt - 1));
     for (; (seq->num_registered + 1) * KV_BLOCK_SIZE <= seq->num_computed; seq->num_registered++) {
         int32_t i = seq->num_registered;
-        seq->blocks[i] = kv_cache_register(s->kv, seq->blocks[i],
-                                           i ? seq->blocks[i - 1] : KV_NO_BLOCK,
-                                           seq->tokens + (int64_t)i * KV_BLOCK_SIZE);
+        seq->blocks[i] =
+            kv_cache_register(s->kv, seq->blocks[i], i ? seq->blocks[i - 1] : KV_NO_BLOCK,
+                              seq->tokens + (int64_t)i * KV_BLOCK_SIZE);
     }
     if (part->samples) {
         CHECK(seq->num_tokens < seq->capacity, "a token more than the %d announced", seq->capacity);
@@ -402,9 +403,11 @@ static void check_list(const struct seq_list *list, enum sequence_state state) {
         CHECK(seq->num_tokens <= seq->capacity && seq->num_computed < seq->num_tokens,
               "%d tokens of %d, %d computed", seq->num_tokens, seq->capacity, seq->num_computed);
         CHECK(seq->num_computed <= seq->num_blocks * KV_BLOCK_SIZE, "computed without blocks");
+        CHECK(seq->num_registered * KV_BLOCK_SIZE <= seq->num_computed, "shared before computed");
         CHECK(state == SEQUENCE_RUNNING || seq->num_blocks == 0, "a waiting sequence has blocks");
     }
-    CHECK(n == list->count && list->tail == prev, "a list says %d sequences, has %d", list->count, n);
+    CHECK(n == list->count && list->tail == prev, "a list says %d sequences, has %d", list->count,
+          n);
 }
 
 void scheduler_check(const struct scheduler *s) {

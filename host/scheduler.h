@@ -56,8 +56,8 @@ struct step_seq {
 };
 
 struct step {
-    struct batch batch;           /* arrays owned by the scheduler, valid until the next schedule */
-    const struct step_seq *seqs;  /* [batch.num_seqs] in the batch's order, decodes first */
+    struct batch batch;          /* arrays owned by the scheduler, valid until the next schedule */
+    const struct step_seq *seqs; /* [batch.num_seqs] in the batch's order, decodes first */
 };
 
 struct scheduler_counters {

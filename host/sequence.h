@@ -40,12 +40,12 @@ struct sequence {
     int32_t num_registered;     /* leading blocks offered to the prefix cache */
     int32_t num_computed;       /* tokens whose keys and values are in the blocks */
     int32_t prompt_logits_done; /* prompt rows whose logits were given out; survives preemption */
-    int32_t cached_tokens;      /* prompt tokens that the prefix cache gave at the first admission */
-    int64_t admitted_us;        /* first admission; -1 before */
+    int32_t cached_tokens; /* prompt tokens that the prefix cache gave at the first admission */
+    int64_t admitted_us;   /* first admission; -1 before */
 };
 
-/* Takes over tokens (from the malloc family). capacity > num_prompt: prompt plus the most tokens that
- * may be generated. */
+/* Takes over tokens (from the malloc family). capacity > num_prompt: prompt plus the most tokens
+ * that may be generated. */
 void sequence_init(struct sequence *seq, int32_t *tokens, int32_t num_prompt, int32_t capacity,
                    bool prompt_logits);
 /* Allocates what running takes, so that no step has to; again is fine. */

@@ -63,8 +63,8 @@ struct Wire {
     }
 };
 
-/* ModelProto.normalizer_spec (3) has add_dummy_prefix (3) and remove_extra_whitespaces (4), both true
- * by default. */
+/* ModelProto.normalizer_spec (3) has add_dummy_prefix (3) and remove_extra_whitespaces (4), both
+ * true by default. */
 bool strips_leading_space(const char *data, size_t len) {
     bool add_dummy_prefix = true, remove_extra_whitespaces = true;
     const auto *bytes = reinterpret_cast<const unsigned char *>(data);
@@ -92,7 +92,8 @@ int spm_load(const char *data, size_t len, bool no_prefix, const char *where, st
         auto s = std::make_unique<spm>();
         std::string model(data, len);
         s->strips = strips_leading_space(data, len);
-        /* Fields of a message that come again are merged: normalizer_spec.add_dummy_prefix = false. */
+        /* Fields of a message that come again are merged: normalizer_spec.add_dummy_prefix = false.
+         */
         if (no_prefix)
             model.append("\x1A\x02\x18\x00", 4);
         auto status = s->processor.LoadFromSerializedProto(model);
@@ -139,7 +140,8 @@ const char *spm_piece(const struct spm *s, int32_t id, size_t *len) {
 int32_t spm_piece_id(const struct spm *s, const char *piece, size_t len) {
     std::string_view wanted(piece, len);
     int32_t id = s->processor.PieceToId(absl::string_view(piece, len));
-    bool found = id >= 0 && id < s->processor.GetPieceSize() && s->processor.IdToPiece(id) == wanted;
+    bool found =
+        id >= 0 && id < s->processor.GetPieceSize() && s->processor.IdToPiece(id) == wanted;
     return found ? id : -1; /* the library answers unk for what it does not have */
 }
 

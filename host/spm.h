@@ -1,7 +1,7 @@
 /* spm: a SentencePiece model (tokenizer.model) behind C functions.
  *
- * The only file that knows libsentencepiece's C++ interface. A loaded model is immutable; any thread
- * may encode with it. Exceptions of the library become error codes here.
+ * The only file that knows libsentencepiece's C++ interface. A loaded model is immutable; any
+ * thread may encode with it. Exceptions of the library become error codes here.
  */
 #pragma once
 
@@ -18,8 +18,8 @@ extern "C" {
 
 struct spm; /* opaque, owned by its creator */
 
-/* Loads a serialised model from memory. With no_prefix the model does not put a space before a text,
- * whatever the file says. `where` names the source in messages. */
+/* Loads a serialised model from memory. With no_prefix the model does not put a space before a
+ * text, whatever the file says. `where` names the source in messages. */
 int spm_load(const char *data, size_t len, bool no_prefix, const char *where, struct spm **out,
              struct error *error);
 void spm_free(struct spm *s);

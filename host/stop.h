@@ -20,15 +20,15 @@ extern "C" {
 struct stop_matcher {
     char *const *strings; /* [num_strings] NUL-terminated, non-empty, borrowed */
     int32_t num_strings;
-    size_t longest;       /* bytes of the longest one */
-    struct buffer held;   /* owned: text that may turn out to begin a stop string */
+    size_t longest;     /* bytes of the longest one */
+    struct buffer held; /* owned: text that may turn out to begin a stop string */
 };
 
 void stop_init(struct stop_matcher *m, char *const *strings, int32_t num_strings);
 void stop_deinit(struct stop_matcher *m);
 
-/* Takes the next piece of text and appends to out what is certainly before any stop string. True when
- * one was found; what follows it is dropped. */
+/* Takes the next piece of text and appends to out what is certainly before any stop string. True
+ * when one was found; what follows it is dropped. */
 bool stop_push(struct stop_matcher *m, const char *text, size_t len, struct buffer *out);
 /* The text has ended without a stop string: appends what was held back. */
 void stop_flush(struct stop_matcher *m, struct buffer *out);

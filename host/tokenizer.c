@@ -36,9 +36,10 @@ int build_add_token(struct tokenizer_build *b, const struct added_token *token,
     if (token->len == 0 || copy.id < 0)
         return 0;
     if (token->len > TOKENIZER_MAX_TOKEN_BYTES || b->added.count >= TOKENIZER_MAX_ADDED)
-        return error_set(error, ERR_BAD_FILE, "%s: added tokens: more than %d, or one longer than "
-                         "%d bytes", b->where, (int)TOKENIZER_MAX_ADDED,
-                         (int)TOKENIZER_MAX_TOKEN_BYTES);
+        return error_set(error, ERR_BAD_FILE,
+                         "%s: added tokens: more than %d, or one longer than "
+                         "%d bytes",
+                         b->where, (int)TOKENIZER_MAX_ADDED, (int)TOKENIZER_MAX_TOKEN_BYTES);
     added_set_put(&b->added, &copy);
     return 0;
 }
@@ -58,7 +59,8 @@ static void finish_token(struct tokenizer_build *b, const struct added_token *to
         decoder_set(&t->decoder, &b->spec, token->id, token->text, token->len);
     shown = &t->decoder.tokens[token->id];
     shown->special = token->special;
-    if (token->special && t->bpe.ignore_merges && utf8_next(token->text, token->len, &cp) < token->len)
+    if (token->special && t->bpe.ignore_merges &&
+        utf8_next(token->text, token->len, &cp) < token->len)
         vocab_map_hide(&t->bpe.vocab, token->text, token->len); /* no text may become it */
     if (token->special || !token->normalized) {
         added_set_put(&t->raw, token);

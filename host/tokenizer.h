@@ -5,10 +5,11 @@
  * immutable after loading, so any thread may use it; encode keeps its scratch on the heap of the
  * calling thread. Token ids are int32_t. It knows nothing of requests or models.
  *
- * Ids and texts equal those of the reference implementations (Hugging Face tokenizers, libsentencepiece)
- * with three exceptions: byte tokens that do not form valid UTF-8 are repaired like any other text
- * (see utf8.h), not one U+FFFD a byte; special tokens always match the text as it was written, never
- * its normalised form; and text never becomes a special token except where a flag allows it.
+ * Ids and texts equal those of the reference implementations (Hugging Face tokenizers,
+ * libsentencepiece) with three exceptions: byte tokens that do not form valid UTF-8 are repaired
+ * like any other text (see utf8.h), not one U+FFFD a byte; special tokens always match the text as
+ * it was written, never its normalised form; and text never becomes a special token except where a
+ * flag allows it.
  */
 #pragma once
 
@@ -62,8 +63,8 @@ struct text_span {
     size_t start, end;
 };
 
-/* As tokenizer_encode with TOKENIZER_PARSE_SPECIAL, except that no special token that touches one of
- * the plain spans (ascending, disjoint) is recognised: a prompt made of trusted markup and of
+/* As tokenizer_encode with TOKENIZER_PARSE_SPECIAL, except that no special token that touches one
+ * of the plain spans (ascending, disjoint) is recognised: a prompt made of trusted markup and of
  * contents that must stay text. The text must be valid UTF-8; if it is not, all of it is plain. */
 void tokenizer_encode_mixed(const struct tokenizer *t, const char *text, size_t len,
                             const struct text_span *plain, size_t num_plain, unsigned flags,
@@ -75,9 +76,9 @@ void tokenizer_encode_mixed(const struct tokenizer *t, const char *text, size_t 
 int tokenizer_decode(const struct tokenizer *t, const int32_t *ids, size_t count, bool keep_special,
                      struct buffer *out);
 
-/* Incremental detokenisation: the concatenation of all that detok_push and detok_flush append equals
- * tokenizer_decode of the ids (without special tokens), and no piece ever ends within a UTF-8
- * character. Allocation-free once `out` has capacity. Copyable plain data. */
+/* Incremental detokenisation: the concatenation of all that detok_push and detok_flush append
+ * equals tokenizer_decode of the ids (without special tokens), and no piece ever ends within a
+ * UTF-8 character. Allocation-free once `out` has capacity. Copyable plain data. */
 struct detok {
     const struct tokenizer *t; /* borrowed */
     char tail[4];              /* bytes of a character that is not complete yet */

@@ -1,8 +1,8 @@
 /* tokenizer_added: added tokens and the search for them in a text.
  *
- * The tokens are kept sorted, so those that begin with given bytes are neighbours: a match is looked
- * for by narrowing that range byte by byte, and the shortest of a range, a prefix of the others, is
- * its first.
+ * The tokens are kept sorted, so those that begin with given bytes are neighbours: a match is
+ * looked for by narrowing that range byte by byte, and the shortest of a range, a prefix of the
+ * others, is its first.
  */
 #include "tokenizer_internal.h"
 
@@ -178,18 +178,31 @@ static void widen(const struct added_token *token, const char *text, size_t len,
     }
 }
 
-static bool touches_plain(const struct added_rules *rules, size_t start, size_t end) {
+/* Where the first plain text after pos begins (at or before pos when pos is in it), or SIZE_MAX. */
+static size_t plain_after(const struct added_rules *rules, size_t pos) {
     size_t lo = 0, hi = rules->num_plain;
-    while (lo < hi) { /* the first span that ends after start */
+    while (lo < hi) { /* the first span that ends after pos */
         size_t mid = lo + (hi - lo) / 2;
-        if (rules->plain[mid].end <= start)
+        if (rules->plain[mid].end <= pos)
             lo = mid + 1;
         else
             hi = mid;
     }
     while (lo < rules->num_plain && rules->plain[lo].start == rules->plain[lo].end)
         lo++; /* an empty span protects nothing */
-    return lo < rules->num_plain && rules->plain[lo].start < end;
+    return lo < rules->num_plain ? rules->plain[lo].start : SIZE_MAX;
+}
+
+/* The longest token at text[i] that the rules allow: a special one stops short of plain text. */
+static const struct added_token *allowed_at(const struct added_set *s, const char *text, size_t len,
+                                            const struct added_rules *rules, size_t i) {
+    const struct added_token *token = longest_at(s, text + i, len - i);
+    if (!token || !token->special)
+        return token;
+    size_t plain = plain_after(rules, i);
+    if (i + token->len <= plain)
+        return token;
+    return plain > i ? longest_at(s, text + i, plain - i) : NULL;
 }
 
 const struct added_token *added_set_next(const struct added_set *s, const char *text, size_t len,
@@ -201,12 +214,10 @@ const struct added_token *added_set_next(const struct added_set *s, const char *
         unsigned char b = (unsigned char)text[i];
         if (s->first[b] == s->first[b + 1])
             continue;
-        const struct added_token *token = longest_at(s, text + i, len - i);
+        const struct added_token *token = allowed_at(s, text, len, rules, i);
         if (!token)
             continue;
         size_t end = i + token->len;
-        if (token->special && touches_plain(rules, i, end))
-            continue; /* a later byte may begin a token of the markup that follows */
         if ((token->special && !rules->parse_special) ||
             (token->single_word && !is_whole_word(text, len, i, end))) {
             i = end - 1; /* as in the reference, what it covers is not searched again */

@@ -2,8 +2,8 @@
  *
  * A piece starts as one symbol a byte (byte level) or a character. The pair of neighbours with the
  * lowest rank is merged, the leftmost first among equals, until no pair has a rank. Symbols form a
- * doubly linked list in an array; candidate pairs wait in a binary heap ordered by (rank, position).
- * A candidate whose pair has changed since it was pushed is dropped when it comes up.
+ * doubly linked list in an array; candidate pairs wait in a binary heap ordered by (rank,
+ * position). A candidate whose pair has changed since it was pushed is dropped when it comes up.
  */
 #include "tokenizer_internal.h"
 
@@ -50,7 +50,7 @@ static struct vocab_slot *vocab_slot_of(const struct vocab_map *m, uint32_t hash
     for (uint32_t i = hash & m->mask;; i = (i + 1) & m->mask) {
         struct vocab_slot *slot = &m->slots[i];
         if (slot->id == -1 || (slot->hash == hash && slot->len == len &&
-                             memcmp(m->pool.data + slot->offset, s, len) == 0))
+                               memcmp(m->pool.data + slot->offset, s, len) == 0))
             return slot;
     }
 }
@@ -126,7 +126,7 @@ int byte_of_char(uint32_t cp) {
         return byte_prints((int)cp) ? (int)cp : -1;
     uint32_t n = cp - 0x100;
     if (n < 33)
-        return (int)n;             /* 0x00 .. 0x20 */
+        return (int)n; /* 0x00 .. 0x20 */
     if (n < 67)
         return (int)(n - 33) + 127; /* 0x7F .. 0xA0 */
     return n == 67 ? 0xAD : -1;
@@ -148,7 +148,8 @@ bool bytes_of_chars(const char *s, size_t len, struct buffer *out) {
 }
 
 static int hex_digit(char c) {
-    return c >= '0' && c <= '9' ? c - '0' : c >= 'A' && c <= 'F' ? c - 'A' + 10
+    return c >= '0' && c <= '9'   ? c - '0'
+           : c >= 'A' && c <= 'F' ? c - 'A' + 10
            : c >= 'a' && c <= 'f' ? c - 'a' + 10
                                   : -1;
 }
@@ -216,8 +217,7 @@ static int32_t symbols_of_bytes(const struct bpe *b, struct bpe_scratch *s, cons
     int32_t n = 0;
     for (size_t i = 0; i < len; i++) {
         int32_t id = b->byte_ids[(unsigned char)piece[i]];
-        bool fused = id < 0 && b->fuse_unk && i > 0 &&
-                     b->byte_ids[(unsigned char)piece[i - 1]] < 0;
+        bool fused = id < 0 && b->fuse_unk && i > 0 && b->byte_ids[(unsigned char)piece[i - 1]] < 0;
         if (id < 0)
             id = fused ? -1 : b->unk;
         if (id >= 0)
@@ -303,8 +303,8 @@ static void encode_part(const struct bpe *b, struct bpe_scratch *s, const char *
         }
     }
     scratch_reserve(s, len);
-    int32_t count = b->byte_level ? symbols_of_bytes(b, s, piece, len)
-                                  : symbols_of_chars(b, s, piece, len);
+    int32_t count =
+        b->byte_level ? symbols_of_bytes(b, s, piece, len) : symbols_of_chars(b, s, piece, len);
     if (count > 1)
         merge_all(b, s, count);
     for (int32_t i = 0; i < count; i++)

@@ -1,4 +1,5 @@
-/* tokenizer_config: the small files beside a tokenizer, as transformers' tokenizer classes read them.
+/* tokenizer_config: the small files beside a tokenizer, as transformers' tokenizer classes read
+ * them.
  */
 #include "tokenizer_internal.h"
 
@@ -96,7 +97,8 @@ static int add_listed(const struct tokenizer_config *c, struct tokenizer_build *
             id > TOKENIZER_MAX_ID)
             return error_set(error, ERR_BAD_FILE,
                              "tokenizer_config.json: added_tokens_decoder: %.64s: expected an id "
-                             "with an object that has a content", key);
+                             "with an object that has a content",
+                             key);
         struct added_token token = {
             .text = (char *)(uintptr_t)text,
             .len = strlen(text),
@@ -167,8 +169,7 @@ static void add_all_eos(struct tokenizer *t, json_t *file) {
 /* The classes that replace the post-processor of a tokenizer.json by add_bos_token and
  * add_eos_token; a tokenizer.model knows nothing else. */
 static bool inserts_by_flags(const struct tokenizer_config *c, const struct tokenizer *t) {
-    static const char *const classes[] = {"LlamaTokenizer", "CodeLlamaTokenizer",
-                                          "GemmaTokenizer"};
+    static const char *const classes[] = {"LlamaTokenizer", "CodeLlamaTokenizer", "GemmaTokenizer"};
     const char *class = json_string_value(json_object_get(c->config, "tokenizer_class"));
     for (size_t i = 0; class && i < sizeof classes / sizeof *classes; i++) {
         size_t n = strlen(classes[i]);

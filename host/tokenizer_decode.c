@@ -1,8 +1,8 @@
 /* tokenizer_decode: ids to text, whole or as they come.
  *
- * The decoder of a tokenizer.json is applied to each string of the vocabulary while loading, so that
- * decoding appends table entries. What is left for run time is the start of a text (a leading space
- * that encoding had added) and characters that are spread over several tokens.
+ * The decoder of a tokenizer.json is applied to each string of the vocabulary while loading, so
+ * that decoding appends table entries. What is left for run time is the start of a text (a leading
+ * space that encoding had added) and characters that are spread over several tokens.
  */
 #include "tokenizer_internal.h"
 

@@ -1,4 +1,5 @@
-/* tokenizer_internal: the parts of a tokenizer, shared by the tokenizer_*.c files and their tests only.
+/* tokenizer_internal: the parts of a tokenizer, shared by the tokenizer_*.c files and their tests
+ * only.
  *
  * Encoding runs through the parts in this order, each knowing only the next:
  *
@@ -7,9 +8,9 @@
  *   tokenizer_pre.c    gap -> pieces that no token crosses (tokenizer_regex.c)
  *   tokenizer_bpe.c    piece -> ids
  *
- * or, for a tokenizer.model, from the gaps straight to libsentencepiece (spm.h). Decoding is a table of
- * each token's bytes and a little state (tokenizer_decode.c). tokenizer_json.c fills all parts from a
- * tokenizer.json, tokenizer_config.c from the small files beside it.
+ * or, for a tokenizer.model, from the gaps straight to libsentencepiece (spm.h). Decoding is a
+ * table of each token's bytes and a little state (tokenizer_decode.c). tokenizer_json.c fills all
+ * parts from a tokenizer.json, tokenizer_config.c from the small files beside it.
  */
 #pragma once
 
@@ -27,11 +28,11 @@ extern "C" {
 /* Limits on what a file may ask for; all far above any published tokenizer. */
 enum {
     TOKENIZER_MAX_FILE_BYTES = 64 << 20,
-    TOKENIZER_MAX_ID = (1 << 20) - 1,    /* ids are table indices, so a hole costs memory */
+    TOKENIZER_MAX_ID = (1 << 20) - 1, /* ids are table indices, so a hole costs memory */
     TOKENIZER_MAX_MERGES = 1 << 21,
     TOKENIZER_MAX_TOKEN_BYTES = 1 << 16,
     TOKENIZER_MAX_ADDED = 1 << 16,
-    TOKENIZER_MAX_STEPS = 16,            /* normalisers, and pre-tokenizers */
+    TOKENIZER_MAX_STEPS = 16, /* normalisers, and pre-tokenizers */
     TOKENIZER_MAX_REGEX_BYTES = 8192,
 };
 
@@ -49,7 +50,7 @@ struct vocab_map {
         uint32_t hash;
         int32_t id; /* -1: free; -2: hidden */
         uint32_t offset, len;
-    } *slots;       /* owned; a power of two of them, at most half full */
+    } * slots; /* owned; a power of two of them, at most half full */
     uint32_t mask;
     struct buffer pool;
 };
@@ -67,7 +68,7 @@ struct merge_map {
     struct merge_slot {
         int32_t left, right; /* left -1: free */
         int32_t rank, id;
-    } *slots;                /* owned; a power of two of them, at most half full */
+    } * slots; /* owned; a power of two of them, at most half full */
     uint32_t mask;
 };
 
@@ -76,14 +77,14 @@ void merge_map_put(struct merge_map *m, int32_t left, int32_t right, int32_t ran
 const struct merge_slot *merge_map_get(const struct merge_map *m, int32_t left, int32_t right);
 
 struct bpe {
-    struct vocab_map vocab;  /* byte level: keyed by the bytes, not by their printable stand-ins */
+    struct vocab_map vocab; /* byte level: keyed by the bytes, not by their printable stand-ins */
     struct merge_map merges;
-    int32_t byte_ids[256];   /* byte level: the one-byte tokens; else the <0xNN> tokens; -1: none */
-    int32_t unk;             /* -1: characters without a token vanish */
+    int32_t byte_ids[256]; /* byte level: the one-byte tokens; else the <0xNN> tokens; -1: none */
+    int32_t unk;           /* -1: characters without a token vanish */
     bool byte_level;
-    bool byte_fallback;      /* characters without a token become <0xNN> tokens */
-    bool fuse_unk;           /* a run of unknown characters is one unk */
-    bool ignore_merges;      /* a piece that is a token is that token */
+    bool byte_fallback; /* characters without a token become <0xNN> tokens */
+    bool fuse_unk;      /* a run of unknown characters is one unk */
+    bool ignore_merges; /* a piece that is a token is that token */
 };
 
 /* Memory that bpe_encode reuses between the pieces of a text; start it zeroed. */
@@ -115,16 +116,16 @@ struct added_token {
     int32_t id;
     uint32_t order; /* set by added_set_put */
     bool special;
-    bool lstrip, rstrip;   /* white space on that side belongs to the token */
-    bool single_word;      /* not within a word */
-    bool normalized;       /* matches normalised text */
+    bool lstrip, rstrip; /* white space on that side belongs to the token */
+    bool single_word;    /* not within a word */
+    bool normalized;     /* matches normalised text */
 };
 
 /* Finds added tokens in text: at the leftmost place, the longest. */
 struct added_set {
     struct added_token *tokens; /* owned; sorted by text once prepared */
     size_t count, cap;
-    uint32_t first[257];        /* tokens that begin with byte b: first[b] .. first[b + 1] */
+    uint32_t first[257]; /* tokens that begin with byte b: first[b] .. first[b + 1] */
 };
 
 /* Copies token->text. */
@@ -142,8 +143,9 @@ struct added_rules {
     size_t num_plain;
 };
 
-/* The next match at or after *pos in text: fills *match with what it takes (white space included) and
- * *pos with where to go on. Text before `done` is already spoken for. NULL when there is none. */
+/* The next match at or after *pos in text: fills *match with what it takes (white space included)
+ * and *pos with where to go on. Text before `done` is already spoken for. NULL when there is none.
+ */
 const struct added_token *added_set_next(const struct added_set *s, const char *text, size_t len,
                                          const struct added_rules *rules, size_t done, size_t *pos,
                                          struct text_span *match);
@@ -151,12 +153,12 @@ const struct added_token *added_set_next(const struct added_set *s, const char *
 /* ---- regular expressions (tokenizer_regex.c) ---- */
 
 struct regex {
-    pcre2_code *code;              /* owned */
-    pcre2_match_context *context;  /* owned; limits */
+    pcre2_code *code;             /* owned */
+    pcre2_match_context *context; /* owned; limits */
 };
 
-/* Compiles a pattern written for Oniguruma (Ruby syntax, as Hugging Face tokenizers uses it) so that
- * PCRE2 splits alike; what cannot be carried over is ERR_UNSUPPORTED. */
+/* Compiles a pattern written for Oniguruma (Ruby syntax, as Hugging Face tokenizers uses it) so
+ * that PCRE2 splits alike; what cannot be carried over is ERR_UNSUPPORTED. */
 int regex_compile(struct regex *r, const char *pattern, size_t len, const char *where,
                   struct error *error);
 void regex_deinit(struct regex *r);
@@ -181,7 +183,7 @@ struct norm_step {
     struct buffer text;   /* NORM_PREPEND: what; NORM_REPLACE: by what */
     struct buffer needle; /* NORM_REPLACE: of what, unless regex.code is set */
     struct regex regex;
-    bool left, right;     /* NORM_STRIP */
+    bool left, right; /* NORM_STRIP */
 };
 
 struct normalizer {
@@ -248,8 +250,8 @@ struct decoder {
     struct token_text *tokens; /* [vocab_size], owned */
     int32_t vocab_size, cap;
     struct buffer pool;
-    int32_t strip;      /* leading spaces of a text to drop */
-    bool first_token;   /* all spaces of the first token are dropped (Metaspace) */
+    int32_t strip;    /* leading spaces of a text to drop */
+    bool first_token; /* all spaces of the first token are dropped (Metaspace) */
 };
 
 /* How the strings of a vocabulary become text, from the decoder of a tokenizer.json. */
@@ -298,11 +300,11 @@ struct tokenizer_build {
     const char *where;        /* the file, for messages */
     struct vocab_map strings; /* the vocabulary as the file spells it */
     struct decode_spec spec;
-    struct added_set added;   /* added tokens by their own text */
+    struct added_set added; /* added tokens by their own text */
 };
 
-/* Adds an added token; an id of -1 is looked up in the vocabulary, and the token left out if it is not
- * there. Empty texts are left out too. */
+/* Adds an added token; an id of -1 is looked up in the vocabulary, and the token left out if it is
+ * not there. Empty texts are left out too. */
 int build_add_token(struct tokenizer_build *b, const struct added_token *token,
                     struct error *error);
 /* The id of a token of the vocabulary or of the (prepared) added tokens, or -1. */
@@ -322,8 +324,8 @@ struct tokenizer_config {
 
 int tokenizer_config_load(struct tokenizer_config *c, const char *dir, struct error *error);
 void tokenizer_config_deinit(struct tokenizer_config *c);
-/* For a tokenizer that has its vocabulary and its own added tokens: adds the tokens that these files
- * list, marks the named ones special, sets bos and eos, and what the Llama classes insert. */
+/* For a tokenizer that has its vocabulary and its own added tokens: adds the tokens that these
+ * files list, marks the named ones special, sets bos and eos, and what the Llama classes insert. */
 int tokenizer_config_apply(const struct tokenizer_config *c, struct tokenizer_build *b,
                            struct error *error);
 /* A flag of tokenizer_config.json. */

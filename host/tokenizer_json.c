@@ -137,8 +137,10 @@ static int read_model(struct tokenizer_build *b, json_t *model, struct error *er
         (rc = read_merges(b, json_object_get(model, "merges"), error)) != 0)
         return rc;
     if (unk && (bpe->unk = vocab_map_get(&b->strings, unk, strlen(unk))) < 0)
-        return error_set(error, ERR_BAD_FILE, "%s: model.unk_token: \"%.64s\" is not in the "
-                         "vocabulary", b->where, unk);
+        return error_set(error, ERR_BAD_FILE,
+                         "%s: model.unk_token: \"%.64s\" is not in the "
+                         "vocabulary",
+                         b->where, unk);
     for (int i = 0; i < 256; i++) {
         char byte = (char)i, name[8];
         snprintf(name, sizeof name, "<0x%02X>", i);
@@ -221,9 +223,9 @@ static int read_template(struct tokenizer *t, json_t *spec, const char *where,
         if (rc != 0)
             return rc;
     }
-    return text_seen ? 0 : error_set(error, ERR_BAD_FILE,
-                                     "%s: TemplateProcessing: single: no place for the text",
-                                     where);
+    return text_seen ? 0
+                     : error_set(error, ERR_BAD_FILE,
+                                 "%s: TemplateProcessing: single: no place for the text", where);
 }
 
 static int read_post_processor(struct tokenizer *t, json_t *spec, bool nested, const char *where,

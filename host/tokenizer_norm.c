@@ -1,5 +1,5 @@
-/* tokenizer_norm: the normalisers of tokenizer.json: NFC, NFD, NFKC, NFKD, Prepend, Replace, Strip and
- * sequences of them. utf8proc does the Unicode forms.
+/* tokenizer_norm: the normalisers of tokenizer.json: NFC, NFD, NFKC, NFKD, Prepend, Replace, Strip
+ * and sequences of them. utf8proc does the Unicode forms.
  */
 #include "tokenizer_internal.h"
 
@@ -127,7 +127,8 @@ static void append_form(struct buffer *out, const char *s, size_t len, int form)
 
 /* The end of the chunk that starts at s[i]: it reaches to the next ASCII character that an ASCII
  * character follows, since those neither change nor combine. Runs of combining marks are cut after
- * 128, four times what text may hold, because ordering them is quadratic. *plain: it holds nothing from U+0300 on. */
+ * 128, four times what text may hold, because ordering them is quadratic. *plain: it holds nothing
+ * from U+0300 on. */
 static size_t chunk_end(const char *s, size_t len, size_t i, bool *plain) {
     int marks = 0;
     *plain = true;
@@ -169,8 +170,11 @@ static void append_replaced(struct buffer *out, struct str text, const struct no
                             pcre2_match_data *data) {
     size_t done = 0;
     if (step->regex.code) {
-        struct regex_iter it = {.regex = &step->regex, .data = data, .text = text.data,
-                                .len = text.len, .last_end = SIZE_MAX};
+        struct regex_iter it = {.regex = &step->regex,
+                                .data = data,
+                                .text = text.data,
+                                .len = text.len,
+                                .last_end = SIZE_MAX};
         struct text_span match;
         while (regex_next(&it, &match)) {
             buffer_append(out, text.data + done, match.start - done);

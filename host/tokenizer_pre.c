@@ -1,8 +1,8 @@
 /* tokenizer_pre: pre-tokenizers, which cut a text into pieces that no token crosses.
  *
- * Supported: Split, ByteLevel (last), Digits, Metaspace and sequences of them; they are compiled into
- * a list of three kinds of steps. A text goes through the steps depth first: each piece that a step
- * cuts off is handed to the next step at once, so no list of pieces is kept.
+ * Supported: Split, ByteLevel (last), Digits, Metaspace and sequences of them; they are compiled
+ * into a list of three kinds of steps. A text goes through the steps depth first: each piece that a
+ * step cuts off is handed to the next step at once, so no list of pieces is kept.
  */
 #include "tokenizer_internal.h"
 
@@ -54,8 +54,10 @@ static int parse_split(struct pre_tokenizer *p, json_t *spec, const char *where,
             return pattern_parse(json_object_get(spec, "pattern"), &step->needle, &step->regex,
                                  where, error);
         }
-    return error_set(error, ERR_BAD_FILE, "%s: Split: behavior: expected one of Isolated, Removed, "
-                     "MergedWithPrevious, MergedWithNext, Contiguous", where);
+    return error_set(error, ERR_BAD_FILE,
+                     "%s: Split: behavior: expected one of Isolated, Removed, "
+                     "MergedWithPrevious, MergedWithNext, Contiguous",
+                     where);
 }
 
 static int parse_byte_level(struct pre_tokenizer *p, json_t *spec, const char *where,
@@ -87,8 +89,9 @@ static int parse_metaspace(struct pre_tokenizer *p, json_t *spec, const char *wh
         strcmp(scheme, "never") != 0)
         return error_set(error, ERR_BAD_FILE,
                          "%s: Metaspace: prepend_scheme: expected always, first or never", where);
-    step->prepend = scheme[0] == 'a' ? PREPEND_ALWAYS : scheme[0] == 'f' ? PREPEND_FIRST
-                                                                         : PREPEND_NEVER;
+    step->prepend = scheme[0] == 'a'   ? PREPEND_ALWAYS
+                    : scheme[0] == 'f' ? PREPEND_FIRST
+                                       : PREPEND_NEVER;
     buffer_puts(&step->needle, json_string_value(replacement));
     if (json_is_false(json_object_get(spec, "split")))
         return 0;
@@ -162,7 +165,7 @@ struct run {
 
 static void run_step(struct run *run, int i, const char *text, size_t len, bool at_start);
 
-/* Joins the matches and gaps of a text as the behavior says; `first` .. `end` wait to be cut off. */
+/* Joins the matches and gaps of a text as the behavior says; `waiting` may still grow. */
 struct split {
     struct run *run;
     int step;
@@ -228,8 +231,11 @@ static bool needle_next(const struct buffer *needle, const char *text, size_t le
 static void run_split(struct run *run, int i, const char *text, size_t len, bool at_start) {
     const struct pre_step *step = &run->p->steps[i];
     struct split s = {.run = run, .step = i, .text = text, .at_start = at_start};
-    struct regex_iter it = {.regex = &step->regex, .data = run->scratch->data, .text = text,
-                            .len = len, .last_end = SIZE_MAX};
+    struct regex_iter it = {.regex = &step->regex,
+                            .data = run->scratch->data,
+                            .text = text,
+                            .len = len,
+                            .last_end = SIZE_MAX};
     struct text_span match;
     size_t done = 0;
     while (step->needle.len > 0 ? needle_next(&step->needle, text, len, done, &match)
@@ -254,7 +260,8 @@ static void run_metaspace(struct run *run, int i, const char *text, size_t len, 
     struct buffer *out = &run->scratch->text[i];
     bool marked = text[0] == ' ' || (len >= mark->len && memcmp(text, mark->data, mark->len) == 0);
     buffer_clear(out);
-    if (!marked && (step->prepend == PREPEND_ALWAYS || (step->prepend == PREPEND_FIRST && at_start)))
+    if (!marked &&
+        (step->prepend == PREPEND_ALWAYS || (step->prepend == PREPEND_FIRST && at_start)))
         buffer_append(out, mark->data, mark->len);
     for (size_t done = 0; done < len;) {
         const char *space = memchr(text + done, ' ', len - done);

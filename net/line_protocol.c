@@ -97,6 +97,12 @@ static int read_nothing(struct parser *p, const struct field *f, json_t *value) 
     return 0;
 }
 
+/* Counts the fields that say what to go on from: there must be exactly one. */
+static void take_prompt(struct parser *p, const struct field *f) {
+    p->num_prompts++;
+    p->out->prompt_field = f->name;
+}
+
 /* ---- fields with a form of their own ---- */
 
 static int read_id(struct parser *p, const struct field *f, json_t *value) {
@@ -121,7 +127,7 @@ static int read_text(struct parser *p, const struct field *f, json_t *value) {
         return expected(p, f->name, "a string");
     p->out->text = json_string_value(value);
     p->out->text_len = json_string_length(value);
-    p->num_prompts++;
+    take_prompt(p, f);
     return 0;
 }
 
@@ -145,7 +151,7 @@ static int read_tokens(struct parser *p, const struct field *f, json_t *value) {
         ids[i] = (int32_t)json_integer_value(v);
     }
     p->out->params.num_tokens = (int32_t)count;
-    p->num_prompts++;
+    take_prompt(p, f);
     return 0;
 }
 
@@ -197,7 +203,7 @@ static int read_messages(struct parser *p, const struct field *f, json_t *value)
         if (rc != 0)
             return rc;
     }
-    p->num_prompts++;
+    take_prompt(p, f);
     return 0;
 }
 

@@ -58,6 +58,7 @@ struct line_request {
     enum line_kind kind;
     char *id;    /* owned: the id as a JSON literal ("7", "\"a\""), or NULL when none was given */
     bool stream; /* false: the whole text in the done line */
+    const char *prompt_field; /* "prompt", "tokens" or "messages", as given; static */
     const char *text; /* prompt or text, UTF-8 that may hold NUL; borrowed from doc or the line */
     size_t text_len;
     struct chat_message *messages; /* owned array, strings borrowed from doc; NULL when not given */

@@ -29,6 +29,7 @@ struct client_request {
     bool plain; /* answered as text */
     bool begun; /* some of that text was sent */
     bool stream;
+    const char *prompt_field;     /* where the prompt stood; static */
     char *id;                     /* owned JSON literal; NULL for plain */
     struct request_params params; /* of a plain prompt that waits for its turn */
     struct line_error error;      /* code != 0: what its turn will say instead */
@@ -57,6 +58,7 @@ static struct client_request *client_request_create(struct line_session *s, stru
     r->session = s;
     r->plain = job->request.kind == LINE_PLAIN;
     r->stream = job->request.stream;
+    r->prompt_field = job->request.prompt_field;
     r->id = job->request.id;
     r->params = job->request.params;
     r->error = job->error;
@@ -114,7 +116,7 @@ static int client_request_submit(struct client_request *r) {
     int rc = engine_submit(shared->engine, &r->params, r, &r->handle, &e);
     memset(&r->params, 0, sizeof r->params); /* the engine's, also on failure */
     if (rc != 0) {
-        const char *param = rc == ERR_CONTEXT_LENGTH && !r->plain ? "prompt" : NULL;
+        const char *param = rc == ERR_CONTEXT_LENGTH ? r->prompt_field : NULL;
         return line_error_set(&r->error, rc, param, "%s", *e.text ? e.text : error_text(rc));
     }
     r->submitted = true;

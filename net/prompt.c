@@ -31,8 +31,8 @@ int prompt_encode_chat(const struct engine *e, const struct chat_message *messag
     struct token_list list = {0};
     if (!c)
         return error_set(error, ERR_INVALID_REQUEST,
-                         "messages: this model has no chat template; start the server with "
-                         "--chat-template NAME (%s)",
+                         "messages: this model has no chat template; one can be chosen with "
+                         "--chat-template (%s)",
                          chat_template_names());
     int rc = chat_template_encode(c, engine_tokenizer(e), messages, count, &list, error);
     if (rc != 0) {

@@ -8,7 +8,8 @@ small files beside it), trained here on the sentences below, and expected.json:
                of them recognised and inserted
   decoded      the text of the ids in `full` without special tokens, in hex; null: the text itself
   random       [[ids, hex]]: what ids chosen at random decode to
-  scalars      hashes over the ids of every assigned character in context, see scalar_hashes()
+  pieces       tokenizer.json only: bytes of each piece that the pre-tokenizer cuts a text into
+  scalars      hashes over ids and pieces of every assigned character in context, see scalar_hashes()
 
 The references are the `tokenizers` and `sentencepiece` packages, and transformers where its classes
 add to them. chat_cases.json holds conversations as transformers renders them through the published
@@ -155,8 +156,8 @@ def scalar_text(c):
 
 
 def scalar_hashes(encode, ranges):
-    """For each block of 4,096 code points that has any: [block, FNV-1a over the ids of
-    scalar_text(c) for its characters, each list followed by -1]."""
+    """For each block of 4,096 code points that has any: [block, FNV-1a over what encode() gives for
+    scalar_text(c) of its characters, each list followed by -1]."""
     hashes = {}
     for start, end in ranges:
         for c in range(start, end + 1):
@@ -424,6 +425,15 @@ def expected_from(encode_plain, encode_full, decode):
     return {"plain": plain, "full": full, "decoded": decoded}
 
 
+def piece_lengths(t, text):
+    if t.pre_tokenizer is None:
+        return [len(text.encode())] if text else []
+    pieces = [p for p, _ in t.pre_tokenizer.pre_tokenize_str(text)]
+    if isinstance(t.decoder, decoders.ByteLevel):
+        return [len(p) for p in pieces]  # one character a byte
+    return [len(p.encode()) for p in pieces]
+
+
 def make_json_kind(kind, folder, ranges):
     t, config = JSON_KINDS[kind]()
     save_tokenizer(t, kind, folder)
@@ -440,8 +450,9 @@ def make_json_kind(kind, folder, ranges):
         lambda s: full.encode(s).ids, lambda ids: t.decode(ids, skip_special_tokens=True))
     specials = {i for i, a in t.get_added_tokens_decoder().items() if a.special}
     expected["random"] = random_decodes(t, kind, specials)
+    expected["pieces"] = [piece_lengths(t, as_text(source)) for source in text_bytes()]
     expected["scalars"] = scalar_hashes(
-        lambda s: plain.encode(s, add_special_tokens=False).ids, ranges)
+        lambda s: plain.encode(s, add_special_tokens=False).ids + piece_lengths(t, s), ranges)
     write_json(folder / "expected.json", expected)
 
 

@@ -202,6 +202,36 @@ TEST(Scheduler, APreemptedSequenceContinuesWhereItWas) {
     rig_close(&r);
 }
 
+TEST(Scheduler, TheMostRecentlyAdmittedIsTheOneToBePreempted) {
+    /* 6 blocks: a takes 2, b and c 1 each; a a third at 33 tokens and b a second at 17. Then there
+     * are none: c sits out, and when a wants a fourth at 49, c is preempted although b comes next.
+     */
+    const struct scheduler_options o = {
+        .max_num_seqs = 4, .max_num_batched_tokens = 64, .max_logits = 8, .max_model_len = 64};
+    struct rig r;
+    rig_open(&r, 6, &o);
+    struct sequence *a = make_sequence(0, 31, 30), *b = make_sequence(30, 10, 30),
+                    *c = make_sequence(60, 10, 30);
+    scheduler_add(r.s, a);
+    scheduler_add(r.s, b);
+    scheduler_add(r.s, c);
+    while (a->num_tokens < 49) {
+        run_step(&r);
+        EXPECT_INT_EQ(scheduler_num_running(r.s), 3);
+    }
+    run_step(&r);
+    EXPECT_INT_EQ(a->num_blocks, 4);
+    EXPECT_INT_EQ(b->state, SEQUENCE_RUNNING);
+    EXPECT_INT_EQ(b->num_blocks, 2);
+    EXPECT_INT_EQ(c->state, SEQUENCE_WAITING);
+    while (c->state != SEQUENCE_IDLE)
+        run_step(&r);
+    free_sequence(&r, a);
+    free_sequence(&r, b);
+    free_sequence(&r, c);
+    rig_close(&r);
+}
+
 TEST(Scheduler, TheMostRecentSequenceWithoutABlockSitsOutAndKeepsWhatItHas) {
     /* 4 blocks. a has 31 tokens and takes a third block at 33; b has 10 and wants a second one at
      * 17, when there is none: it waits, running, until a has finished with 43. */

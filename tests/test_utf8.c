@@ -86,7 +86,7 @@ TEST(Utf8, StripDropsWhiteSpaceAtBothEndsOnly) {
         {"", ""},
         {" \t\r\n\x1c ", ""},
         {" a b ", "a b"},
-        {"\xE3\x80\x80x\xC2\xA0\xC2\x85\xE2\x80\xA8", "x"},     /* U+3000, U+00A0, U+0085, U+2028 */
+        {"\xE3\x80\x80x\xC2\xA0\xC2\x85\xE2\x80\xA8", "x"}, /* U+3000, U+00A0, U+0085, U+2028 */
         {"\xE2\x80\x8Bx\xE1\xA0\x8E", "\xE2\x80\x8Bx\xE1\xA0\x8E"}, /* U+200B, U+180E: not spaces */
         {"\xFF x \x80", "\xFF x \x80"},
         {" \x80\x80", "\x80\x80"},

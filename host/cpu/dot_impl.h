@@ -16,17 +16,71 @@
 
 enum { PREFETCH_BYTES = 1536 }; /* ahead in each stream; measured: 1 to 2 KiB are alike, less is worse */
 
+/* X(0) .. X(n - 1) for a constant n <= 4 or 8. Written out, so that every array index is a constant from the
+ * start and the sums live in registers; compilers differ in what they make of loops. */
+#define REPEAT4(n, X)                                                                              \
+    {                                                                                              \
+        if ((n) > 0)                                                                               \
+            X(0)                                                                                   \
+        if ((n) > 1)                                                                               \
+            X(1)                                                                                   \
+        if ((n) > 2)                                                                               \
+            X(2)                                                                                   \
+        if ((n) > 3)                                                                               \
+            X(3)                                                                                   \
+    }
+#define REPEAT8(n, X)                                                                              \
+    {                                                                                              \
+        REPEAT4(n, X)                                                                              \
+        if ((n) > 4)                                                                               \
+            X(4)                                                                                   \
+        if ((n) > 5)                                                                               \
+            X(5)                                                                                   \
+        if ((n) > 6)                                                                               \
+            X(6)                                                                                   \
+        if ((n) > 7)                                                                               \
+            X(7)                                                                                   \
+    }
+enum { MAX_BLOCK_ROWS = 8 };
+
 static inline const float *dot_row(const struct dot_args *a, int32_t i) {
     return (const float *)a->x + (a->rows ? a->rows[i] : i) * a->ldx;
 }
 
+/* acc[i] += w * x[i][k] */
+VEC void dot_column(const int NX, v16 w, const float *const *x, int64_t k, v16 *acc) {
+#define DOT_FMA(i) acc[i] = v16_fma(w, v16_set1(x[i][k]), acc[i]);
+    REPEAT8(NX, DOT_FMA)
+#undef DOT_FMA
+}
+
+/* Columns k and k + 1 of x with the pair at w. */
+VEC void dot_pair(const enum dtype dtype, const int NX, const char *w, const float *const *x,
+                  int64_t k, v16 *acc) {
+    v16 even, odd;
+    v16_load_pair(dtype, w, &even, &odd);
+    dot_column(NX, even, x, k, acc);
+    if (NX > DOT_MAX_ROWS / 2) {
+        /* Registers are full: start on the second column only now, with the pair read again. */
+        V16_AFTER(acc[NX - 1], w, k);
+        v16_load_pair(dtype, w, &even, &odd);
+    }
+    dot_column(NX, odd, x, k + 1, acc);
+}
+
 /* Adds the sums of one block to memory, or stores them. */
-#define DOT_STORE(NT, NX)                                                                          \
-    for (int t = 0; t < (NT); t++)                                                                 \
-        for (int i = 0; i < (NX); i++) {                                                           \
-            float *s = a->sums + (row0 + i) * a->lds + (tile0 + t) * TILE_ROWS;                    \
-            v16_store(s, a->add ? v16_add(v16_load(s), acc[t][i]) : acc[t][i]);                    \
-        }
+VEC void dot_store(const int NX, const struct dot_args *a, int32_t tile, int32_t row0,
+                   const v16 *acc) {
+    float *s = a->sums + row0 * a->lds + tile * TILE_ROWS;
+#define DOT_STORE(i) v16_store(s + i * a->lds, acc[i]);
+#define DOT_ADD(i)   v16_store(s + i * a->lds, v16_add(v16_load(s + i * a->lds), acc[i]));
+    if (a->add)
+        REPEAT8(NX, DOT_ADD)
+    else
+        REPEAT8(NX, DOT_STORE)
+#undef DOT_STORE
+#undef DOT_ADD
+}
 
 VEC void dot_block(const enum dtype dtype, const int NT, const int NX, const struct dot_args *a,
                    int32_t tile0, int32_t row0) {
@@ -34,43 +88,44 @@ VEC void dot_block(const enum dtype dtype, const int NT, const int NX, const str
                                                : dtype == DTYPE_F8_E4M3 ? 1
                                                                         : 2);
     const char *w[MAX_TILES];
-    const float *x[DOT_MAX_ROWS];
-    v16 acc[MAX_TILES][DOT_MAX_ROWS], even, odd;
-    int32_t k = 0, len = a->len;
-    for (int t = 0; t < NT; t++) {
-        w[t] = (const char *)a->tiles[tile0 + t] + (size_t)(a->col0 / 2) * pair_bytes;
-        for (int i = 0; i < NX; i++)
-            acc[t][i] = v16_set1(0);
+    const float *x[MAX_BLOCK_ROWS];
+    v16 acc[MAX_TILES][MAX_BLOCK_ROWS], even, odd;
+    int64_t k = 0, len = a->len;
+#define DOT_ROW(i)   x[i] = dot_row(a, row0 + i);
+#define DOT_CLEAR(i) acc[0][i] = acc[1][i] = acc[2][i] = acc[3][i] = v16_set1(0);
+#define DOT_TILE(t)                                                                                \
+    w[t] = (const char *)a->tiles[tile0 + t] + (size_t)(a->col0 / 2) * pair_bytes;
+#define DOT_SECOND_HALF(t)                                                                         \
+    {                                                                                              \
+        v16_load_pair(dtype, w[t], &even, &odd);                                                   \
+        dot_column(NX, odd, x, 0, acc[t]);                                                         \
+        w[t] += pair_bytes;                                                                        \
     }
-    for (int i = 0; i < NX; i++)
-        x[i] = dot_row(a, row0 + i);
-    if (a->col0 % 2 && len > 0) { /* the second half of a pair first */
-        for (int t = 0; t < NT; t++) {
-            v16_load_pair(dtype, w[t], &even, &odd);
-            for (int i = 0; i < NX; i++)
-                acc[t][i] = v16_fma(odd, v16_set1(x[i][0]), acc[t][i]);
-            w[t] += pair_bytes;
-        }
+#define DOT_PAIR(t)                                                                                \
+    {                                                                                              \
+        for (size_t line = 0; line < pair_bytes; line += 64)                                       \
+            _mm_prefetch(w[t] + PREFETCH_BYTES + line, _MM_HINT_T0);                               \
+        dot_pair(dtype, NX, w[t], x, k, acc[t]);                                                   \
+        w[t] += pair_bytes;                                                                        \
+    }
+#define DOT_FIRST_HALF(t)                                                                          \
+    {                                                                                              \
+        v16_load_pair(dtype, w[t], &even, &odd);                                                   \
+        dot_column(NX, even, x, k, acc[t]);                                                        \
+    }
+#define DOT_SUMS(t) dot_store(NX, a, tile0 + t, row0, acc[t]);
+    REPEAT8(NX, DOT_ROW)
+    REPEAT8(NX, DOT_CLEAR)
+    REPEAT4(NT, DOT_TILE)
+    if (a->col0 % 2 && len > 0) {
+        REPEAT4(NT, DOT_SECOND_HALF)
         k = 1;
     }
     for (; k + 2 <= len; k += 2)
-        for (int t = 0; t < NT; t++) {
-            for (size_t line = 0; line < pair_bytes; line += 64)
-                _mm_prefetch(w[t] + PREFETCH_BYTES + line, _MM_HINT_T0);
-            v16_load_pair(dtype, w[t], &even, &odd);
-            w[t] += pair_bytes;
-            for (int i = 0; i < NX; i++)
-                acc[t][i] = v16_fma(even, v16_set1(x[i][k]), acc[t][i]);
-            for (int i = 0; i < NX; i++)
-                acc[t][i] = v16_fma(odd, v16_set1(x[i][k + 1]), acc[t][i]);
-        }
+        REPEAT4(NT, DOT_PAIR)
     if (k < len)
-        for (int t = 0; t < NT; t++) {
-            v16_load_pair(dtype, w[t], &even, &odd);
-            for (int i = 0; i < NX; i++)
-                acc[t][i] = v16_fma(even, v16_set1(x[i][k]), acc[t][i]);
-        }
-    DOT_STORE(NT, NX)
+        REPEAT4(NT, DOT_FIRST_HALF)
+    REPEAT4(NT, DOT_SUMS)
 }
 
 typedef void dot_fn(const struct dot_args *a, int32_t tile0, int32_t row0);

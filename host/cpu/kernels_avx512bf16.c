@@ -22,28 +22,37 @@ VEC v16 v16_dot_pairs(v16 acc, const void *w, uint32_t x) {
 #endif
 }
 
+/* acc[i] += pair at w * pair x[i][k] */
+VEC void pairs_column(const int NX, const void *w, const uint32_t *const *x, int32_t k, v16 *acc) {
+#define PAIRS_DOT(i) acc[i] = v16_dot_pairs(acc[i], w, x[i][k]);
+    REPEAT8(NX, PAIRS_DOT)
+#undef PAIRS_DOT
+}
+
 VEC void pairs_block(const int NT, const int NX, const struct dot_args *a, int32_t tile0,
                      int32_t row0) {
-    const size_t pair_bytes = tile_pair_bytes(DTYPE_BF16);
+    const size_t pair_bytes = 2 * TILE_ROWS * 2;
     const char *w[MAX_TILES];
-    const uint32_t *x[DOT_MAX_ROWS];
-    v16 acc[MAX_TILES][DOT_MAX_ROWS];
+    const uint32_t *x[MAX_BLOCK_ROWS];
+    v16 acc[MAX_TILES][MAX_BLOCK_ROWS];
     int32_t pairs = (a->len + 1) / 2;
-    for (int t = 0; t < NT; t++) {
-        w[t] = (const char *)a->tiles[tile0 + t] + (size_t)(a->col0 / 2) * pair_bytes;
-        for (int i = 0; i < NX; i++)
-            acc[t][i] = v16_set1(0);
+#define PAIRS_ROW(i) x[i] = (const uint32_t *)dot_row(a, row0 + i);
+#define PAIRS_TILE(t)                                                                              \
+    w[t] = (const char *)a->tiles[tile0 + t] + (size_t)(a->col0 / 2) * pair_bytes;
+#define PAIRS_CLEAR(i) acc[0][i] = acc[1][i] = acc[2][i] = acc[3][i] = v16_set1(0);
+#define PAIRS_STEP(t)                                                                              \
+    {                                                                                              \
+        _mm_prefetch(w[t] + PREFETCH_BYTES, _MM_HINT_T0);                                          \
+        pairs_column(NX, w[t], x, k, acc[t]);                                                      \
+        w[t] += pair_bytes;                                                                        \
     }
-    for (int i = 0; i < NX; i++)
-        x[i] = (const uint32_t *)a->x + (a->rows ? a->rows[row0 + i] : row0 + i) * a->ldx;
+#define PAIRS_SUMS(t) dot_store(NX, a, tile0 + t, row0, acc[t]);
+    REPEAT8(NX, PAIRS_ROW)
+    REPEAT4(NT, PAIRS_TILE)
+    REPEAT8(NX, PAIRS_CLEAR)
     for (int32_t k = 0; k < pairs; k++)
-        for (int t = 0; t < NT; t++) {
-            _mm_prefetch(w[t] + PREFETCH_BYTES, _MM_HINT_T0);
-            for (int i = 0; i < NX; i++)
-                acc[t][i] = v16_dot_pairs(acc[t][i], w[t], x[i][k]);
-            w[t] += pair_bytes;
-        }
-    DOT_STORE(NT, NX)
+        REPEAT4(NT, PAIRS_STEP)
+    REPEAT4(NT, PAIRS_SUMS)
 }
 
 #define PAIRS_DEFINE(NT, NX)                                                                       \

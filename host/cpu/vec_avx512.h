@@ -23,6 +23,8 @@ enum { DOT_MAX_ROWS = 8, DOT_PANEL_ROWS = 24 }; /* see dot_impl.h */
 
 typedef __m512 v16;
 
+#define V16_AFTER(v, p, i) ((void)0) /* 32 registers are enough */
+
 VEC v16 v16_set1(float f) {
     return _mm512_set1_ps(f);
 }

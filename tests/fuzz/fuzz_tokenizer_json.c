@@ -1,5 +1,5 @@
-/* Takes the input for a tokenizer.json; if it is accepted, encodes and decodes a short text with it.
- * Asserts that decoding gives valid UTF-8, whole and in pieces alike.
+/* Takes the input for a tokenizer.json; if it is accepted, encodes and decodes a short text with
+ * it. Asserts that decoding gives valid UTF-8, whole and in pieces alike.
  */
 #include <stdlib.h>
 #include <string.h>
