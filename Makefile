@@ -2,6 +2,7 @@
 #
 #   BUILD=dir       object tree and binaries (default build)
 #   SAN=asan|tsan   sanitizer build, in build/asan or build/tsan
+#   V=1             show whole commands
 #   CUDA=0          leave the CUDA backend out even where nvcc is installed
 
 CC     ?= gcc
@@ -50,6 +51,9 @@ FUZZ_FLAGS   := -fsanitize=fuzzer-no-link,address,undefined
 FORMATTED     = $(SRC) $(SRC_CXX) $(TEST_SRC) tests/shim.cc $(wildcard host/*.h host/cpu/*.h net/*.h tests/*.h tests/*/*.c)
 NVCC         := $(if $(filter 0,$(CUDA)),,$(shell command -v nvcc))
 
+# One line a file; V=1 shows the commands.
+Q := $(if $(V),,@)
+
 all: $(BUILD)/moeserve  ## builds the server (the default)
 ifeq ($(wildcard cuda/*.cu),)
 	@echo "moeserve: built the CPU program (no CUDA backend in this tree)"
@@ -58,13 +62,16 @@ else ifeq ($(NVCC),)
 endif
 
 $(BUILD)/moeserve: $(OBJ)
-	$(CXX) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+	@echo "  LINK $@"
+	$(Q)$(CXX) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
 $(BUILD)/moeserve_tests: $(TEST_OBJ) $(LIB_OBJ)
-	$(CXX) $(LDFLAGS) -o $@ $^ -lgtest $(LDLIBS)
+	@echo "  LINK $@"
+	$(Q)$(CXX) $(LDFLAGS) -o $@ $^ -lgtest $(LDLIBS)
 
 $(BUILD)/bench_%: $(BUILD)/tests/bench_%.o $(BUILD)/tests/bench_machine.o $(LIB_OBJ)
-	$(CXX) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+	@echo "  LINK $@"
+	$(Q)$(CXX) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
 # SIMD kernels: each file is built for its own instruction set and chosen at run time.
 $(BUILD)/host/cpu/kernels_avx2.o: CFLAGS += -O3 -mavx2 -mfma -mf16c
@@ -75,16 +82,19 @@ $(BUILD)/host/cpu/kernels_avx512bf16.o: CFLAGS += -O3 -mavx512f -mavx512bw -mavx
 SIMDE_OBJ := $(if $(wildcard /usr/include/simde/x86/avx512.h),$(patsubst %,$(BUILD)/tests/simde_%.o,kernels_avx512 kernels_avx512bf16))
 $(BUILD)/tests/simde_%.o: host/cpu/%.c
 	@mkdir -p $(@D)
-	$(CC) $(ALL_CFLAGS) -DMOESERVE_SIMDE -Wno-psabi -mavx2 -mfma -mf16c -c -o $@ $<
+	@echo "  CC   $@"
+	$(Q)$(CC) $(ALL_CFLAGS) -DMOESERVE_SIMDE -Wno-psabi -mavx2 -mfma -mf16c -c -o $@ $<
 $(BUILD)/moeserve_tests: $(SIMDE_OBJ)
 
 $(BUILD)/%.o: %.c
 	@mkdir -p $(@D)
-	$(CC) $(ALL_CFLAGS) -c -o $@ $<
+	@echo "  CC   $@"
+	$(Q)$(CC) $(ALL_CFLAGS) -c -o $@ $<
 
 $(BUILD)/%.o: %.cc
 	@mkdir -p $(@D)
-	$(CXX) $(ALL_CXXFLAGS) -c -o $@ $<
+	@echo "  CXX  $@"
+	$(Q)$(CXX) $(ALL_CXXFLAGS) -c -o $@ $<
 
 run: $(BUILD)/moeserve  ## serves the demo model and asks it something
 	@sh scripts/demo.sh $(BUILD)/moeserve $(ONCE)
@@ -104,12 +114,16 @@ fuzz: $(FUZZ)  ## every fuzz target for FUZZ_SECONDS (60) seconds; needs clang
 	@set -e; for f in $(FUZZ); do echo "== $$f"; mkdir -p $$f.corpus; \
 	  $$f -max_total_time=$(FUZZ_SECONDS) -timeout=10 -rss_limit_mb=4096 -print_final_stats=1 $$f.corpus $(wildcard tests/fuzz/seeds) ; done
 
-build/fuzz/%: tests/fuzz/%.c $(filter-out host/main.c,$(SRC)) $(SRC_CXX)
-	$(MAKE) CC=clang CXX=clang++ BUILD=build/fuzzobj CFLAGS="-O1 -g $(FUZZ_FLAGS)" CXXFLAGS="-O1 -g $(FUZZ_FLAGS)" fuzz-objects
+# The parsers under libFuzzer: everything but the kernels, as an archive of which each target takes what
+# it needs.
+build/fuzz/%: tests/fuzz/%.c $(wildcard host/*.[ch] net/*.[ch]) $(SRC_CXX)
+	@$(MAKE) --no-print-directory CC=clang CXX=clang++ BUILD=build/fuzzobj CFLAGS="-O1 -g $(FUZZ_FLAGS)" \
+	  CXXFLAGS="-O1 -g $(FUZZ_FLAGS)" build/fuzzobj/fuzz.a
 	@mkdir -p $(@D)
 	clang $(CPPFLAGS) -std=c11 -g -O1 -fsanitize=fuzzer,address,undefined -c -o $@.o $<
-	clang++ -fsanitize=fuzzer,address,undefined -o $@ $@.o $(patsubst %.c,build/fuzzobj/%.o,$(filter-out host/main.c,$(SRC))) $(patsubst %.cc,build/fuzzobj/%.o,$(SRC_CXX)) $(LDLIBS)
-fuzz-objects: $(LIB_OBJ)
+	clang++ -fsanitize=fuzzer,address,undefined -o $@ $@.o build/fuzzobj/fuzz.a $(LDLIBS)
+build/fuzzobj/fuzz.a: $(filter-out $(BUILD)/host/cpu/%,$(LIB_OBJ))
+	ar rcs $@ $^
 
 format:         ## lays out all sources by .clang-format
 	clang-format -i $(FORMATTED)
@@ -127,5 +141,5 @@ clean:          ## removes build/
 help:           ## lists the targets
 	@sed -n 's/^\([a-z -]*\):.*## /  make \1\t/p' Makefile | expand -t 28
 
-.PHONY: all run test asan tsan bench fuzz fuzz-objects format check-format install clean help
+.PHONY: all run test asan tsan bench fuzz format check-format install clean help
 -include $(OBJ:.o=.d) $(TEST_OBJ:.o=.d) $(SIMDE_OBJ:.o=.d)
