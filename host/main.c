@@ -16,7 +16,7 @@ static const struct command {
 } commands[] = {
     {"serve", cmd_serve, "serve a model over TCP (the default)"},
     {"generate", cmd_generate, "answer one prompt and leave"},
-    {"bench", cmd_bench, "measure a running server"},
+    {"bench", cmd_bench, "measure a server under load"},
     {"help", cmd_help, "print this text"},
     {"version", cmd_version, "print the version"},
 };

@@ -245,6 +245,12 @@ const struct layout *model_layout(const struct model *m) {
     return &m->layout;
 }
 
+/* "46.70 B", "4.73 M" */
+static void put_count(struct buffer *out, int64_t n) {
+    bool millions = n < 1000000000;
+    buffer_printf(out, "%.2f %c", (double)n / (millions ? 1e6 : 1e9), millions ? 'M' : 'B');
+}
+
 void model_describe(const struct model *m, struct buffer *out) {
     const struct model_config *c = m->config;
     size_t kv = 0, weights = 0, act = m->logits_bytes + m->rope_bytes;
@@ -259,9 +265,11 @@ void model_describe(const struct model *m, struct buffer *out) {
     if (c->router.num_experts > 0)
         buffer_printf(out, ", %d experts top-%d", c->router.num_experts,
                       c->router.num_experts_per_tok);
-    buffer_printf(out, "\n  parameters  %.2f B, %.2f B active\n",
-                  (double)model_config_parameters(c) / 1e9,
-                  (double)model_config_active_parameters(c) / 1e9);
+    buffer_puts(out, "\n  parameters  ");
+    put_count(out, model_config_parameters(c));
+    buffer_puts(out, ", ");
+    put_count(out, model_config_active_parameters(c));
+    buffer_puts(out, " active\n");
     buffer_printf(out, "  kernels     %s: %s\n", m->ops->name,
                   m->ops->describe(m->rank[0].backend));
     buffer_printf(out, "  memory      weights %.3f GB, KV %.3f GB, activations %.3f GB\n",

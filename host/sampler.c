@@ -17,6 +17,7 @@ enum { RADIX_BUCKETS = 2048 };
 /* Four floats side by side: GCC's and Clang's vector extension, lowered to whatever there is. */
 typedef float f32x4 __attribute__((vector_size(16)));
 typedef int32_t i32x4 __attribute__((vector_size(16)));
+typedef uint32_t u32x4 __attribute__((vector_size(16)));
 typedef double f64x4 __attribute__((vector_size(32)));
 
 struct candidate {
@@ -122,7 +123,7 @@ static int32_t argmax(const float *x, int32_t n) {
 /* exp(x) for x <= 0, within 2 ulp; 0 below -86. Cephes' expf: x = n ln 2 + r, a polynomial in r. */
 static inline f32x4 exp_f32x4(f32x4 x) {
     const float round_magic = 12582912.0f; /* 1.5 * 2^23: adding it rounds to an integer */
-    i32x4 in_range = x >= -86.0f;
+    u32x4 in_range = (u32x4)(x >= -86.0f);
     f32x4 shifted = x * 1.44269504088896341f + round_magic;
     f32x4 n = shifted - round_magic;
     f32x4 r = x - n * 0.693359375f + n * 2.12194440e-4f;
@@ -132,8 +133,8 @@ static inline f32x4 exp_f32x4(f32x4 x) {
     p = p * r + 1.6666665459e-1f;
     p = p * r + 5.0000001201e-1f;
     p = p * r * r + r + 1.0f;
-    i32x4 exponent = ((i32x4)shifted - 0x4b400000) << 23; /* n, in the exponent field */
-    return (f32x4)(((i32x4)p + exponent) & in_range);
+    u32x4 exponent = ((u32x4)shifted - 0x4b400000) << 23; /* n, in the exponent field */
+    return (f32x4)(((u32x4)p + exponent) & in_range);
 }
 
 static inline f32x4 load_f32x4(const float *p) {

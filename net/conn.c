@@ -238,7 +238,7 @@ static void flush(struct conn *c) {
     c->writing = c->out;
     c->out = empty;
     buffer_clear(&c->out);
-    uv_buf_t buf = uv_buf_init(c->writing.data, (unsigned)c->writing.len);
+    uv_buf_t buf = {.base = c->writing.data, .len = c->writing.len}; /* may pass 4 GiB */
     c->last_write_us = clock_us();
     c->write_active = true;
     if (uv_write(&c->write_req, (uv_stream_t *)&c->tcp, &buf, 1, on_write) != 0) {
@@ -269,25 +269,29 @@ bool conn_congested(const struct conn *c) {
     return c->congested;
 }
 
+static void update_congestion(struct conn *c) {
+    size_t limit = c->set->limits.pause_unsent_bytes;
+    c->congested = unsent_bytes(c) > (c->congested ? limit / 2 : limit);
+}
+
+/* Congestion is looked at before the handler, which does what it held back when there is none any
+ * more, and after it. What ends it is always the end of a write, which calls for a service. */
 static void service(struct conn *c) {
-    const struct conn_limits *limits = &c->set->limits;
     if (c->overrun || c->broken) {
         if (c->overrun)
             log_warn("cut off a connection that does not read: %zu bytes unsent", unsent_bytes(c));
         conn_abort(c);
         return;
     }
+    update_congestion(c);
     if (c->state == CONN_OPEN)
         c->set->handler->on_service(c->session);
+    if (c->state != CONN_CLOSED)
+        flush(c);
     if (c->state == CONN_CLOSED)
         return;
-    flush(c);
-    if (c->state == CONN_CLOSED)
-        return;
-    size_t unsent = unsent_bytes(c);
-    c->congested =
-        unsent > (c->congested ? limits->pause_unsent_bytes / 2 : limits->pause_unsent_bytes);
-    if (c->state == CONN_FINISHING && unsent == 0 && !c->write_active) {
+    update_congestion(c);
+    if (c->state == CONN_FINISHING && unsent_bytes(c) == 0 && !c->write_active) {
         linger(c);
         if (c->state == CONN_CLOSED)
             return;

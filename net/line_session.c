@@ -255,17 +255,15 @@ static void start_completion(struct line_session *s, struct line_job *job) {
     }
 }
 
-/* Plain prompts wait in the session's list for their turn (start_next_plain), refused ones too, so
- * that errors come in their place. Past the limit there is no place to keep even an error: a client
- * that sends so many lines unread is told at once. */
-static void queue_plain(struct line_session *s, struct line_job *job) {
-    struct line_error e = {0};
-    if (too_many_requests(s, &e)) {
-        answer_plain_error(conn_out(s->conn), e.message);
-        conn_touch(s->conn);
-    } else {
-        client_request_create(s, job);
-    }
+/* Plain prompts are never refused for their number: whoever pipes a file of them into the server
+ * waits, and so do the lines behind them. */
+static bool plain_queue_is_full(const struct line_session *s) {
+    return s->num_plain > 0 && s->num_requests >= s->shared->options->max_requests_per_connection;
+}
+
+/* Must the lines that are there stay where they are for now? */
+static bool must_wait(const struct line_session *s) {
+    return s->job || conn_congested(s->conn) || plain_queue_is_full(s);
 }
 
 /* The done line of the request that ends, with finish_reason "cancelled", is the answer. */
@@ -301,10 +299,11 @@ static void answer_op(struct line_session *s, struct line_job *job) {
     conn_touch(s->conn);
 }
 
-/* Acts on a line that line_job_run has been through. */
+/* Acts on a line that line_job_run has been through. A plain prompt waits in the session's list for
+ * its turn (start_next_plain), a refused one too, so that its error comes in its place. */
 static void finish_line(struct line_session *s, struct line_job *job) {
     if (job->request.kind == LINE_PLAIN)
-        queue_plain(s, job);
+        client_request_create(s, job);
     else if (job->error.code)
         send_error(s, job->request.id, &job->error);
     else if (job->request.kind == LINE_COMPLETION)
@@ -332,7 +331,6 @@ static void on_work_done(uv_work_t *work, int status) {
     s->job = NULL;
     if (s->conn) {
         finish_line(s, job);
-        conn_pause(s->conn, false);
         conn_touch(s->conn); /* for the lines behind it */
     }
     line_job_deinit(job);
@@ -355,7 +353,6 @@ static void handle_line(struct line_session *s, const char *line, size_t len) {
     s->job = xmalloc(sizeof *s->job);
     *s->job = job;
     s->work.data = s;
-    conn_pause(s->conn, true); /* the line stays in the reader meanwhile */
     int rc = uv_queue_work(conn_set_of(s->conn)->loop, &s->work, on_work, on_work_done);
     CHECK(rc == 0, "uv_queue_work: %s", uv_strerror(rc));
 }
@@ -377,17 +374,16 @@ static void too_long(struct line_session *s) {
     lose_framing(s, ERR_LINE_TOO_LONG, message);
 }
 
-/* Handles the lines that are there, until one goes to the pool or the client should read first. */
+/* Handles the lines that are there, as far as must_wait allows. While lines wait in the reader
+ * nothing more is read, which also keeps the line that the pool works on in its place. */
 static void handle_lines(struct line_session *s) {
     const char *line;
     size_t len;
     int rc = 0;
     size_t before = line_reader_pending(&s->reader);
-    while (!s->job && !conn_congested(s->conn) &&
-           (rc = line_reader_next(&s->reader, &line, &len)) == 1)
+    while (!must_wait(s) && (rc = line_reader_next(&s->reader, &line, &len)) == 1)
         handle_line(s, line, len);
-    if (rc == 0 && s->eof && !s->job && !conn_congested(s->conn) &&
-        (rc = line_reader_rest(&s->reader, &line, &len)) == 1)
+    if (rc == 0 && s->eof && !must_wait(s) && (rc = line_reader_rest(&s->reader, &line, &len)) == 1)
         handle_line(s, line, len);
     if (rc < 0) {
         too_long(s);
@@ -395,6 +391,7 @@ static void handle_lines(struct line_session *s) {
     }
     if (line_reader_pending(&s->reader) != before)
         s->line_since_us = clock_us();
+    conn_pause(s->conn, must_wait(s));
 }
 
 /* ---- the connection's events ---- */
@@ -468,7 +465,7 @@ static void on_service(void *session) {
 static bool on_tick(void *session, int64_t now_us) {
     struct line_session *s = session;
     int64_t timeout_us = (int64_t)s->shared->options->line_timeout_s * 1000000;
-    bool waiting = !s->job && !s->eof && !conn_congested(s->conn);
+    bool waiting = !s->eof && !must_wait(s);
     if (waiting && timeout_us > 0 && line_reader_pending(&s->reader)) {
         if (now_us - s->line_since_us > timeout_us)
             lose_framing(s, ERR_INVALID_REQUEST,

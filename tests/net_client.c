@@ -15,7 +15,7 @@
 #include "host/log.h"
 #include "tests/shim.h"
 
-enum { WAIT_MS = 30 * 1000 };
+enum { WAIT_MS = 100 * 1000 };
 
 bool net_client_open(struct net_client *c, const char *address, int receive_bytes) {
     struct sockaddr_in a = {.sin_family = AF_INET};

@@ -32,7 +32,7 @@ bool net_client_puts(struct net_client *c, const char *line);
 void net_client_shut(struct net_client *c);
 
 /* The next line without its LF, borrowed until the next call; NULL at the end of the connection or,
- * with a failure, after 30 s. */
+ * with a failure, after 100 s. */
 const char *net_client_line(struct net_client *c);
 /* The next line as JSON, NULL as above; to be released with json_decref. */
 json_t *net_client_json(struct net_client *c);

@@ -24,6 +24,20 @@ TEST(Engine, ARequestGetsItsTokensAndEnds) {
     rig_close(&r);
 }
 
+TEST(Engine, WakesOnlyWhenThereAreEvents) {
+    struct rig r;
+    struct engine_stats s;
+    rig_open(&r, 32);
+    rig_submit(&r, rig_client(&r, 7, 200, 1)); /* four steps, events only after the last */
+    rig_run(&r);
+    engine_stats(r.engine, &s);
+    EXPECT_INT_EQ(s.steps_total, 4);
+    engine_destroy(r.engine); /* the wake follows the events, so it may still be on its way */
+    r.engine = NULL;
+    EXPECT_INT_EQ(atomic_load(&r.wakes), 1);
+    rig_close(&r);
+}
+
 TEST(Engine, ManyRequestsAtOnceWithTooFewBlocksAllGetTheirOwnTokens) {
     struct rig r;
     struct engine_stats s;
@@ -73,6 +87,40 @@ TEST(Engine, ASeededSampleIsTheSameAloneAndInCompany) {
             EXPECT_MEM_EQ(c->tokens, alone, sizeof alone);
         rig_close(&r);
     }
+}
+
+TEST(Engine, PenaltiesSeePromptAndAnswer) {
+    struct rig r;
+    float row[RIG_VOCAB];
+    int32_t context[RIG_MAX_LEN], differ = 0;
+    struct token_counts counts;
+    struct sample want;
+    struct sampler *sampler = sampler_create(RIG_VOCAB);
+    rig_open(&r, 32);
+    struct client *c = rig_client(&r, 3, 150, 60);
+    c->params.sampling.repetition_penalty = 1.5f;
+    c->params.sampling.frequency_penalty = 0.5f;
+    c->params.sampling.presence_penalty = 0.5f;
+    rig_submit(&r, c);
+    rig_run(&r);
+    memcpy(context, c->prompt, sizeof context);
+    token_counts_init(&counts, RIG_VOCAB);
+    for (int32_t i = 0; i < 150; i++)
+        token_counts_add(&counts, c->prompt[i], false);
+    for (int32_t i = 0; i < 60; i++) {
+        struct sample_args args = {
+            .logits = row, .params = &c->params.sampling, .counts = &counts, .index = i};
+        fake_logits(context, 150 + i, RIG_VOCAB, row);
+        sampler_sample(sampler, &args, &want);
+        EXPECT_INT_EQ(c->tokens[i], want.token);
+        differ += want.token != fake_next(context, 150 + i, RIG_VOCAB);
+        token_counts_add(&counts, want.token, true);
+        context[150 + i] = c->tokens[i];
+    }
+    EXPECT_INT_GT(differ, 5);
+    token_counts_deinit(&counts);
+    sampler_destroy(sampler);
+    rig_close(&r);
 }
 
 TEST(Engine, ASecondRequestFindsThePrefixOfTheFirst) {

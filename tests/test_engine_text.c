@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "host/error.h"
+#include "host/stop.h"
 #include "tests/engine_rig.h"
 #include "tests/shim.h"
 
@@ -59,6 +60,46 @@ static size_t cut_at(const char *text, char *const *stops, int32_t num_stops) {
     return best;
 }
 
+TEST(Stop, CutsAtTheFirstStopStringHoweverTheTextIsSplit) {
+    /* Texts of a and b, so that stop strings overlap themselves and each other. Nothing past the
+     * cut is ever let out, and nothing is held back that no stop string begins with. */
+    char stops[3][8], text[48];
+    char *list[3] = {stops[0], stops[1], stops[2]};
+    uint64_t rng = 29;
+    for (int32_t round = 0; round < 20000 && !shim_failed(); round++) {
+        struct stop_matcher m;
+        struct buffer out = {0};
+        int32_t num_stops = fake_below(&rng, 4), len = fake_below(&rng, 40);
+        for (int32_t i = 0; i < num_stops; i++) {
+            int32_t n = 1 + fake_below(&rng, 6);
+            for (int32_t j = 0; j < n; j++)
+                stops[i][j] = (char)('a' + fake_below(&rng, 2));
+            stops[i][n] = 0;
+        }
+        for (int32_t j = 0; j < len; j++)
+            text[j] = (char)('a' + fake_below(&rng, 2));
+        text[len] = 0;
+        size_t cut = cut_at(text, list, num_stops);
+        bool found = false;
+        stop_init(&m, list, num_stops);
+        for (int32_t at = 0; at < len && !found;) {
+            int32_t n = fake_below(&rng, len - at + 1);
+            found = stop_push(&m, text + at, (size_t)n, &out);
+            at += n;
+            for (size_t k = 0; k < m.held.len; k++)
+                EXPECT_TRUE(m.held.data[k] == text[(size_t)at - m.held.len + k]);
+            EXPECT_INT_LT(m.held.len, m.longest ? m.longest : 1);
+        }
+        if (!found)
+            stop_flush(&m, &out);
+        EXPECT_INT_EQ(found, cut < (size_t)len);
+        EXPECT_INT_EQ(out.len, cut);
+        EXPECT_MEM_EQ(out.data, text, cut);
+        stop_deinit(&m);
+        buffer_deinit(&out);
+    }
+}
+
 TEST(Engine, StopStringsCutTheTextWhereverTheTokensEnd) {
     /* Stop strings are pieces of 1 to 12 bytes of the answer without them, so that they begin and
      * end within tokens; and some that never occur, which hold text back in vain. */
@@ -77,6 +118,15 @@ TEST(Engine, StopStringsCutTheTextWhereverTheTokensEnd) {
     rig_submit(&r, reference);
     rig_run(&r);
     decode(t, reference, &full);
+    /* The last two characters are held back until the end, and come then. */
+    char never_whole[] = {full.data[full.len - 3], full.data[full.len - 2], 1, 0};
+    struct client *held = rig_client(&r, 3, 10, 80);
+    held->params.ignore_eos = true;
+    held->params.num_stop = 1;
+    held->params.stop[0] = never_whole;
+    rig_submit(&r, held);
+    rig_run(&r);
+    EXPECT_INT_EQ(held->text.len, full.len - 1);
     for (int32_t i = 0; i < 100; i++) {
         struct client *c = rig_client(&r, 3, 10, 80);
         c->params.ignore_eos = true;
@@ -91,7 +141,7 @@ TEST(Engine, StopStringsCutTheTextWhereverTheTokensEnd) {
         rig_submit(&r, c);
     }
     rig_run(&r);
-    for (int32_t i = 1; i < r.num_clients; i++) {
+    for (int32_t i = 2; i < r.num_clients; i++) {
         struct client *c = &r.clients[i];
         size_t cut = cut_at(full.data, c->params.stop, 2);
         EXPECT_INT_EQ(c->text.len, cut);

@@ -322,3 +322,42 @@ TEST(Engine, CreateSaysWhatIsWrongWithItsOptions) {
         EXPECT_TRUE(error.text[0] != 0);
     }
 }
+
+static void collect_events(void *ctx, const struct engine_event *e) {
+    int32_t *seen = ctx; /* tokens, ends, bytes of text */
+    seen[0] += e->kind == EVENT_TOKEN;
+    seen[1] += e->kind == EVENT_DONE;
+    seen[2] += (int32_t)e->text_len;
+}
+
+TEST(Engine, ADummyModelWithoutATokenizerServesTokenIds) {
+    struct engine_options o;
+    struct engine *e = NULL;
+    struct error error = {0};
+    struct request_params p;
+    uint64_t handle;
+    int32_t seen[3] = {0};
+    engine_options_default(&o);
+    o.model = "tests/data/golden/qwen3_moe"; /* config.json and weights, no tokenizer */
+    o.device = "ref";
+    o.threads = 1;
+    o.max_num_seqs = 2;
+    EXPECT_INT_EQ(engine_create(&o, NULL, NULL, &e, &error), ERR_NOT_FOUND);
+    o.load_format = "dummy";
+    ASSERT_INT_EQ(engine_create(&o, NULL, NULL, &e, &error), 0);
+    EXPECT_TRUE(engine_tokenizer(e) == NULL);
+    request_params_default(&p);
+    p.tokens = xcalloc(5, sizeof *p.tokens);
+    p.num_tokens = 5;
+    p.max_tokens = 4;
+    p.ignore_eos = true;
+    EXPECT_INT_EQ(engine_submit(e, &p, NULL, &handle, &error), 0);
+    for (int32_t i = 0; i < 100 && seen[1] == 0; i++) {
+        engine_wait(e, 100);
+        engine_drain(e, collect_events, seen);
+    }
+    EXPECT_INT_EQ(seen[0], 4);
+    EXPECT_INT_EQ(seen[1], 1);
+    EXPECT_INT_EQ(seen[2], 0);
+    engine_destroy(e);
+}

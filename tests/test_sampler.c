@@ -107,7 +107,8 @@ TEST(Sampler, AgreesWithTheObviousOne) {
     uint64_t rng = 7;
     for (int32_t size = 0; size < 6; size++) {
         struct sampler *s = sampler_create(sizes[size]);
-        for (int32_t i = 0; i < 1000 && !shim_failed(); i++) {
+        int32_t rounds = sizes[size] <= 64 ? 10000 : 1000;
+        for (int32_t i = 0; i < rounds && !shim_failed(); i++) {
             struct sampling_params p = plain;
             random_row(row, sizes[size], &rng);
             p.temperature = temperatures[fake_below(&rng, 4)];
@@ -164,6 +165,8 @@ TEST(Sampler, UniformNumbersAreUniformAlongIndexAndSeed) {
         EXPECT_NEAR(by_index[i], 1000, 120);
         EXPECT_NEAR(by_seed[i], 1000, 120);
     }
+    /* Seeds that are a step of the generator apart do not give shifted copies of one sequence. */
+    EXPECT_TRUE(sampler_uniform(5, 1) != sampler_uniform(5 + 0x9e3779b97f4a7c15u, 0));
 }
 
 /* Draws 40,000 times and compares the counts with n probabilities (those of 0 must not occur). */

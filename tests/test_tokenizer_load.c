@@ -345,16 +345,18 @@ TEST(Tokenizer, ContentCannotTakeASpecialTokenAwayFromTheMarkup) {
     tokenizer_free(t);
 }
 
-TEST(Tokenizer, IgnoreMergesNeverMakesASpecialTokenOutOfText) {
+TEST(Tokenizer, IgnoreMergesTakesAPieceThatIsATokenButNeverASpecialOne) {
     struct tokenizer *t;
     struct error error;
     static const char json[] =
-        "{\"model\":{\"ignore_merges\":true," VOCAB "," MERGES "},\"pre_tokenizer\":{\"type\":"
-        "\"ByteLevel\",\"add_prefix_space\":false,\"use_regex\":false}," SPECIAL "}";
+        "{\"model\":{\"ignore_merges\":true,\"vocab\":{\"a\":0,\"b\":1,\"c\":2,\"ca\":3,\"<s>\":5},"
+        "\"merges\":[]},\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false,"
+        "\"use_regex\":false}," SPECIAL "}";
     ASSERT_INT_EQ(load_text(json, &t, &error), 0);
+    check_ids(t, "ca", 0, "3"); /* no merge makes it */
+    check_ids(t, "cab", 0, "2 0 1");
     check_ids(t, "<s>", 0, "");
     check_ids(t, "<s>", TOKENIZER_PARSE_SPECIAL, "5");
-    check_ids(t, "abc", 0, "4");
     tokenizer_free(t);
 }
 

@@ -111,31 +111,3 @@ TEST(TokenizerRegex, TextIsKeptWhenALimitIsHit) {
     pcre2_match_data_free(data);
     regex_deinit(&r);
 }
-
-static void append_piece(void *user, const char *piece, size_t len) {
-    buffer_append(user, piece, len);
-    buffer_putc(user, '|');
-}
-
-TEST(TokenizerRegex, APreTokenizerKeepsTheRestOfATextWhereALimitIsHit) {
-    static const char json[] = "{\"type\":\"Split\",\"behavior\":\"Removed\",\"invert\":true,"
-                               "\"pattern\":{\"Regex\":\"(?:a|a|aa)+b|b\"}}";
-    static const char rest[] = " aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaac aab";
-    struct pre_tokenizer p = {0};
-    struct pre_scratch scratch = {.data = pcre2_match_data_create(1, NULL)};
-    struct error error = {0};
-    struct buffer text = {0}, out = {0};
-    json_t *spec = json_parse(json, sizeof json - 1, "test", ERR_BAD_FILE, &error);
-    ASSERT_INT_EQ(pre_tokenizer_parse(&p, spec, "test", &error), 0);
-    buffer_puts(&text, "b");
-    buffer_puts(&text, rest);
-    pre_tokenizer_run(&p, &scratch, text.data, text.len, true, append_piece, &out);
-    buffer_putc(&out, 0);
-    EXPECT_TRUE(strncmp(out.data, "b|", 2) == 0 &&
-                strncmp(out.data + 2, rest, sizeof rest - 1) == 0);
-    pre_tokenizer_deinit(&p);
-    pcre2_match_data_free(scratch.data);
-    buffer_deinit(&text);
-    buffer_deinit(&out);
-    json_decref(spec);
-}

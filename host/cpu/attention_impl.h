@@ -64,8 +64,9 @@ static void attend_softmax(const struct attend_args *a, int32_t r, int32_t begin
     v16 scale = v16_set1(a->scale * tile_scale(a->dtype)), max = hidden, sum = v16_set1(0);
     int32_t block0 = first / TILE_ROWS * TILE_ROWS;
     for (int32_t k = block0; k < last; k += TILE_ROWS) {
-        v16 s = v16_select(clamp_lane(a->first[r] - k), clamp_lane(a->last[r] - k),
-                           v16_mul(v16_load(row + k), scale), hidden);
+        v16 s = v16_mul(v16_load(row + k), scale);
+        if (k < a->first[r] || k + TILE_ROWS > a->last[r])
+            s = v16_select(clamp_lane(a->first[r] - k), clamp_lane(a->last[r] - k), s, hidden);
         max = v16_max(max, s);
         v16_store(row + k, s);
     }
@@ -79,31 +80,30 @@ static void attend_softmax(const struct attend_args *a, int32_t r, int32_t begin
     out->sum[r] = v16_sum(sum);
 }
 
-/* out[r] = sum of p v over the keys [first, last) */
+/* out[r] = sum of p v over the keys [first, last), one chain through the blocks. It starts at a block:
+ * the keys before `first` have p = 0. */
 static void attend_values(const struct attend_args *a, int32_t begin, int32_t first, int32_t last,
                           float *out) {
-    int32_t num_tiles = attend_width(a->head_dim) / TILE_ROWS;
-    size_t tile = tile_bytes(a->dtype, TILE_ROWS);
+    size_t tile = tile_bytes(a->dtype, TILE_ROWS), runs[PARTITION_KEYS / TILE_ROWS];
+    int32_t num_tiles = attend_width(a->head_dim) / TILE_ROWS, block0 = first / TILE_ROWS;
     struct dot_args d = {
         .dtype = a->dtype,
+        .len = last - block0 * TILE_ROWS,
+        .runs = runs,
+        .x = a->scores + (block0 * TILE_ROWS - begin),
         .ldx = PARTITION_KEYS,
         .num_rows = a->num_rows,
         .lds = attend_width(a->head_dim),
         .panel = a->panel,
     };
-    for (int32_t k = first; k < last; k += d.len) {
-        const char *values = a->values + (size_t)a->blocks[k / TILE_ROWS] * a->block_bytes;
-        d.col0 = k % TILE_ROWS;
-        d.len = TILE_ROWS - d.col0 < last - k ? TILE_ROWS - d.col0 : last - k;
-        d.x = a->scores + (k - begin);
-        for (int32_t t = 0; t < num_tiles; t += d.num_tiles) {
-            d.num_tiles = num_tiles - t < MAX_TILES ? num_tiles - t : MAX_TILES;
-            for (int32_t i = 0; i < d.num_tiles; i++)
-                d.tiles[i] = values + (size_t)(t + i) * tile;
-            d.sums = out + t * TILE_ROWS;
-            dot(&d);
-        }
-        d.add = true;
+    for (int32_t b = block0; b * TILE_ROWS < last; b++)
+        runs[b - block0] = (size_t)a->blocks[b] * a->block_bytes;
+    for (int32_t t = 0; t < num_tiles; t += d.num_tiles) {
+        d.num_tiles = num_tiles - t < MAX_TILES ? num_tiles - t : MAX_TILES;
+        for (int32_t i = 0; i < d.num_tiles; i++)
+            d.tiles[i] = a->values + (size_t)(t + i) * tile;
+        d.sums = out + t * TILE_ROWS;
+        dot(&d);
     }
 }
 

@@ -33,15 +33,17 @@ void cpu_weight_init(struct weight *w, enum dtype dtype, int32_t rows, int32_t c
             memset((char *)memory + (size_t)(r / TILE_ROWS + 1) * tile - pair, 0, pair);
 }
 
-/* Copies row `row` of a tile, elements of `size` bytes; a constant size makes the copies single moves. */
-static inline void scatter_row(char *tile, const char *from, int32_t row, int32_t cols, size_t size,
-                               bool by_pairs) {
-    size_t pair = 2 * TILE_ROWS * size;
-    size_t next = by_pairs ? size : TILE_ROWS * size;
-    tile += (size_t)row * (by_pairs ? 2 : 1) * size;
-    for (int32_t c = 0; c + 2 <= cols; c += 2, from += 2 * size, tile += pair) {
+/* Copies row `row` into a tile. The two columns of a pair are `next` elements apart; a constant size
+ * makes the copies single moves. */
+static inline void scatter_row(char *tile, const char *from, enum dtype dtype, int32_t row,
+                               int32_t cols, size_t size) {
+    size_t next = tile_index(dtype, 0, 1) * size;
+    tile += tile_index(dtype, row, 0) * size;
+    for (int32_t c = 0; c + 2 <= cols; c += 2) {
         memcpy(tile, from, size);
         memcpy(tile + next, from + size, size);
+        from += 2 * size;
+        tile += 2 * TILE_ROWS * size;
     }
     if (cols % 2)
         memcpy(tile, from, size);
@@ -49,13 +51,13 @@ static inline void scatter_row(char *tile, const char *from, int32_t row, int32_
 
 static void put_row(char *tile, enum dtype dtype, const char *from, int32_t row, int32_t cols) {
     if (dtype == DTYPE_F32)
-        scatter_row(tile, from, row, cols, 4, false);
+        scatter_row(tile, from, DTYPE_F32, row, cols, 4);
     else if (dtype == DTYPE_F16)
-        scatter_row(tile, from, row, cols, 2, false);
+        scatter_row(tile, from, DTYPE_F16, row, cols, 2);
     else if (dtype == DTYPE_BF16)
-        scatter_row(tile, from, row, cols, 2, true);
+        scatter_row(tile, from, DTYPE_BF16, row, cols, 2);
     else
-        scatter_row(tile, from, row, cols, 1, true);
+        scatter_row(tile, from, DTYPE_F8_E4M3, row, cols, 1);
 }
 
 void cpu_weight_put(struct weight *w, int32_t row0, const struct tensor_slice *slice) {

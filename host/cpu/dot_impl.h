@@ -43,6 +43,10 @@ enum { PREFETCH_BYTES = 1536 }; /* ahead in each stream; measured: 1 to 2 KiB ar
     }
 enum { MAX_BLOCK_ROWS = 8 };
 
+#define PAIR_BYTES(dtype)                                                                          \
+    ((size_t)(2 * TILE_ROWS *                                                                      \
+              ((dtype) == DTYPE_F32 ? 4 : (dtype) == DTYPE_F8_E4M3 ? 1 : 2)))
+
 static inline const float *dot_row(const struct dot_args *a, int32_t i) {
     return (const float *)a->x + (a->rows ? a->rows[i] : i) * a->ldx;
 }
@@ -84,9 +88,7 @@ VEC void dot_store(const int NX, const struct dot_args *a, int32_t tile, int32_t
 
 VEC void dot_block(const enum dtype dtype, const int NT, const int NX, const struct dot_args *a,
                    int32_t tile0, int32_t row0) {
-    const size_t pair_bytes = 2 * TILE_ROWS * (dtype == DTYPE_F32       ? 4
-                                               : dtype == DTYPE_F8_E4M3 ? 1
-                                                                        : 2);
+    const size_t pair_bytes = PAIR_BYTES(dtype);
     const char *w[MAX_TILES];
     const float *x[MAX_BLOCK_ROWS];
     v16 acc[MAX_TILES][MAX_BLOCK_ROWS], even, odd;
@@ -94,13 +96,7 @@ VEC void dot_block(const enum dtype dtype, const int NT, const int NX, const str
 #define DOT_ROW(i)   x[i] = dot_row(a, row0 + i);
 #define DOT_CLEAR(i) acc[0][i] = acc[1][i] = acc[2][i] = acc[3][i] = v16_set1(0);
 #define DOT_TILE(t)                                                                                \
-    w[t] = (const char *)a->tiles[tile0 + t] + (size_t)(a->col0 / 2) * pair_bytes;
-#define DOT_SECOND_HALF(t)                                                                         \
-    {                                                                                              \
-        v16_load_pair(dtype, w[t], &even, &odd);                                                   \
-        dot_column(NX, odd, x, 0, acc[t]);                                                         \
-        w[t] += pair_bytes;                                                                        \
-    }
+    w[t] = (const char *)a->tiles[tile0 + t] + start + (size_t)(a->col0 / 2) * pair_bytes;
 #define DOT_PAIR(t)                                                                                \
     {                                                                                              \
         for (size_t line = 0; line < pair_bytes; line += 64)                                       \
@@ -108,7 +104,7 @@ VEC void dot_block(const enum dtype dtype, const int NT, const int NX, const str
         dot_pair(dtype, NX, w[t], x, k, acc[t]);                                                   \
         w[t] += pair_bytes;                                                                        \
     }
-#define DOT_FIRST_HALF(t)                                                                          \
+#define DOT_HALF(t)                                                                                \
     {                                                                                              \
         v16_load_pair(dtype, w[t], &even, &odd);                                                   \
         dot_column(NX, even, x, k, acc[t]);                                                        \
@@ -116,15 +112,17 @@ VEC void dot_block(const enum dtype dtype, const int NT, const int NX, const str
 #define DOT_SUMS(t) dot_store(NX, a, tile0 + t, row0, acc[t]);
     REPEAT8(NX, DOT_ROW)
     REPEAT8(NX, DOT_CLEAR)
-    REPEAT4(NT, DOT_TILE)
-    if (a->col0 % 2 && len > 0) {
-        REPEAT4(NT, DOT_SECOND_HALF)
-        k = 1;
+    for (int64_t run = 0; k < len; run++) {
+        size_t start = a->runs ? a->runs[run] : 0;
+        int64_t end = a->runs && k + TILE_ROWS < len ? k + TILE_ROWS : len;
+        REPEAT4(NT, DOT_TILE)
+        for (; k + 2 <= end; k += 2)
+            REPEAT4(NT, DOT_PAIR)
+        if (k < end) {
+            REPEAT4(NT, DOT_HALF)
+            k++;
+        }
     }
-    for (; k + 2 <= len; k += 2)
-        REPEAT4(NT, DOT_PAIR)
-    if (k < len)
-        REPEAT4(NT, DOT_FIRST_HALF)
     REPEAT4(NT, DOT_SUMS)
 }
 
@@ -173,26 +171,18 @@ static void dot_cover(dot_table table, const struct dot_args *a) {
 
 /* Widens columns [col0, col0 + len) of the tiles into F32 tiles in the panel. */
 VEC void widen_tiles(const enum dtype dtype, const struct dot_args *a) {
+    const size_t pair_bytes = PAIR_BYTES(dtype);
     for (int32_t t = 0; t < a->num_tiles; t++) {
-        const char *w =
-            (const char *)a->tiles[t] + (size_t)(a->col0 / 2) * 2 * TILE_ROWS * (dtype == DTYPE_F16 ? 2 : 1);
+        const char *tile = (const char *)a->tiles[t] + (size_t)(a->col0 / 2) * pair_bytes;
         float *out = a->panel + t * SEGMENT_COLS * TILE_ROWS;
-        int32_t k = 0;
-        v16 even, odd;
-        if (a->col0 % 2) {
-            v16_load_pair(dtype, w, &even, &odd);
-            v16_store(out, odd);
-            w += 2 * TILE_ROWS * (dtype == DTYPE_F16 ? 2 : 1);
-            k = 1;
-        }
-        for (; k + 2 <= a->len; k += 2, w += 2 * TILE_ROWS * (dtype == DTYPE_F16 ? 2 : 1)) {
-            v16_load_pair(dtype, w, &even, &odd);
+        for (int32_t k = 0; k < a->len; k += 2) {
+            int32_t run = a->runs ? k / TILE_ROWS : 0;
+            size_t start = a->runs ? a->runs[run] : 0;
+            v16 even, odd;
+            v16_load_pair(dtype, tile + start + (size_t)(k - run * TILE_ROWS) / 2 * pair_bytes,
+                          &even, &odd);
             v16_store(out + k * TILE_ROWS, even);
             v16_store(out + (k + 1) * TILE_ROWS, odd);
-        }
-        if (k < a->len) {
-            v16_load_pair(dtype, w, &even, &odd);
-            v16_store(out + k * TILE_ROWS, even);
         }
     }
 }
@@ -210,6 +200,7 @@ static void dot(const struct dot_args *a) {
     struct dot_args wide = *a;
     wide.dtype = DTYPE_F32;
     wide.col0 = 0;
+    wide.runs = NULL;
     for (int32_t t = 0; t < a->num_tiles; t++)
         wide.tiles[t] = a->panel + t * SEGMENT_COLS * TILE_ROWS;
     dot_cover(dot_tables[DTYPE_F32], &wide);

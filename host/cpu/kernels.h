@@ -33,7 +33,7 @@ enum {
     MAX_TILES = 4,        /* of one call: four streams of weights keep a core's loads busy */
     TILE_GROUP_ROWS = MAX_TILES * TILE_ROWS,
     PANEL_FLOATS = MAX_TILES * SEGMENT_COLS * TILE_ROWS,
-    ATTENTION_ROWS = 32,  /* (token, head) rows that share a pass over keys and values */
+    ATTENTION_ROWS = 24,  /* (token, head) rows that share a pass over keys and values */
     PARTITION_KEYS = 256, /* keys of one softmax, at multiples of this position */
 };
 
@@ -60,12 +60,14 @@ static inline float tile_scale(enum dtype dtype) {
 }
 
 /* sums[i][16 * tile + lane] (+)= sum over k < len of tile[lane, col0 + k] * x[row i][k], i < num_rows.
- * Row i of x is x + rows[i] * ldx, or x + i * ldx when rows is NULL. len <= SEGMENT_COLS. */
+ * Row i of x is x + rows[i] * ldx, or x + i * ldx when rows is NULL. len <= SEGMENT_COLS. With `runs`
+ * the columns of a tile lie in pieces, as the values of a paged context do. */
 struct dot_args {
     enum dtype dtype;
     int32_t num_tiles;             /* 1 .. MAX_TILES */
     const void *tiles[MAX_TILES];  /* their first columns */
-    int32_t col0, len;
+    int32_t col0, len;             /* col0 is even */
+    const size_t *runs;            /* or NULL: every 16 columns start at the tile + runs[column / 16] */
     const void *x;                 /* float; pairs of BF16 in a uint32_t for dot_pairs */
     int64_t ldx;                   /* in elements of 4 bytes */
     const int32_t *rows;
@@ -117,7 +119,7 @@ struct cpu_kernels {
 
     void (*dot)(const struct dot_args *a);
     /* The same for BF16 tiles with x rounded to BF16 pairs, when the machine multiplies those; NULL
-     * otherwise. col0 is even; an odd last pair of x is padded with a zero. */
+     * otherwise. An odd last pair of x is padded with a zero; no runs. */
     void (*dot_pairs)(const struct dot_args *a);
     void (*round_to_pairs)(uint32_t *pairs, const float *x, int32_t n); /* writes (n + 1) / 2 */
 

@@ -114,12 +114,13 @@ VEC v16 widen_halves(__m256i h) {
 VEC void v16_load_pair(enum dtype dtype, const void *p, v16 *even, v16 *odd) {
     const __m256i *q = p;
     if (dtype == DTYPE_BF16) {
-        const __m256i upper = _mm256_set1_epi32((int)0xffff0000);
+        /* The odd column keeps the upper halves; zeros come from the even one's lower halves, as a mask
+         * would take a register that the sums need. */
         __m256i a = _mm256_loadu_si256(q), b = _mm256_loadu_si256(q + 1);
-        *even = (v16){_mm256_castsi256_ps(_mm256_slli_epi32(a, 16)),
-                      _mm256_castsi256_ps(_mm256_slli_epi32(b, 16))};
-        *odd = (v16){_mm256_castsi256_ps(_mm256_and_si256(a, upper)),
-                     _mm256_castsi256_ps(_mm256_and_si256(b, upper))};
+        __m256i even_a = _mm256_slli_epi32(a, 16), even_b = _mm256_slli_epi32(b, 16);
+        *even = (v16){_mm256_castsi256_ps(even_a), _mm256_castsi256_ps(even_b)};
+        *odd = (v16){_mm256_castsi256_ps(_mm256_blend_epi16(even_a, a, 0xaa)),
+                     _mm256_castsi256_ps(_mm256_blend_epi16(even_b, b, 0xaa))};
     } else if (dtype == DTYPE_F8_E4M3) {
         const __m256i mask = _mm256_set1_epi16((short)0xbf80);
         __m256i a = _mm256_loadu_si256(q);
