@@ -14,6 +14,7 @@
 extern "C" {
 #endif
 
+enum { SEGMENT_PAD = 16 };
 enum { ROW_CHUNK = 256 }; /* rows of x per pass over a tile group: their sums stay in the L2 cache */
 
 /* Scratch of one thread; owned by the backend's pool of memory. */
@@ -42,8 +43,9 @@ struct backend {
     float *packed;            /* rows of x, cut into segments; see struct packed */
     uint32_t *packed_pairs;   /* the same as BF16 pairs; NULL when the kernels have no dot_pairs */
     float *logits;            /* [max_tokens, E] of the router */
-    float *act;               /* [act_rows, I] of the experts of one pass */
+    float *act;               /* [act_rows, act_width] of the experts of one pass */
     int32_t act_rows;
+    size_t act_width;
     int32_t *pair_tokens;     /* [max_tokens * K] token of each routed pair, in permuted order */
     float *pair_weights;      /* likewise */
     struct moe_part *moe_parts;           /* [E] */
@@ -54,8 +56,10 @@ struct backend {
     int32_t max_split;
 };
 
-/* A matrix of rows cut into segments of columns (kernels.h), each segment contiguous: row r of the
- * segment at column c is at c * num_rows + r * len. As BF16 pairs everything is half of that. */
+/* A matrix of rows cut into segments of columns (kernels.h), each segment contiguous: the rows of the
+ * segment at column c start at c * num_rows and are len apart. Full segments have SEGMENT_PAD more
+ * behind each row: rows at a power of two would compete for the same sets of the L1 cache, as the
+ * rows of an expert's tokens may be any. As BF16 pairs the columns count half. */
 struct packed {
     const void *data; /* float or uint32_t; borrowed */
     int32_t num_rows, cols, unit;
@@ -77,9 +81,16 @@ static inline struct segment segment_at(const struct packed *x, int32_t col) {
     s.len = end - s.col0 < SEGMENT_COLS ? end - s.col0 : SEGMENT_COLS;
     s.first = s.col0 == unit0;
     s.last = s.col0 + s.len == end;
-    s.offset = (int64_t)(x->pairs ? s.col0 / 2 : s.col0) * x->num_rows;
-    s.ld = x->pairs ? (s.len + 1) / 2 : s.len;
+    int32_t full_before = unit0 / x->unit * (x->unit / SEGMENT_COLS) + (s.col0 - unit0) / SEGMENT_COLS;
+    int32_t elements_before = x->pairs ? s.col0 / 2 : s.col0;
+    s.offset = (int64_t)(elements_before + full_before * SEGMENT_PAD) * x->num_rows;
+    s.ld = (x->pairs ? (s.len + 1) / 2 : s.len) + (s.len == SEGMENT_COLS ? SEGMENT_PAD : 0);
     return s;
+}
+
+/* Elements of a packed row with that many columns, at most. */
+static inline size_t packed_width(int32_t cols, bool pairs) {
+    return (size_t)(pairs ? (cols + 1) / 2 : cols) + (size_t)(cols / SEGMENT_COLS) * SEGMENT_PAD;
 }
 
 /* ---- cpu_ops.c --------------------------------------------------------------------------------- */

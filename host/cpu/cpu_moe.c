@@ -189,7 +189,7 @@ static bool next_pass(struct moe_job *j, int32_t *next) {
             .first_pair = first,
             .count = count,
             .task0 = j->num_tasks,
-            .act = {.data = b->act + (int64_t)rows * b->config.max_intermediate,
+            .act = {.data = b->act + (size_t)rows * b->act_width,
                     .num_rows = count,
                     .cols = e->down.cols,
                     .unit = a->unit,

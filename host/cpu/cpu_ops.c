@@ -85,7 +85,7 @@ static void carve_scratch(struct carver *c, struct scratch *s, size_t head_dim) 
 static size_t carve_workspace(struct backend *b, char *base) {
     const struct backend_config *c = &b->config;
     size_t T = (size_t)c->max_tokens, K = (size_t)c->num_experts_per_tok;
-    size_t cols = (size_t)(c->max_matmul_cols > c->hidden_size ? c->max_matmul_cols : c->hidden_size);
+    int32_t cols = c->max_matmul_cols > c->hidden_size ? c->max_matmul_cols : c->hidden_size;
     size_t heads = (size_t)c->num_heads, kv_heads = (size_t)c->num_kv_heads;
     size_t parts = ((size_t)c->max_model_len + PARTITION_KEYS - 1) / PARTITION_KEYS;
     struct carver carver = {.base = base};
@@ -98,11 +98,12 @@ static size_t carve_workspace(struct backend *b, char *base) {
     b->max_split = c->threads == 1 ? 0 : split < MAX_SPLIT ? (int32_t)split : MAX_SPLIT;
 
     b->scratch = carve(&carver, (size_t)c->threads, sizeof *b->scratch);
-    b->packed = carve(&carver, T * (cols + 1), sizeof(float));
+    b->packed = carve(&carver, T * packed_width(cols, false), sizeof(float));
     if (b->kernels->dot_pairs)
-        b->packed_pairs = carve(&carver, T * (cols + 1), sizeof(uint32_t) / 2);
+        b->packed_pairs = carve(&carver, T * packed_width(cols, true), sizeof(uint32_t));
     b->logits = carve(&carver, T * (size_t)c->num_experts, sizeof(float));
-    b->act = carve(&carver, (size_t)b->act_rows * (size_t)c->max_intermediate, sizeof(float));
+    b->act_width = packed_width(c->max_intermediate, false);
+    b->act = carve(&carver, (size_t)b->act_rows * b->act_width, sizeof(float));
     b->pair_tokens = carve(&carver, T * K, sizeof(int32_t));
     b->pair_weights = carve(&carver, T * K, sizeof(float));
     b->moe_parts = carve(&carver, (size_t)c->num_experts, cpu_moe_part_bytes());

@@ -151,22 +151,27 @@ static dot_table dot_tables[] = {
     [DTYPE_F8_E4M3] = {DOT_SHAPES(DOT_F8_E4M3)},
 };
 
-/* Covers the tiles and rows of a call with blocks, the rows in groups of nearly equal size. */
+/* Covers the tiles and rows of a call with blocks, the rows in groups of nearly equal size. Two BF16
+ * tiles fit into the L1 cache beside a group of rows: the group is read once for both. */
 static void dot_cover(dot_table table, const struct dot_args *a) {
     int32_t n = a->num_rows, groups = (n + DOT_MAX_ROWS - 1) / DOT_MAX_ROWS;
     if (n == 0)
         return;
-    int32_t most = (n + groups - 1) / groups;
-    for (int32_t tile = 0, nt; tile < a->num_tiles; tile += nt) {
-        nt = MAX_TILES;
-        while (nt > a->num_tiles - tile || !table[nt - 1][most])
-            nt--;
+    int32_t most = (n + groups - 1) / groups, nt = MAX_TILES;
+    while (nt > a->num_tiles || !table[nt - 1][most])
+        nt--;
+    int32_t together = a->dtype == DTYPE_F32 || nt > 2 ? nt : 2;
+    for (int32_t tile0 = 0; tile0 < a->num_tiles; tile0 += together)
         for (int32_t g = 0, row = 0; g < groups; g++) {
             int32_t nx = (n - row + groups - g - 1) / (groups - g);
-            table[nt - 1][nx](a, tile, row);
+            for (int32_t tile = tile0, now; tile < tile0 + together && tile < a->num_tiles; tile += now) {
+                now = nt;
+                while (now > a->num_tiles - tile || !table[now - 1][nx])
+                    now--;
+                table[now - 1][nx](a, tile, row);
+            }
             row += nx;
         }
-    }
 }
 
 /* Widens columns [col0, col0 + len) of the tiles into F32 tiles in the panel. */
