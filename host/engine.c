@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "host/chat_template.h"
 #include "host/clock.h"
 #include "host/engine_internal.h"
 #include "host/error.h"
@@ -92,6 +93,22 @@ static void add_eos(struct engine *e, const int32_t *ids, int32_t count) {
     }
 }
 
+/* What ends a text: the model's and the tokenizer's eos tokens, and the tokens that end a turn of the
+ * chat template ("<|im_end|>"), which need not be among them. */
+static void collect_eos(struct engine *e) {
+    struct token_list turns = {0};
+    int32_t count;
+    add_eos(e, e->model.eos_ids, e->model.num_eos_ids);
+    if (!e->tokenizer)
+        return;
+    const int32_t *eos = tokenizer_eos(e->tokenizer, &count);
+    add_eos(e, eos, count);
+    if (e->chat_template)
+        chat_template_stop_ids(e->chat_template, e->tokenizer, &turns);
+    add_eos(e, turns.ids, (int32_t)turns.len);
+    free(turns.ids);
+}
+
 /* The context length: what was asked for, the model allows and the KV blocks hold. */
 static int resolve_max_model_len(const struct engine_options *o, const struct engine_model *model,
                                  int32_t *out, struct error *error) {
@@ -166,7 +183,6 @@ int engine_create_with_model(const struct engine_options *o, const struct engine
                              struct tokenizer *tokenizer, const struct chat_template *chat_template,
                              void (*wake)(void *), void *wake_ctx, struct engine **out,
                              struct error *error) {
-    int32_t max_model_len, count;
     int rc = check_options(o, error);
     if (rc == 0)
         rc = resolve_max_model_len(o, model, &max_model_len, error);
@@ -183,11 +199,7 @@ int engine_create_with_model(const struct engine_options *o, const struct engine
     e->wake = wake;
     e->wake_ctx = wake_ctx;
     e->limits = (struct request_limits){model->vocab_size, max_model_len};
-    add_eos(e, model->eos_ids, model->num_eos_ids);
-    if (tokenizer) {
-        const int32_t *eos = tokenizer_eos(tokenizer, &count);
-        add_eos(e, eos, count);
-    }
+    collect_eos(e);
     pthread_mutex_init(&e->lock, NULL);
     pthread_cond_init(&e->work_cond, NULL);
     event_queue_init(&e->events);

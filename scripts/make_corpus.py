@@ -598,11 +598,9 @@ class Corpus:
         rng = self.rng
         kind = rng.random()
         if kind < 0.34:
-            if rng.random() < 0.35:
-                line = self.sum_line().strip()
-                return line[:line.index("=") + 1], line[line.index("=") + 1:]
-            question, short, full = self.sum_question()
-            return question, short if rng.random() < 0.6 else full
+            # The answer repeats the sum: the digits are then where the model is used to find them.
+            question, _, full = self.sum_question()
+            return question if rng.random() < 0.7 else full[:full.index("=") + 1], full
         if kind < 0.66:
             question, _, full = rng.choice(self.facts)
             return question, full

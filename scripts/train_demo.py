@@ -301,7 +301,8 @@ def train(model, docs, valid, tok, sums, args):
     opt = torch.optim.AdamW(
         [{"params": decay, "weight_decay": 0.1}, {"params": plain, "weight_decay": 0}],
         lr=args.lr, betas=(0.9, 0.95), fused=True)
-    shapes = [(length, args.tokens // length) for length in (256, 512, 1024, 2048)]
+    # Short rows teach prompts that begin the context; long ones, stories and high positions.
+    lengths = {64: 0.35, 256: 0.3, 512: 0.25, 1024: 0.08, 2048: 0.02}
     start, mean = time.time(), 0.0
     for step in range(args.steps):
         warm, t = min(1, (step + 1) / 100), step / args.steps
@@ -311,8 +312,8 @@ def train(model, docs, valid, tok, sums, args):
         t = min(t, 1)
         for group in opt.param_groups:
             group["lr"] = args.lr * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * t)))
-        length, rows = shapes[packer.rng.choice(4, p=[0.45, 0.4, 0.12, 0.03])]
-        x, y = packer.batch(rows, length)
+        length = int(packer.rng.choice(list(lengths), p=list(lengths.values())))
+        x, y = packer.batch(args.tokens // length, length)
         logits, _, aux = model(x)
         loss = F.cross_entropy(logits.flatten(0, 1), y.flatten())
         (loss + CONFIG["router_aux_loss_coef"] * aux).backward()
@@ -355,7 +356,10 @@ def export(model, tok, out):
 
 @torch.no_grad()
 def check_against_transformers(model, folder, steps=48):
-    """Loads the export, compares logits and writes expected.json."""
+    """Loads the export, compares logits and writes expected.json.
+
+    Where the second and the third expert of a token tie within rounding, two correct programs may
+    choose differently; such prompts are neither compared nor written."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
     hf = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     tok = AutoTokenizer.from_pretrained(folder)
@@ -365,20 +369,23 @@ def check_against_transformers(model, folder, steps=48):
         assert tok.decode(prompt) == text
         ids, margins = list(prompt), []
         while len(ids) < len(prompt) + steps and ids[-1] not in (0, 2):
-            logits = hf(torch.tensor([ids])).logits[0, -1]
-            top = logits.topk(2)
+            top = hf(torch.tensor([ids])).logits[0, -1].topk(2)
             margins.append((top.values[0] - top.values[1]).item())
             ids.append(top.indices[0].item())
-        logits = hf(torch.tensor([ids])).logits
-        worst = max(worst, (logits - model(torch.tensor([ids]))[0]).abs().max().item())
-        found.append({"text": text, "tokens": prompt, "greedy": ids[len(prompt):],
-                      "min_margin": round(min(margins), 4)})
-    print(f"transformers: largest logit difference {worst:.2e}")
-    assert worst < 2e-3
-    clear = [p for p in found if p["min_margin"] > 0.05]
-    write_json(folder / "expected.json", {"prompts": clear})
-    for p in found:
-        print(f"min_margin {p['min_margin']:.4f} {p['text']!r} -> {tok.decode(p['greedy'])!r}")
+        out = hf(torch.tensor([ids]), output_router_logits=True)
+        top = torch.cat(out.router_logits).topk(CONFIG["num_experts_per_tok"] + 1).values
+        gap = (top[:, -2] - top[:, -1]).min().item()
+        difference = (out.logits - model(torch.tensor([ids]))[0]).abs().max().item()
+        print(f"margin {min(margins):.4f} router gap {gap:.1e} difference {difference:.1e} "
+              f"{text!r} -> {tok.decode(ids[len(prompt):])!r}")
+        if gap > 1e-5:
+            worst = max(worst, difference)
+        if gap > 1e-4 and min(margins) > 0.05:
+            found.append({"text": text, "tokens": prompt, "greedy": ids[len(prompt):],
+                          "min_margin": round(min(margins), 4), "min_router_gap": round(gap, 6)})
+    print(f"transformers: largest logit difference {worst:.1e}")
+    assert worst < 1e-3
+    write_json(folder / "expected.json", {"prompts": found})
 
 
 def main():
