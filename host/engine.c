@@ -183,6 +183,7 @@ int engine_create_with_model(const struct engine_options *o, const struct engine
                              struct tokenizer *tokenizer, const struct chat_template *chat_template,
                              void (*wake)(void *), void *wake_ctx, struct engine **out,
                              struct error *error) {
+    int32_t max_model_len;
     int rc = check_options(o, error);
     if (rc == 0)
         rc = resolve_max_model_len(o, model, &max_model_len, error);
