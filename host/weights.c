@@ -347,20 +347,24 @@ static uint64_t block_bits(uint64_t seed, int64_t block) {
     return mix(seed + (uint64_t)block * 0x9e3779b97f4a7c15u);
 }
 
-/* What a random byte stands for: an odd number from -255 to 255, scaled by a power of two. So the
- * values are uniform, symmetric around 0 but never 0, and have just the 8 significant bits of BF16.
- */
-static float dummy_element(const struct tensor_source *t, unsigned byte) {
+/* The power of two that a dummy's elements are multiples of. */
+static float dummy_step(const struct tensor_source *t) {
+    return ldexpf(1, (t->cols == 1 ? -3 : range_exponent(t->cols)) - 8);
+}
+
+/* What a random byte stands for: an odd number from -255 to 255, times the step. So the values are
+ * uniform, symmetric around 0 but never 0, and have just the 8 significant bits of BF16. */
+static float dummy_element(const struct tensor_source *t, float step, unsigned byte) {
     float odd = (float)(2 * (int)byte - 255);
     if (t->seed == 0)
         return 1;
     if (t->dtype == DTYPE_F8_E4M3)
         return e4m3_to_f32(e4m3_from_f32(odd));
-    return ldexpf(odd, (t->cols == 1 ? -3 : range_exponent(t->cols)) - 8);
+    return odd * step;
 }
 
 float weights_dummy_value(const struct tensor_source *t, int64_t i) {
-    return dummy_element(t, block_bits(t->seed, i >> 3) >> 8 * (i & 7) & 255);
+    return dummy_element(t, dummy_step(t), block_bits(t->seed, i >> 3) >> 8 * (i & 7) & 255);
 }
 
 float tensor_source_at(const struct tensor_source *t, int64_t i) {
@@ -396,8 +400,9 @@ void weights_dummy_fill(const struct tensor_source *t, int64_t row0, int32_t row
               col0 + cols <= t->cols && bytes > 0,
           "%s [%d, %d]: rows %lld + %d, columns %lld + %d, dtype %d", t->name, t->rows, t->cols,
           (long long)row0, rows, (long long)col0, cols, (int)dst);
+    float step = dummy_step(t);
     for (unsigned b = 0; b < 256; b++)
-        dtype_store(dst, values, b, dummy_element(t, b));
+        dtype_store(dst, values, b, dummy_element(t, step, b));
     int64_t lines = rows, width = cols;
     if (cols == t->cols) { /* whole rows are one run */
         width *= lines;

@@ -127,7 +127,7 @@ int32_t cpu_tiles(const struct weight *w, int32_t row0, int32_t max_tiles, const
 struct packed cpu_pack(struct backend *b, const float *x, int64_t ldx, int32_t num_rows,
                        int32_t cols, int32_t unit, bool pairs);
 /* Are these weights multiplied by BF16 pairs? */
-bool cpu_uses_pairs(const struct backend *b, const struct weight *w, int32_t unit);
+bool cpu_uses_pairs(const struct backend *b, const struct weight *w);
 /* The sums of d's tiles over the unit that starts at column `col`, for rows [row0, row0 + num_rows) of x,
  * or those that d->rows lists; returns the unit's end. */
 int32_t cpu_dot_unit(const struct backend *b, struct dot_args *d, const struct packed *x,

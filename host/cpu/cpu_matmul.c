@@ -43,8 +43,8 @@ struct packed cpu_pack(struct backend *b, const float *x, int64_t ldx, int32_t n
     return job.out;
 }
 
-bool cpu_uses_pairs(const struct backend *b, const struct weight *w, int32_t unit) {
-    return b->kernels->dot_pairs && w->dtype == DTYPE_BF16 && unit % 2 == 0;
+bool cpu_uses_pairs(const struct backend *b, const struct weight *w) {
+    return b->kernels->dot_pairs && w->dtype == DTYPE_BF16;
 }
 
 int32_t cpu_dot_unit(const struct backend *b, struct dot_args *d, const struct packed *x,
@@ -143,14 +143,15 @@ void cpu_matmul_exact(struct backend *b, float *y, int64_t ldy, const float *x, 
 
 void cpu_matmul(struct backend *b, float *y, int64_t ldy, const float *x, int64_t ldx,
                 const struct weight *w, const float *bias, int32_t num_tokens) {
-    matmul(b, y, ldy, x, ldx, w, bias, num_tokens, cpu_uses_pairs(b, w, 2));
+    matmul(b, y, ldy, x, ldx, w, bias, num_tokens, cpu_uses_pairs(b, w));
 }
 
 void cpu_matmul_partial(struct backend *b, double *partial, const float *x, int64_t ldx,
                         const struct weight *w, int32_t unit, int32_t num_tokens) {
     struct matmul_job job = {.b = b, .w = w, .partial = partial, .ldy = w->rows};
+    CHECK(unit > 0 && unit % 2 == 0, "unit %d: columns are stored in pairs", unit);
     if (num_tokens == 0 || w->rows == 0)
         return;
-    job.x = cpu_pack(b, x, ldx, num_tokens, w->cols, unit, cpu_uses_pairs(b, w, unit));
+    job.x = cpu_pack(b, x, ldx, num_tokens, w->cols, unit, cpu_uses_pairs(b, w));
     run_matmul(&job);
 }

@@ -38,7 +38,7 @@ size_t cpu_moe_part_bytes(void) {
 static void gate_or_up(const struct moe_job *j, const struct scratch *scratch,
                        const struct weight *w, const int32_t *rows, int32_t row0, int32_t n,
                        int32_t r0, int32_t column) {
-    const struct packed *x = cpu_uses_pairs(j->b, w, 2) ? &j->x_pairs : &j->x;
+    const struct packed *x = cpu_uses_pairs(j->b, w) ? &j->x_pairs : &j->x;
     struct dot_args d = {
         .dtype = w->dtype,
         .num_rows = n,
@@ -56,7 +56,7 @@ static void gate_or_up(const struct moe_job *j, const struct scratch *scratch,
 static void gate_and_up(const struct moe_job *j, const struct scratch *scratch,
                         const struct expert_weights *e, const int32_t *rows, int32_t row0,
                         int32_t n, int32_t r0) {
-    const struct packed *x = cpu_uses_pairs(j->b, &e->gate, 2) ? &j->x_pairs : &j->x;
+    const struct packed *x = cpu_uses_pairs(j->b, &e->gate) ? &j->x_pairs : &j->x;
     struct dot_args d = {
         .dtype = e->gate.dtype,
         .num_tiles = MAX_TILES,
@@ -193,7 +193,7 @@ static bool next_pass(struct moe_job *j, int32_t *next) {
                     .num_rows = count,
                     .cols = e->down.cols,
                     .unit = a->unit,
-                    .pairs = cpu_uses_pairs(b, &e->down, a->unit)},
+                    .pairs = cpu_uses_pairs(b, &e->down)},
         };
         j->num_tasks += (e->gate.rows + GATE_ROWS - 1) / GATE_ROWS;
         rows += count;
@@ -218,7 +218,7 @@ static void pack_inputs(struct moe_job *j) {
     for (int32_t i = 0; i < a->num_experts; i++) {
         const struct weight *both[] = {&a->experts[i].gate, &a->experts[i].up};
         for (int k = 0; k < 2; k++)
-            *(cpu_uses_pairs(j->b, both[k], 2) ? &pairs : &plain) = true;
+            *(cpu_uses_pairs(j->b, both[k]) ? &pairs : &plain) = true;
     }
     if (plain)
         j->x = cpu_pack(j->b, a->x, H, a->num_tokens, H, unit, false);
@@ -229,6 +229,7 @@ static void pack_inputs(struct moe_job *j) {
 void cpu_moe(struct backend *b, const struct moe_args *a) {
     struct moe_job job = {.b = b, .a = a, .zero = !a->accumulate};
     int32_t H = b->config.hidden_size, groups = (H + TILE_GROUP_ROWS - 1) / TILE_GROUP_ROWS;
+    CHECK(a->unit > 0 && a->unit % 2 == 0, "unit %d: columns are stored in pairs", a->unit);
     if (a->num_tokens == 0)
         return;
     if (a->routing)

@@ -33,15 +33,18 @@ void cpu_weight_init(struct weight *w, enum dtype dtype, int32_t rows, int32_t c
             memset((char *)memory + (size_t)(r / TILE_ROWS + 1) * tile - pair, 0, pair);
 }
 
-/* Copies row `row` into a tile. The two columns of a pair are `next` elements apart; a constant size
- * makes the copies single moves. */
-static inline void scatter_row(char *tile, const char *from, enum dtype dtype, int32_t row,
-                               int32_t cols, size_t size) {
-    size_t next = tile_index(dtype, 0, 1) * size;
-    tile += tile_index(dtype, row, 0) * size;
+/* Copies `cols` columns of one row into a tile; `tile` points to the row's element in the first of
+ * them. A constant size makes the copies single moves. */
+static inline void scatter_row(char *tile, const char *from, enum dtype dtype, int32_t cols,
+                               size_t size) {
+    size_t next = tile_index(dtype, 0, 1) * size; /* from the first column of a pair to the second */
     for (int32_t c = 0; c + 2 <= cols; c += 2) {
-        memcpy(tile, from, size);
-        memcpy(tile + next, from + size, size);
+        if (next == size) {
+            memcpy(tile, from, 2 * size);
+        } else {
+            memcpy(tile, from, size);
+            memcpy(tile + next, from + size, size);
+        }
         from += 2 * size;
         tile += 2 * TILE_ROWS * size;
     }
@@ -49,34 +52,49 @@ static inline void scatter_row(char *tile, const char *from, enum dtype dtype, i
         memcpy(tile, from, size);
 }
 
-static void put_row(char *tile, enum dtype dtype, const char *from, int32_t row, int32_t cols) {
+static void put_row(char *tile, enum dtype dtype, const char *from, int32_t cols) {
     if (dtype == DTYPE_F32)
-        scatter_row(tile, from, DTYPE_F32, row, cols, 4);
+        scatter_row(tile, from, DTYPE_F32, cols, 4);
     else if (dtype == DTYPE_F16)
-        scatter_row(tile, from, DTYPE_F16, row, cols, 2);
+        scatter_row(tile, from, DTYPE_F16, cols, 2);
     else if (dtype == DTYPE_BF16)
-        scatter_row(tile, from, DTYPE_BF16, row, cols, 2);
+        scatter_row(tile, from, DTYPE_BF16, cols, 2);
     else
-        scatter_row(tile, from, DTYPE_F8_E4M3, row, cols, 1);
+        scatter_row(tile, from, DTYPE_F8_E4M3, cols, 1);
+}
+
+enum { PUT_COLS = 512 }; /* of 16 rows at a time: 32 KB of a BF16 tile are written while in the cache */
+
+/* Columns [col, col + cols) of rows [i, i + rows) of the slice, which lie in one tile. */
+static void put_piece(struct weight *w, int32_t row0, const struct tensor_slice *slice, int32_t i,
+                      int32_t rows, int32_t col, int32_t cols) {
+    const struct tensor_source *source = slice->source;
+    size_t size = dtype_bytes(w->dtype);
+    char made[PUT_COLS * sizeof(float)];
+    for (int32_t k = i; k < i + rows; k++) {
+        int32_t r = row0 + k;
+        char *tile = (char *)w->data + (size_t)(r / TILE_ROWS) * tile_bytes(w->dtype, w->cols) +
+                     tile_index(w->dtype, r % TILE_ROWS, col) * size;
+        int64_t at = (int64_t)(slice->row0 + k) * source->cols + slice->col0 + col;
+        const char *from = made;
+        if (source->data)
+            from = (const char *)source->data + (size_t)at * size;
+        else
+            weights_dummy_fill(source, slice->row0 + k, 1, slice->col0 + col, cols, w->dtype, made);
+        put_row(tile, w->dtype, from, cols);
+    }
 }
 
 void cpu_weight_put(struct weight *w, int32_t row0, const struct tensor_slice *slice) {
-    const struct tensor_source *source = slice->source;
-    size_t tile = tile_bytes(w->dtype, w->cols), size = dtype_bytes(w->dtype);
-    for (int32_t i = 0; i < slice->rows; i++) {
-        int32_t r = row0 + i;
-        int64_t at = (int64_t)(slice->row0 + i) * source->cols + slice->col0;
-        char *out = (char *)w->data + (size_t)(r / TILE_ROWS) * tile;
-        if (source->data)
-            put_row(out, w->dtype, (const char *)source->data + (size_t)at * size, r % TILE_ROWS,
-                    slice->cols);
-        else
-            for (int32_t c = 0; c < slice->cols; c++)
-                dtype_store(w->dtype, out, (int64_t)tile_index(w->dtype, r % TILE_ROWS, c),
-                            tensor_source_at(source, at + c));
-        if (w->row_scale)
-            w->row_scale[r] = source->scale;
+    for (int32_t i = 0, rows; i < slice->rows; i += rows) {
+        rows = TILE_ROWS - (row0 + i) % TILE_ROWS;
+        rows = rows < slice->rows - i ? rows : slice->rows - i;
+        for (int32_t c = 0; c < slice->cols; c += PUT_COLS)
+            put_piece(w, row0, slice, i, rows, c,
+                      slice->cols - c < PUT_COLS ? slice->cols - c : PUT_COLS);
     }
+    for (int32_t i = 0; w->row_scale && i < slice->rows; i++)
+        w->row_scale[row0 + i] = slice->source->scale;
 }
 
 int32_t cpu_tiles(const struct weight *w, int32_t row0, int32_t max_tiles, const void **tiles) {
