@@ -79,7 +79,8 @@ $(BUILD)/host/cpu/kernels_avx512.o: CFLAGS += -O3 -mavx512f -mavx512bw -mavx512v
 $(BUILD)/host/cpu/kernels_avx512bf16.o: CFLAGS += -O3 -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512bf16 -mfma -mf16c
 
 # The AVX-512 kernels once more for the tests, through SIMDe, so that they run on any machine.
-SIMDE_OBJ := $(if $(wildcard /usr/include/simde/x86/avx512.h),$(patsubst %,$(BUILD)/tests/simde_%.o,kernels_avx512 kernels_avx512bf16))
+# Not in sanitizer builds, where compiling them takes longer than everything else together.
+SIMDE_OBJ := $(if $(SAN),,$(if $(wildcard /usr/include/simde/x86/avx512.h),$(patsubst %,$(BUILD)/tests/simde_%.o,kernels_avx512 kernels_avx512bf16)))
 $(BUILD)/tests/simde_%.o: host/cpu/%.c
 	@mkdir -p $(@D)
 	@echo "  CC   $@"
