@@ -93,8 +93,8 @@ static void add_eos(struct engine *e, const int32_t *ids, int32_t count) {
     }
 }
 
-/* What ends a text: the model's and the tokenizer's eos tokens, and the tokens that end a turn of the
- * chat template ("<|im_end|>"), which need not be among them. */
+/* What ends a text: the model's and the tokenizer's eos tokens, and the tokens that end a turn of
+ * the chat template ("<|im_end|>"), which need not be among them. */
 static void collect_eos(struct engine *e) {
     struct token_list turns = {0};
     int32_t count;

@@ -4,8 +4,7 @@
 
 #include "file.h"
 
-json_t *json_parse(const char *text, size_t len, const char *where, int code,
-                   struct error *error) {
+json_t *json_parse(const char *text, size_t len, const char *where, int code, struct error *error) {
     json_error_t e;
     json_t *doc = json_loadb(text, len, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &e);
     if (!doc)

@@ -1,9 +1,9 @@
 /* json: strict parsing, and typed reads that name the path and what was expected.
  *
  * A thin layer over jansson, which rejects invalid UTF-8, duplicate keys (we ask it to), nesting
- * deeper than 2,048 and trailing bytes. All readers fill `error` with "<where>: <key>: expected ..."
- * so that a user finds the place. Objects are borrowed from the document; free the document with
- * json_decref.
+ * deeper than 2,048 and trailing bytes. All readers fill `error` with "<where>: <key>: expected
+ * ..." so that a user finds the place. Objects are borrowed from the document; free the document
+ * with json_decref.
  */
 #pragma once
 
@@ -31,8 +31,7 @@ int64_t json_read_int(json_t *obj, const char *key, int64_t def, int64_t min, in
                       const char *where, struct error *error);
 double json_read_number(json_t *obj, const char *key, double def, double min, double max,
                         const char *where, struct error *error);
-bool json_read_bool(json_t *obj, const char *key, bool def, const char *where,
-                    struct error *error);
+bool json_read_bool(json_t *obj, const char *key, bool def, const char *where, struct error *error);
 /* Borrowed; NULL as the default is fine. */
 const char *json_read_string(json_t *obj, const char *key, const char *def, const char *where,
                              struct error *error);

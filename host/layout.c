@@ -37,8 +37,7 @@ static void split_heads(const struct model_config *c, int32_t world_size, int32_
         out->q_heads = layout_split(c->num_attention_heads, world_size, r);
         int32_t end = out->q_heads.first + out->q_heads.count;
         out->kv_heads.first = out->q_heads.first / group;
-        out->kv_heads.count =
-            out->q_heads.count ? (end - 1) / group + 1 - out->kv_heads.first : 0;
+        out->kv_heads.count = out->q_heads.count ? (end - 1) / group + 1 - out->kv_heads.first : 0;
     }
 }
 
@@ -65,8 +64,8 @@ int layout_make(const struct model_config *c, int32_t world_size,
         l->kv_counted = (struct range){first, end > first ? end - first : 0};
         counted = end > counted ? end : counted;
         l->experts = layout_split(c->router.num_experts, ep, r / out->tp_size);
-        l->expert_columns = split_columns(c->moe_intermediate_size, out->expert_unit,
-                                          out->tp_size, r % out->tp_size);
+        l->expert_columns = split_columns(c->moe_intermediate_size, out->expert_unit, out->tp_size,
+                                          r % out->tp_size);
         l->ffn_columns = split_columns(c->intermediate_size, out->ffn_unit, world_size, r);
         l->vocab = layout_split(c->vocab_size, world_size, r);
     }

@@ -1,12 +1,12 @@
 /* layout: which rank holds what. Pure arithmetic: (model, ranks) -> table, no device, no weights.
  *
  * Any number of ranks; nothing has to divide anything.
- *   attention   whole KV groups per rank, as evenly as they go (36 heads on 8: 5,5,5,5,4,4,4,4). With
- *               fewer KV heads than ranks, KV heads are replicated and the query heads are split.
- *   experts     ep: whole experts, as evenly as they go; tp: every expert cut by columns in multiples
- *               of the reduction unit; grids: ep_size x tp_size == world_size.
- *   dense FFN   columns, in multiples of the reduction unit. Vocabulary: row ranges.
- * Every range is [first, first + count); a rank may hold nothing of a kind.
+ *   attention   whole KV groups per rank, as evenly as they go (36 heads on 8: 5,5,5,5,4,4,4,4).
+ * With fewer KV heads than ranks, KV heads are replicated and the query heads are split. experts
+ * ep: whole experts, as evenly as they go; tp: every expert cut by columns in multiples of the
+ * reduction unit; grids: ep_size x tp_size == world_size. dense FFN   columns, in multiples of the
+ * reduction unit. Vocabulary: row ranges. Every range is [first, first + count); a rank may hold
+ * nothing of a kind.
  */
 #pragma once
 

@@ -1,12 +1,12 @@
 /* mem: heap memory for small host objects, large page-aligned pools, and the step guard.
  *
  * The x-family aborts when memory is out: small objects are never worth an error path. Large pools
- * (weights, KV, activations) come from mem_pool_alloc, which returns NULL so that the caller can say
- * how many bytes were missing and which option would help.
+ * (weights, KV, activations) come from mem_pool_alloc, which returns NULL so that the caller can
+ * say how many bytes were missing and which option would help.
  *
  * Nothing is allocated inside a step. The threads that run a step mark it with mem_step_begin/_end;
- * the x-family and mem_pool_alloc then CHECK. The test program also replaces malloc itself and checks
- * mem_in_step(), so that a library that allocates behind our back is found too.
+ * the x-family and mem_pool_alloc then CHECK. The test program also replaces malloc itself and
+ * checks mem_in_step(), so that a library that allocates behind our back is found too.
  */
 #pragma once
 

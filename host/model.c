@@ -8,8 +8,8 @@
 #include "host/mem.h"
 #include "host/model_internal.h"
 
-/* cos and sin of position * inv_freq[i] for every position, as the reference implementations compute
- * them: product and functions in float32. */
+/* cos and sin of position * inv_freq[i] for every position, as the reference implementations
+ * compute them: product and functions in float32. */
 static int make_rope(struct model *m, struct error *error) {
     int32_t D = m->config->head_dim, half = D / 2, len = m->options.max_model_len;
     m->rope_bytes = (size_t)len * (size_t)D * sizeof *m->rope;
@@ -121,26 +121,26 @@ static int choose_kv_blocks(struct model *m, struct error *error) {
                          "no room for a KV block of %lld bytes within %lld bytes; raise "
                          "--kv-cache-memory-bytes",
                          (long long)block, (long long)limit);
-    m->num_kv_blocks = wanted > INT32_MAX / KV_BLOCK_SIZE ? INT32_MAX / KV_BLOCK_SIZE
-                                                          : (int32_t)wanted;
+    m->num_kv_blocks =
+        wanted > INT32_MAX / KV_BLOCK_SIZE ? INT32_MAX / KV_BLOCK_SIZE : (int32_t)wanted;
     return 0;
 }
 
 static int alloc_kv(struct model *m, struct rank *r, struct error *error) {
-    size_t layer_bytes = (size_t)m->num_kv_blocks *
-                         m->ops->kv_block_bytes(m->kv_dtype, r->layout.kv_heads.count,
-                                                m->config->head_dim);
+    size_t layer_bytes =
+        (size_t)m->num_kv_blocks *
+        m->ops->kv_block_bytes(m->kv_dtype, r->layout.kv_heads.count, m->config->head_dim);
     r->kv_bytes = layer_bytes * (size_t)m->config->num_hidden_layers;
     r->kv_memory = m->ops->alloc(r->backend, r->kv_bytes);
     if (!r->kv_memory)
-        return error_set(error, ERR_NO_MEMORY,
-                         "rank %d: no memory for a KV cache of %.2f GB; lower --max-model-len (%d), "
-                         "--max-num-seqs (%d) or --kv-cache-memory-bytes",
-                         r->index, (double)r->kv_bytes / 1e9, m->options.max_model_len,
-                         m->options.max_seqs);
+        return error_set(
+            error, ERR_NO_MEMORY,
+            "rank %d: no memory for a KV cache of %.2f GB; lower --max-model-len (%d), "
+            "--max-num-seqs (%d) or --kv-cache-memory-bytes",
+            r->index, (double)r->kv_bytes / 1e9, m->options.max_model_len, m->options.max_seqs);
     for (int32_t i = 0; i < m->config->num_hidden_layers; i++)
-        r->layers[i].kv = (struct kv_layer){
-            .data = (char *)r->kv_memory + (size_t)i * layer_bytes, .dtype = m->kv_dtype};
+        r->layers[i].kv = (struct kv_layer){.data = (char *)r->kv_memory + (size_t)i * layer_bytes,
+                                            .dtype = m->kv_dtype};
     return 0;
 }
 

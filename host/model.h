@@ -21,16 +21,16 @@ struct model; /* opaque */
 
 struct model_options {
     const struct ops *ops;
-    int32_t world_size;          /* ranks, >= 1 */
-    int32_t threads;             /* CPU threads over all ranks, >= 1 */
+    int32_t world_size; /* ranks, >= 1 */
+    int32_t threads;    /* CPU threads over all ranks, >= 1 */
     struct layout_options layout;
-    int32_t max_tokens;          /* largest T of a batch */
-    int32_t max_seqs;            /* largest S */
-    int32_t max_logits;          /* largest R */
+    int32_t max_tokens; /* largest T of a batch */
+    int32_t max_seqs;   /* largest S */
+    int32_t max_logits; /* largest R */
     int32_t max_model_len;
-    enum dtype kv_dtype;         /* DTYPE_NONE: what the backend prefers */
-    int32_t num_kv_blocks;       /* 0: from kv_bytes */
-    int64_t kv_bytes;            /* over all ranks; 0: what max_seqs x max_model_len needs, capped */
+    enum dtype kv_dtype;   /* DTYPE_NONE: what the backend prefers */
+    int32_t num_kv_blocks; /* 0: from kv_bytes */
+    int64_t kv_bytes;      /* over all ranks; 0: what max_seqs x max_model_len needs, capped */
     bool progress;
 };
 

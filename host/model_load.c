@@ -1,9 +1,9 @@
-/* model_load: cuts the checkpoint's tensors to what each rank holds and stores them in the backend's
- * layout.
+/* model_load: cuts the checkpoint's tensors to what each rank holds and stores them in the
+ * backend's layout.
  *
  * Two walks over the same code: the first adds up sizes and allocates one arena a rank, the second
- * hands out its pieces and writes down one job for every matrix. The jobs then run on all threads, in
- * the order of the layers, so that the files are read front to back.
+ * hands out its pieces and writes down one job for every matrix. The jobs then run on all threads,
+ * in the order of the layers, so that the files are read front to back.
  */
 #include <math.h>
 #include <pthread.h>
@@ -29,9 +29,9 @@ struct job {
 
 struct loader {
     struct model *model;
-    struct carver carver;    /* of the rank being laid out */
-    bool filling;            /* the second walk: memory is there */
-    struct job *jobs;        /* owned */
+    struct carver carver; /* of the rank being laid out */
+    bool filling;         /* the second walk: memory is there */
+    struct job *jobs;     /* owned */
     int32_t num_jobs, cap_jobs;
     _Atomic int32_t next_job;
     _Atomic int64_t bytes_done;
@@ -46,7 +46,8 @@ void *carve(struct carver *c, size_t bytes) {
 }
 
 static struct tensor_slice slice_rows(const struct tensor_source *s, struct range rows) {
-    return (struct tensor_slice){.source = s, .row0 = rows.first, .rows = rows.count, .cols = s->cols};
+    return (struct tensor_slice){
+        .source = s, .row0 = rows.first, .rows = rows.count, .cols = s->cols};
 }
 
 static struct tensor_slice slice_cols(const struct tensor_source *s, struct range cols) {
@@ -133,7 +134,8 @@ static void place_layer(struct loader *l, struct rank *r, int32_t index) {
     struct layer *out = &r->layers[index];
     struct range q = scaled(r->layout.q_heads, c->head_dim);
     struct range kv = scaled(r->layout.kv_heads, c->head_dim);
-    struct tensor_slice qkv[] = {slice_rows(&s->q, q), slice_rows(&s->k, kv), slice_rows(&s->v, kv)};
+    struct tensor_slice qkv[] = {slice_rows(&s->q, q), slice_rows(&s->k, kv),
+                                 slice_rows(&s->v, kv)};
     struct tensor_slice bias[] = {slice_rows(&s->q_bias, q), slice_rows(&s->k_bias, kv),
                                   slice_rows(&s->v_bias, kv)};
     struct tensor_slice q_norm = slice_rows(&s->q_norm, q), k_norm = slice_rows(&s->k_norm, kv);

@@ -4,9 +4,10 @@
  *   cpu   AVX2 / AVX-512, chosen at run time, with its own threads
  *   cuda  (later) one GPU
  *
- * A backend object belongs to one rank and is driven by that rank's thread alone. Activations live in
- * memory from ops->alloc; on the host they are float32. Weights are stored in the backend's own
- * layout by weight_put. Ops return when their result may be read by the next op of the same backend.
+ * A backend object belongs to one rank and is driven by that rank's thread alone. Activations live
+ * in memory from ops->alloc; on the host they are float32. Weights are stored in the backend's own
+ * layout by weight_put. Ops return when their result may be read by the next op of the same
+ * backend.
  *
  * Shape letters: T tokens in the batch, S sequences, R rows of logits, H hidden, I intermediate of
  * an expert or dense FFN (the rank's columns of it), E experts, K experts per token, Hq/Hkv heads
@@ -18,8 +19,8 @@
  * cut across ranks (attention output, FFN down projection) are "partials": float32 sums over fixed
  * units of columns (the reduction unit: one head, or layout.h's ffn_unit columns), each rounded to
  * float32 and then added in float64. A sum of float32 values in float64 is exact unless their
- * magnitudes differ by more than 2^29, so the order of the additions, and hence the number of ranks,
- * does not matter, and 1 rank and 8 ranks give the same bits.
+ * magnitudes differ by more than 2^29, so the order of the additions, and hence the number of
+ * ranks, does not matter, and 1 rank and 8 ranks give the same bits.
  */
 #pragma once
 
@@ -37,28 +38,28 @@ extern "C" {
 
 /* What a backend has to make room for. */
 struct backend_config {
-    int32_t max_tokens;        /* largest T of a step */
-    int32_t max_seqs;          /* largest S */
-    int32_t max_model_len;     /* largest context */
-    int32_t hidden_size;       /* H */
-    int32_t max_intermediate;  /* largest I of the rank, dense or expert */
-    int32_t max_matmul_cols;   /* largest K of any matmul: for scratch copies of rows */
-    int32_t num_experts;       /* E (1 when dense) */
+    int32_t max_tokens;          /* largest T of a step */
+    int32_t max_seqs;            /* largest S */
+    int32_t max_model_len;       /* largest context */
+    int32_t hidden_size;         /* H */
+    int32_t max_intermediate;    /* largest I of the rank, dense or expert */
+    int32_t max_matmul_cols;     /* largest K of any matmul: for scratch copies of rows */
+    int32_t num_experts;         /* E (1 when dense) */
     int32_t num_experts_per_tok; /* K (1 when dense) */
-    int32_t num_heads;         /* Hq of the rank */
-    int32_t num_kv_heads;      /* Hkv of the rank */
-    int32_t head_dim;          /* D */
-    int32_t threads;           /* CPU threads, the caller's included; >= 1 */
+    int32_t num_heads;           /* Hq of the rank */
+    int32_t num_kv_heads;        /* Hkv of the rank */
+    int32_t head_dim;            /* D */
+    int32_t threads;             /* CPU threads, the caller's included; >= 1 */
 };
 
 struct backend; /* opaque; each backend has its own */
 
 /* A matrix [rows, cols] ([out, in]) in the backend's layout. */
 struct weight {
-    enum dtype dtype;  /* as stored */
+    enum dtype dtype; /* as stored */
     int32_t rows, cols;
-    void *data;        /* in memory given to weight_init; borrowed */
-    float *row_scale;  /* [rows] multiplies output row r (FP8); NULL when all are 1. Borrowed. */
+    void *data;       /* in memory given to weight_init; borrowed */
+    float *row_scale; /* [rows] multiplies output row r (FP8); NULL when all are 1. Borrowed. */
 };
 
 /* Part of a checkpoint tensor: rows [row0, row0+rows) x columns [col0, col0+cols). */
@@ -69,9 +70,9 @@ struct tensor_slice {
 
 /* One expert's share on this rank; a dense FFN is one expert that every token visits. */
 struct expert_weights {
-    int32_t expert;          /* its number in the model */
-    struct weight gate, up;  /* [I, H] */
-    struct weight down;      /* [H, I]; I starts and is cut at multiples of the reduction unit */
+    int32_t expert;         /* its number in the model */
+    struct weight gate, up; /* [I, H] */
+    struct weight down;     /* [H, I]; I starts and is cut at multiples of the reduction unit */
 };
 
 /* Where the router put the tokens. Pair p = t*K + k is token t's k-th choice. */
@@ -84,56 +85,56 @@ struct routing {
 };
 
 /* One layer's KV blocks: keys and values of KV_BLOCK_SIZE tokens x Hkv heads x D a block, laid out
- * as the backend likes. What lies past a sequence's length in its last block is undefined: ops never
- * read it. */
+ * as the backend likes. What lies past a sequence's length in its last block is undefined: ops
+ * never read it. */
 struct kv_layer {
-    void *data;        /* [num_blocks] blocks of kv_block_bytes; borrowed */
-    enum dtype dtype;  /* F32, BF16, F16 or F8_E4M3 */
+    void *data;       /* [num_blocks] blocks of kv_block_bytes; borrowed */
+    enum dtype dtype; /* F32, BF16, F16 or F8_E4M3 */
 };
 
 struct qkv_args {
     const struct batch *batch;
-    float *qkv;              /* [T, ld]: Hq query heads, then Hkv key heads, then Hkv value heads */
+    float *qkv; /* [T, ld]: Hq query heads, then Hkv key heads, then Hkv value heads */
     int64_t ld;
     int32_t num_heads, num_kv_heads, head_dim; /* of the rank */
-    float clip;              /* clamp q, k, v to +-clip, after the norm and before rope; 0: off */
+    float clip; /* clamp q, k, v to +-clip, after the norm and before rope; 0: off */
     enum qk_norm norm;
-    const float *q_norm;     /* HEAD: [D]; PROJECTION: [Hq*D] of the rank */
-    const float *k_norm;     /* HEAD: [D]; PROJECTION: [Hkv*D] of the rank */
+    const float *q_norm; /* HEAD: [D]; PROJECTION: [Hq*D] of the rank */
+    const float *k_norm; /* HEAD: [D]; PROJECTION: [Hkv*D] of the rank */
     float eps;
     const double *sum_squares; /* [T, 2] of the whole q and k rows, PROJECTION only */
     int32_t q_width, k_width;  /* columns of the whole q and k projections, PROJECTION only */
-    const float *rope;       /* [max_model_len, D] cosines of D/2 frequencies, then sines */
+    const float *rope;         /* [max_model_len, D] cosines of D/2 frequencies, then sines */
     struct kv_layer kv;
 };
 
 struct attention_args {
     const struct batch *batch;
-    const float *qkv;        /* [T, ld], query heads in the first Hq*D columns, rotated */
+    const float *qkv; /* [T, ld], query heads in the first Hq*D columns, rotated */
     int64_t ld;
-    float *out;              /* [T, Hq*D] */
+    float *out;                                /* [T, Hq*D] */
     int32_t num_heads, num_kv_heads, head_dim; /* of the rank */
-    const int32_t *kv_head;  /* [Hq] the rank's KV head that each of its query heads reads */
-    float scale;             /* of q.k, normally 1/sqrt(D) */
-    int32_t window;          /* keys at position <= own - window are not seen; 0: all are */
+    const int32_t *kv_head; /* [Hq] the rank's KV head that each of its query heads reads */
+    float scale;            /* of q.k, normally 1/sqrt(D) */
+    int32_t window;         /* keys at position <= own - window are not seen; 0: all are */
     struct kv_layer kv;
 };
 
 struct moe_args {
-    int32_t num_tokens;      /* T */
-    const float *x;          /* [T, H] normalised hidden states */
+    int32_t num_tokens;            /* T */
+    const float *x;                /* [T, H] normalised hidden states */
     const struct routing *routing; /* NULL: dense, experts[0] takes every token with weight 1 */
     const struct expert_weights *experts; /* [num_experts] of the rank, ascending by number */
     int32_t num_experts;
     int32_t num_experts_per_tok; /* K; ignored when dense */
-    int32_t unit;            /* reduction unit of the down projection, in columns of I */
-    bool accumulate;         /* add to `partial` instead of overwriting it */
-    double *partial;         /* [T, H] */
+    int32_t unit;                /* reduction unit of the down projection, in columns of I */
+    bool accumulate;             /* add to `partial` instead of overwriting it */
+    double *partial;             /* [T, H] */
 };
 
 struct ops {
-    const char *name;            /* "ref", "cpu-avx2", "cpu-avx512", "cpu-avx512bf16" */
-    enum dtype kv_dtype;         /* what `--kv-cache-dtype auto` means */
+    const char *name;    /* "ref", "cpu-avx2", "cpu-avx512", "cpu-avx512bf16" */
+    enum dtype kv_dtype; /* what `--kv-cache-dtype auto` means */
 
     int (*create)(const struct backend_config *config, struct backend **out, struct error *error);
     void (*destroy)(struct backend *b); /* NULL is fine */
@@ -147,7 +148,8 @@ struct ops {
      * scale of the source goes to row_scale. Slices of one matrix share their dtype. weight_put may
      * be called from several threads for different matrices. */
     size_t (*weight_bytes)(enum dtype dtype, int32_t rows, int32_t cols);
-    void (*weight_init)(struct weight *w, enum dtype dtype, int32_t rows, int32_t cols, void *memory);
+    void (*weight_init)(struct weight *w, enum dtype dtype, int32_t rows, int32_t cols,
+                        void *memory);
     void (*weight_put)(struct weight *w, int32_t row0, const struct tensor_slice *slice);
 
     /* Bytes of one KV block of one layer, for Hkv heads. */
@@ -172,12 +174,13 @@ struct ops {
                    const struct weight *w, const float *bias, int32_t num_tokens);
 
     /* The same as a partial over units of `unit` columns (the last may be short), without bias:
-     * partial[t, r] = sum over units u of (double)(float)(row_scale[r] * sum_{c in u} x w). [T, rows] */
+     * partial[t, r] = sum over units u of (double)(float)(row_scale[r] * sum_{c in u} x w). [T,
+     * rows] */
     void (*matmul_partial)(struct backend *b, double *partial, const float *x, int64_t ldx,
                            const struct weight *w, int32_t unit, int32_t num_tokens);
 
-    /* sums[t] = {sum of q^2 over the rank's heads, sum of k^2 over KV heads [first, first+count)}, as
-     * partials with one head a unit. [T, 2] (QK_NORM_PROJECTION only) */
+    /* sums[t] = {sum of q^2 over the rank's heads, sum of k^2 over KV heads [first, first+count)},
+     * as partials with one head a unit. [T, 2] (QK_NORM_PROJECTION only) */
     void (*qk_sum_squares)(struct backend *b, double *sums, const struct qkv_args *a,
                            int32_t first_kv_head, int32_t num_counted);
 
@@ -189,8 +192,9 @@ struct ops {
     void (*attention)(struct backend *b, const struct attention_args *a);
 
     /* Scores, top-k, weights (see router_config) and the permutation. gate is [E, H]. */
-    void (*router)(struct backend *b, struct routing *out, const float *x, const struct weight *gate,
-                   const struct router_config *config, int32_t num_tokens);
+    void (*router)(struct backend *b, struct routing *out, const float *x,
+                   const struct weight *gate, const struct router_config *config,
+                   int32_t num_tokens);
 
     /* For the rank's experts e and their pairs (t, k):
      *   a = silu(gate x_t) * (up x_t);   partial[t] += topk_weights[t, k] * (down a)
@@ -198,15 +202,15 @@ struct ops {
      * are left to them. Each weight byte is read once. */
     void (*moe)(struct backend *b, const struct moe_args *a);
 
-    /* A line about the chosen kernels for the start-up table ("AVX2, 2 threads"). Static or owned by
-     * the backend. */
+    /* A line about the chosen kernels for the start-up table ("AVX2, 2 threads"). Static or owned
+     * by the backend. */
     const char *(*describe)(struct backend *b);
 };
 
 extern const struct ops ref_ops;
 
-/* The best of this machine's CPU kernels; NULL with a message when it has not even AVX2. `isa` forces
- * one ("avx2", "avx512", "avx512bf16"), NULL or "auto" lets the machine decide. */
+/* The best of this machine's CPU kernels; NULL with a message when it has not even AVX2. `isa`
+ * forces one ("avx2", "avx512", "avx512bf16"), NULL or "auto" lets the machine decide. */
 const struct ops *cpu_ops(const char *isa, struct error *error);
 
 #ifdef __cplusplus

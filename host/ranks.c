@@ -29,13 +29,13 @@ struct ranks {
     void (*fn)(void *ctx, int32_t rank);
     void *ctx;
     bool stop;
-    double *slot[MAX_RANKS];    /* each rank's data of the collective in progress */
+    double *slot[MAX_RANKS]; /* each rank's data of the collective in progress */
     struct member {
         struct ranks *ranks;
         int32_t rank;
         pthread_t thread;
     } member[MAX_RANKS];
-    int32_t num_threads;        /* started */
+    int32_t num_threads; /* started */
 };
 
 static void futex_wait(_Atomic uint32_t *word, uint32_t value) {
@@ -89,8 +89,8 @@ int ranks_create(int32_t world_size, struct ranks **out, struct error *error) {
         if (rc != 0) {
             r->start.size = (uint32_t)r->num_threads + 1; /* those that wait there can be let go */
             ranks_destroy(r);
-            return error_set(error, ERR_NO_MEMORY, "cannot start the thread of rank %d of %d: %s", i,
-                             world_size, strerror(rc));
+            return error_set(error, ERR_NO_MEMORY, "cannot start the thread of rank %d of %d: %s",
+                             i, world_size, strerror(rc));
         }
         r->num_threads++;
     }

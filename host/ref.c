@@ -1,9 +1,9 @@
 /* ref: the op table in scalar C, the specification of ops.h.
  *
  * Weights are kept row-major as the checkpoint stores them, KV blocks as float32 (or whatever
- * --kv-cache-dtype says) in [token][head][D] order. Every sum runs in one obvious order; dot products
- * are accumulated in float64 and rounded once, so that ref is the most exact of the fillings. Slow on
- * purpose: nothing here is arranged for speed.
+ * --kv-cache-dtype says) in [token][head][D] order. Every sum runs in one obvious order; dot
+ * products are accumulated in float64 and rounded once, so that ref is the most exact of the
+ * fillings. Slow on purpose: nothing here is arranged for speed.
  */
 #include <math.h>
 #include <stdlib.h>
@@ -50,7 +50,8 @@ static void ref_free(struct backend *b, void *p, size_t bytes) {
     mem_pool_free(p, bytes);
 }
 
-/* ---- weights: row-major, then the row scales ---------------------------------------------------- */
+/* ---- weights: row-major, then the row scales ----------------------------------------------------
+ */
 
 static size_t align64(size_t n) {
     return (n + 63) / 64 * 64;
@@ -73,10 +74,10 @@ static void ref_weight_init(struct weight *w, enum dtype dtype, int32_t rows, in
 static void ref_weight_put(struct weight *w, int32_t row0, const struct tensor_slice *slice) {
     for (int32_t r = 0; r < slice->rows; r++) {
         for (int32_t c = 0; c < slice->cols; c++)
-            dtype_store(w->dtype, w->data, (int64_t)(row0 + r) * w->cols + c,
-                        tensor_source_at(slice->source,
-                                         (int64_t)(slice->row0 + r) * slice->source->cols +
-                                             slice->col0 + c));
+            dtype_store(
+                w->dtype, w->data, (int64_t)(row0 + r) * w->cols + c,
+                tensor_source_at(slice->source, (int64_t)(slice->row0 + r) * slice->source->cols +
+                                                    slice->col0 + c));
         w->row_scale[row0 + r] = slice->source->scale;
     }
 }
@@ -100,7 +101,8 @@ static double dot_units(const struct weight *w, int32_t r, const float *x, int32
     return sum;
 }
 
-/* ---- embedding, norm, projections --------------------------------------------------------------- */
+/* ---- embedding, norm, projections ---------------------------------------------------------------
+ */
 
 static void ref_embed(struct backend *b, float *hidden, const struct tensor_source *table,
                       const int32_t *tokens, int32_t num_tokens) {
@@ -160,7 +162,8 @@ static void ref_matmul_partial(struct backend *b, double *partial, const float *
             partial[(int64_t)t * w->rows + r] = dot_units(w, r, x + t * ldx, unit, 1);
 }
 
-/* ---- queries, keys, attention ------------------------------------------------------------------- */
+/* ---- queries, keys, attention -------------------------------------------------------------------
+ */
 
 static float clamp(float x, float limit) {
     if (limit <= 0)
@@ -198,8 +201,8 @@ static void rotate(float *x, int32_t D, const float *cos_sin) {
     }
 }
 
-/* Norm (if any), clipping and rotation of one head; `norm` is the head's weights, `rms` the 1/rms of the whole
- * projection where that is what the family normalises over. */
+/* Norm (if any), clipping and rotation of one head; `norm` is the head's weights, `rms` the 1/rms
+ * of the whole projection where that is what the family normalises over. */
 static void norm_and_rotate(const struct qkv_args *a, float *x, const float *norm, float rms,
                             const float *cos_sin) {
     if (a->norm == QK_NORM_HEAD)
@@ -301,7 +304,8 @@ static void ref_attention(struct backend *b, const struct attention_args *a) {
     }
 }
 
-/* ---- experts ------------------------------------------------------------------------------------ */
+/* ---- experts ------------------------------------------------------------------------------------
+ */
 
 /* z[0..E) divided by (its unbiased standard deviation / target); Skywork-MoE, without epsilon. */
 static void normalise_logits(float *z, int32_t E, float target) {

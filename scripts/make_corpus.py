@@ -661,7 +661,8 @@ def main():
     ap.add_argument("--heldout", type=Path, default=Path("configs/demo-moe/heldout_sums.txt"))
     ap.add_argument("--megabytes", type=float, default=36.0, help="size of the text (default 36)")
     ap.add_argument("--mix", default="22,70,10,4,16",
-                    help="weights of stories, sums, facts, counting, conversations (default %(default)s)")
+                    help="weights of stories, sums, facts, counting and conversations"
+                         " (default %(default)s)")
     ap.add_argument("--seed", type=int, default=1)
     args = ap.parse_args()
 

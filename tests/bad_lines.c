@@ -3,7 +3,8 @@
 #include "host/error.h"
 
 /* Strings of JSON escape quotes and backslashes once more for C. */
-#define BAD(text, code, param) {text, sizeof(text) - 1, code, param}
+#define BAD(text, code, param)                                                                     \
+    { text, sizeof(text) - 1, code, param }
 
 /* clang-format off */
 const struct bad_line bad_lines[] = {

@@ -1,5 +1,5 @@
-/* bad_lines: request lines that must be refused, with the verdict. Used on the parser alone, split at
- * every byte, and against a running server. */
+/* bad_lines: request lines that must be refused, with the verdict. Used on the parser alone, split
+ * at every byte, and against a running server. */
 #pragma once
 
 #include <stddef.h>

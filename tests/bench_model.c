@@ -4,7 +4,8 @@
  *
  * Weights are made up (as --load-format dummy); only DIR/config.json is read. One line a case:
  * decode at several batch sizes as tok/s and the GB/s at which weights are read (the bytes of the
- * experts that the router really picked, attention, router and lm_head), prefill as tok/s and GFLOP/s.
+ * experts that the router really picked, attention, router and lm_head), prefill as tok/s and
+ * GFLOP/s.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -47,8 +48,8 @@ static void make_step(struct step *s, const struct bench *b, int32_t seqs, int32
             s->tokens[t] = (int32_t)((2654435761u * (uint32_t)(t + 1) + salt * 97u) >> 8) %
                            b->config.vocab_size;
             s->positions[t] = p;
-            s->slots[t] = s->tables[i * blocks + p / KV_BLOCK_SIZE] * KV_BLOCK_SIZE +
-                          p % KV_BLOCK_SIZE;
+            s->slots[t] =
+                s->tables[i * blocks + p / KV_BLOCK_SIZE] * KV_BLOCK_SIZE + p % KV_BLOCK_SIZE;
         }
         s->rows[i] = t - 1;
     }
@@ -72,8 +73,8 @@ static double bytes_of(const struct tensor_source *t) {
     return (double)t->rows * t->cols * (double)dtype_bytes(t->dtype);
 }
 
-/* Bytes of the weights that a batch reads: experts by the expected number of distinct ones when each
- * token picks K of E at random (dummy routers are random). */
+/* Bytes of the weights that a batch reads: experts by the expected number of distinct ones when
+ * each token picks K of E at random (dummy routers are random). */
 static double step_bytes(const struct bench *b, int32_t num_tokens) {
     const struct router_config *r = &b->config.router;
     double total = bytes_of(&b->weights.lm_head);
@@ -124,9 +125,10 @@ static void run_prefill(struct bench *b, struct step *s, int32_t count) {
     double params = (double)model_config_active_parameters(&b->config) -
                     2.0 * b->config.vocab_size * b->config.hidden_size;
     double flops = 2 * params * count;
-    printf("prefill tokens %4d               %8.2f ms  %8.1f tok/s                   %6.1f GFLOP/s = "
-           "%3.0f%% of the FMA peak\n",
-           count, t * 1e3, count / t, flops / 1e9 / t, 100 * flops / 1e9 / t / b->fma_gflops);
+    printf(
+        "prefill tokens %4d               %8.2f ms  %8.1f tok/s                   %6.1f GFLOP/s = "
+        "%3.0f%% of the FMA peak\n",
+        count, t * 1e3, count / t, flops / 1e9 / t, 100 * flops / 1e9 / t / b->fma_gflops);
     fflush(stdout);
 }
 
@@ -162,8 +164,8 @@ static int run(struct bench *b, const char *dir) {
         fprintf(stderr, "bench_model: %s\n", error.text);
         return 1;
     }
-    s->tables = xcalloc((size_t)MAX_BATCH * (size_t)(b->context / KV_BLOCK_SIZE + 40),
-                        sizeof *s->tables);
+    s->tables =
+        xcalloc((size_t)MAX_BATCH * (size_t)(b->context / KV_BLOCK_SIZE + 40), sizeof *s->tables);
     model_describe(b->model, &text);
     printf("%.*s", (int)text.len, text.data);
     b->read_gbps = machine_read_gbps(b->threads, (size_t)1 << 30);
@@ -184,8 +186,10 @@ static int run(struct bench *b, const char *dir) {
 
 int main(int argc, char **argv) {
     const char *dir = "configs/bench-moe-1b";
-    struct bench b = {
-        .threads = (int32_t)sysconf(_SC_NPROCESSORS_ONLN), .ranks = 1, .context = 128, .isa = "auto"};
+    struct bench b = {.threads = (int32_t)sysconf(_SC_NPROCESSORS_ONLN),
+                      .ranks = 1,
+                      .context = 128,
+                      .isa = "auto"};
     for (int i = 1; i + 1 < argc; i += 2) {
         if (!strcmp(argv[i], "--model"))
             dir = argv[i + 1];

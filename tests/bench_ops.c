@@ -4,8 +4,8 @@
  *
  * Decode cases are measured in GB/s of weights (or KV) against a plain read loop, prefill cases in
  * GFLOP/s against independent FMAs, all with the same threads in the same run. Each figure is the
- * median of the runs that fit in S seconds; weights are walked through 128 MiB so that no cache helps.
- * Sizes are those of a small MoE: hidden 1024, expert FFN 1408, 16 experts, top 2.
+ * median of the runs that fit in S seconds; weights are walked through 128 MiB so that no cache
+ * helps. Sizes are those of a small MoE: hidden 1024, expert FFN 1408, 16 experts, top 2.
  */
 #include <math.h>
 #include <stdio.h>
@@ -26,7 +26,8 @@ static int32_t threads = 2;
 static double seconds_per_case = 1;
 static double read_gbps, fma_gflops;
 
-/* ---- measuring ---------------------------------------------------------------------------------- */
+/* ---- measuring ----------------------------------------------------------------------------------
+ */
 
 /* Median seconds of fn(arg, run). */
 static double measure(void (*fn)(void *arg, int32_t run), void *arg) {
@@ -59,7 +60,8 @@ static void report_flops(const char *name, double flops, void (*fn)(void *, int3
     fflush(stdout);
 }
 
-/* ---- weights ------------------------------------------------------------------------------------ */
+/* ---- weights ------------------------------------------------------------------------------------
+ */
 
 static void *pool(size_t bytes) {
     void *p = ops->alloc(backend, bytes);
@@ -99,7 +101,8 @@ static void free_weight(struct weight *w) {
     ops->free(backend, w->data, ops->weight_bytes(w->dtype, w->rows, w->cols));
 }
 
-/* ---- matmul ------------------------------------------------------------------------------------- */
+/* ---- matmul -------------------------------------------------------------------------------------
+ */
 
 struct matmul_bench {
     struct weight w[MAX_MATRICES];
@@ -135,7 +138,8 @@ static void bench_matmul(enum dtype dtype) {
     ops->free(backend, m.y, (size_t)MAX_T * I * sizeof *m.y);
 }
 
-/* ---- experts ------------------------------------------------------------------------------------ */
+/* ---- experts ------------------------------------------------------------------------------------
+ */
 
 struct moe_bench {
     struct expert_weights experts[E];
@@ -171,9 +175,8 @@ static void bench_moe(enum dtype dtype) {
     double *partial = pool(MAX_T * H * sizeof *partial), per_expert;
     char name[64];
     for (int32_t e = 0; e < E; e++)
-        m->experts[e] = (struct expert_weights){e, random_weight(dtype, I, H),
-                                                random_weight(dtype, I, H),
-                                                random_weight(dtype, H, I)};
+        m->experts[e] = (struct expert_weights){
+            e, random_weight(dtype, I, H), random_weight(dtype, I, H), random_weight(dtype, H, I)};
     m->routing = (struct routing){m->ids, m->weights, m->counts, m->offsets, m->permutation};
     m->a = (struct moe_args){.x = x,
                              .routing = &m->routing,
@@ -185,11 +188,13 @@ static void bench_moe(enum dtype dtype) {
     per_expert = 3.0 * H * I * (double)dtype_bytes(dtype);
     for (int32_t b = 0; b < 3; b++) {
         int32_t T = m->a.num_tokens = batches[b];
-        snprintf(name, sizeof name, "moe %s %dx%dx%d top %d T=%d", dtype_name(dtype), E, H, I, K, T);
+        snprintf(name, sizeof name, "moe %s %dx%dx%d top %d T=%d", dtype_name(dtype), E, H, I, K,
+                 T);
         report_bytes(name, per_expert * (T * K < E ? T * K : E), moe_run, m);
     }
     m->a.num_tokens = MAX_T;
-    snprintf(name, sizeof name, "moe %s %dx%dx%d top %d T=%d", dtype_name(dtype), E, H, I, K, MAX_T);
+    snprintf(name, sizeof name, "moe %s %dx%dx%d top %d T=%d", dtype_name(dtype), E, H, I, K,
+             MAX_T);
     report_flops(name, 6.0 * H * I * MAX_T * K, moe_run, m);
     for (int32_t e = 0; e < E; e++) {
         free_weight(&m->experts[e].gate);
@@ -201,7 +206,8 @@ static void bench_moe(enum dtype dtype) {
     free(m);
 }
 
-/* ---- attention ---------------------------------------------------------------------------------- */
+/* ---- attention ----------------------------------------------------------------------------------
+ */
 
 enum { HQ = 16, HKV = 4, D = 64, CONTEXT = 4096, SEQS = 16, BLOCKS = CONTEXT / KV_BLOCK_SIZE };
 
@@ -301,7 +307,8 @@ int main(int argc, char **argv) {
     }
     read_gbps = machine_read_gbps(threads, READ_BYTES);
     fma_gflops = machine_fma_gflops(threads);
-    printf("%s; reads %.1f GB/s, FMA %.0f GFLOP/s\n", ops->describe(backend), read_gbps, fma_gflops);
+    printf("%s; reads %.1f GB/s, FMA %.0f GFLOP/s\n", ops->describe(backend), read_gbps,
+           fma_gflops);
     static const enum dtype dtypes[] = {DTYPE_BF16, DTYPE_F8_E4M3, DTYPE_F16, DTYPE_F32};
     for (int i = 0; i < 4; i++)
         bench_matmul(dtypes[i]);

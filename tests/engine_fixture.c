@@ -52,7 +52,8 @@ int32_t fixture_submit(struct fixture *f, const char *text, const struct request
     CHECK(p.num_stop == 0 || p.stop[0], "stop strings");
     for (int32_t i = 0; i < p.num_stop; i++)
         p.stop[i] = xstrdup(p.stop[i]); /* the caller keeps its own */
-    tokenizer_encode(engine_tokenizer(f->engine), text, strlen(text), TOKENIZER_ADD_SPECIAL | TOKENIZER_PARSE_SPECIAL, &ids);
+    tokenizer_encode(engine_tokenizer(f->engine), text, strlen(text),
+                     TOKENIZER_ADD_SPECIAL | TOKENIZER_PARSE_SPECIAL, &ids);
     p.tokens = ids.ids;
     p.num_tokens = (int32_t)ids.len;
     struct fixture_result *r = &f->result[f->num_requests];

@@ -26,8 +26,8 @@ struct fixture {
     int32_t num_requests, num_ended;
 };
 
-/* The bundled demo model with these options (NULL: defaults of the tests: cpu, 2 threads). Records a
- * failure and returns false when the engine does not start. */
+/* The bundled demo model with these options (NULL: defaults of the tests: cpu, 2 threads). Records
+ * a failure and returns false when the engine does not start. */
 bool fixture_open(struct fixture *f, const struct engine_options *o);
 /* Options to start from: the demo model on the CPU. */
 void fixture_options(struct engine_options *o);

@@ -108,8 +108,8 @@ static void run_chunk(struct golden *g, const int32_t *tokens, int32_t first, in
         blocks[i] = block0 + i;
     for (int32_t i = 0; i < count; i++) {
         positions[i] = first + i;
-        slots[i] = (block0 + positions[i] / KV_BLOCK_SIZE) * KV_BLOCK_SIZE +
-                   positions[i] % KV_BLOCK_SIZE;
+        slots[i] =
+            (block0 + positions[i] / KV_BLOCK_SIZE) * KV_BLOCK_SIZE + positions[i] % KV_BLOCK_SIZE;
         rows[i] = i;
     }
     struct batch batch = {
@@ -134,8 +134,7 @@ void golden_run(struct golden *g, const int32_t *tokens, int32_t first, int32_t 
                 int32_t block0, float *out) {
     for (int32_t done = 0; done < count;) {
         int32_t n = count - done < MAX_CHUNK ? count - done : MAX_CHUNK;
-        run_chunk(g, tokens, first + done, n, block0,
-                  out + (int64_t)done * g->config.vocab_size);
+        run_chunk(g, tokens, first + done, n, block0, out + (int64_t)done * g->config.vocab_size);
         done += n;
     }
 }

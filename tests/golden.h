@@ -1,7 +1,8 @@
 /* golden: the small models of tests/data/golden and what the reference implementations say of them.
  *
- * A fixture loads one model into the engine's model layer on a given backend and number of ranks, and
- * runs token sequences through it, prompt chunks and single tokens alike, as the scheduler would.
+ * A fixture loads one model into the engine's model layer on a given backend and number of ranks,
+ * and runs token sequences through it, prompt chunks and single tokens alike, as the scheduler
+ * would.
  */
 #pragma once
 
@@ -13,14 +14,14 @@ struct golden {
     struct model_config config;
     struct weights weights;
     struct model *model;
-    json_t *doc;                    /* golden.json */
-    struct safetensors *logits;     /* golden.safetensors */
+    json_t *doc;                /* golden.json */
+    struct safetensors *logits; /* golden.safetensors */
 };
 
 struct golden_options {
     const struct ops *ops;
     int32_t ranks, threads, expert_parallel_size;
-    enum dtype kv_dtype;            /* DTYPE_NONE: the backend's choice */
+    enum dtype kv_dtype; /* DTYPE_NONE: the backend's choice */
 };
 
 /* Names of the folders, sorted; free each and the array. */

@@ -1,5 +1,5 @@
-/* ops_attention: a paged context for the attention tests: random queries, keys and values that depend
- * on (sequence, position) alone, written through the ops of one filling. */
+/* ops_attention: a paged context for the attention tests: random queries, keys and values that
+ * depend on (sequence, position) alone, written through the ops of one filling. */
 #pragma once
 
 #include "tests/ops_fixture.h"

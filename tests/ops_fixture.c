@@ -8,7 +8,8 @@
 #include "host/cpu/cpu_backend.h"
 #include "host/mem.h"
 
-/* ---- variants ----------------------------------------------------------------------------------- */
+/* ---- variants -----------------------------------------------------------------------------------
+ */
 
 /* Absent where SIMDe is not installed. */
 extern const struct cpu_kernels kernels_avx512_simde __attribute__((weak));
@@ -46,7 +47,8 @@ const struct variant *variants(int *n) {
     return all;
 }
 
-/* ---- random numbers ----------------------------------------------------------------------------- */
+/* ---- random numbers -----------------------------------------------------------------------------
+ */
 
 uint64_t ops_test_seed(void) {
     const char *s = getenv("OPS_TEST_SEED");
@@ -77,7 +79,8 @@ void rng_fill(struct rng *r, float *x, int64_t n) {
         x[i] = rng_float(r);
 }
 
-/* ---- memory ------------------------------------------------------------------------------------- */
+/* ---- memory -------------------------------------------------------------------------------------
+ */
 
 enum { GUARD = 64 };
 
@@ -130,7 +133,8 @@ double *guarded_doubles(int64_t n) {
     return guarded_alloc((size_t)n * sizeof(double));
 }
 
-/* ---- matrices ----------------------------------------------------------------------------------- */
+/* ---- matrices -----------------------------------------------------------------------------------
+ */
 
 struct matrix matrix_random(struct rng *r, enum dtype dtype, int32_t rows, int32_t cols) {
     int64_t n = (int64_t)rows * cols;
@@ -182,7 +186,8 @@ void stored_free(struct stored *s) {
     *s = (struct stored){0};
 }
 
-/* ---- backends ----------------------------------------------------------------------------------- */
+/* ---- backends -----------------------------------------------------------------------------------
+ */
 
 struct backend_config test_config(int32_t threads) {
     return (struct backend_config){
@@ -209,7 +214,8 @@ struct backend *test_backend(const struct ops *ops, const struct backend_config 
     return b;
 }
 
-/* ---- comparisons -------------------------------------------------------------------------------- */
+/* ---- comparisons --------------------------------------------------------------------------------
+ */
 
 bool close_doubles(const char *what, const double *a, const double *b, int64_t n,
                    const float *limits, float limit) {

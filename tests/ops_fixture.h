@@ -1,9 +1,9 @@
 /* ops_fixture: what the tests of the op table share: the fillings to test, random matrices, guarded
  * buffers, comparisons.
  *
- * Every filling that can run here is a variant: the native cpu tables, and the AVX-512 kernels through
- * SIMDe, which run on any machine. All are compared with ref. Random numbers come from one seed that
- * failures print; OPS_TEST_SEED sets another.
+ * Every filling that can run here is a variant: the native cpu tables, and the AVX-512 kernels
+ * through SIMDe, which run on any machine. All are compared with ref. Random numbers come from one
+ * seed that failures print; OPS_TEST_SEED sets another.
  */
 #pragma once
 
@@ -12,14 +12,15 @@
 
 struct variant {
     const struct ops *ops;
-    bool rounds;      /* rounds the activations of BF16 weights to BF16 */
-    bool same_bits;   /* is meant to give the bits of the first variant, when !rounds */
+    bool rounds;    /* rounds the activations of BF16 weights to BF16 */
+    bool same_bits; /* is meant to give the bits of the first variant, when !rounds */
 };
 
 /* All variants that can run; *n of them, AVX2 first. */
 const struct variant *variants(int *n);
 
-/* ---- random numbers ----------------------------------------------------------------------------- */
+/* ---- random numbers -----------------------------------------------------------------------------
+ */
 
 struct rng {
     uint64_t state;
@@ -32,7 +33,8 @@ int32_t rng_below(struct rng *r, int32_t n);
 float rng_float(struct rng *r); /* [-1, 1) */
 void rng_fill(struct rng *r, float *x, int64_t n);
 
-/* ---- memory ------------------------------------------------------------------------------------- */
+/* ---- memory -------------------------------------------------------------------------------------
+ */
 
 /* A buffer poisoned with NaNs, between canaries. guarded_free checks them. */
 void *guarded_alloc(size_t bytes);
@@ -41,7 +43,8 @@ void guarded_free(void *p);
 float *guarded_floats(int64_t n);
 double *guarded_doubles(int64_t n);
 
-/* ---- matrices ----------------------------------------------------------------------------------- */
+/* ---- matrices -----------------------------------------------------------------------------------
+ */
 
 /* A random checkpoint tensor and its values as floats (without the scale). */
 struct matrix {
@@ -65,14 +68,16 @@ struct stored store_matrix(const struct ops *ops, const struct matrix *m, int32_
 struct stored store_all(const struct ops *ops, const struct matrix *m);
 void stored_free(struct stored *s);
 
-/* ---- backends ----------------------------------------------------------------------------------- */
+/* ---- backends -----------------------------------------------------------------------------------
+ */
 
 /* Room for the tests' shapes. */
 struct backend_config test_config(int32_t threads);
 /* CHECKs that it was created. */
 struct backend *test_backend(const struct ops *ops, const struct backend_config *config);
 
-/* ---- comparisons -------------------------------------------------------------------------------- */
+/* ---- comparisons --------------------------------------------------------------------------------
+ */
 
 /* |a - b| <= limit[i], or <= limit where limits is NULL; says where and by how much not. */
 bool close_floats(const char *what, const float *a, const float *b, int64_t n, const float *limits,
@@ -81,9 +86,11 @@ bool close_doubles(const char *what, const double *a, const double *b, int64_t n
                    const float *limits, float limit);
 bool same_bits(const char *what, const void *a, const void *b, size_t bytes);
 
-/* sum_c |x[t, c] w[r, c]| scale: what rounding errors of a dot product are relative to. [T, rows] */
+/* sum_c |x[t, c] w[r, c]| scale: what rounding errors of a dot product are relative to. [T, rows]
+ */
 float *dot_magnitudes(const float *x, int64_t ldx, int32_t num_tokens, const struct matrix *m,
                       float floor);
-/* The relative error that a variant's dot products may have: float32 chains of at most 256 terms err
- * by about sqrt(256) / 2 ulp at random, 2^-20 is ample; rounding activations to BF16 costs 2^-9. */
+/* The relative error that a variant's dot products may have: float32 chains of at most 256 terms
+ * err by about sqrt(256) / 2 ulp at random, 2^-20 is ample; rounding activations to BF16 costs
+ * 2^-9. */
 float dot_tolerance(const struct variant *v, enum dtype dtype);

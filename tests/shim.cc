@@ -87,8 +87,8 @@ bool shim_int(const char *file, int line, const char *a_expr, const char *b_expr
                                   : a > b;
     if (!ok)
         report(file, line,
-               std::string("expected: ") + a_expr + " " + op + " " + b_expr + "\n    left: " +
-                   std::to_string(a) + "\n   right: " + std::to_string(b));
+               std::string("expected: ") + a_expr + " " + op + " " + b_expr +
+                   "\n    left: " + std::to_string(a) + "\n   right: " + std::to_string(b));
     return ok;
 }
 
@@ -123,8 +123,8 @@ bool shim_mem(const char *file, int line, const char *a_expr, const char *b_expr
             char text[128];
             snprintf(text, sizeof text, "\n    first difference at byte %llu: %02x != %02x",
                      (unsigned long long)i, x[i], y[i]);
-            report(file, line, std::string("expected: same bytes in ") + a_expr + " and " + b_expr +
-                                   text);
+            report(file, line,
+                   std::string("expected: same bytes in ") + a_expr + " and " + b_expr + text);
             return false;
         }
     return true;

@@ -48,19 +48,18 @@ void shim_register(const char *suite, const char *name, const char *file, int li
 const char *shim_data_dir(void);
 const char *shim_scratch_dir(void);
 
-#define EXPECT_TRUE(c)       shim_true(__FILE__, __LINE__, #c, (c))
-#define EXPECT_FALSE(c)      shim_true(__FILE__, __LINE__, "!(" #c ")", !(c))
-#define EXPECT_INT_EQ(a, b)  shim_int(__FILE__, __LINE__, #a, #b, "==", (int64_t)(a), (int64_t)(b))
-#define EXPECT_INT_NE(a, b)  shim_int(__FILE__, __LINE__, #a, #b, "!=", (int64_t)(a), (int64_t)(b))
-#define EXPECT_INT_LE(a, b)  shim_int(__FILE__, __LINE__, #a, #b, "<=", (int64_t)(a), (int64_t)(b))
-#define EXPECT_INT_LT(a, b)  shim_int(__FILE__, __LINE__, #a, #b, "<", (int64_t)(a), (int64_t)(b))
-#define EXPECT_INT_GE(a, b)  shim_int(__FILE__, __LINE__, #a, #b, ">=", (int64_t)(a), (int64_t)(b))
-#define EXPECT_INT_GT(a, b)  shim_int(__FILE__, __LINE__, #a, #b, ">", (int64_t)(a), (int64_t)(b))
-#define EXPECT_STR_EQ(a, b)  shim_str(__FILE__, __LINE__, #a, #b, (a), (b))
-#define EXPECT_NEAR(a, b, t) shim_near(__FILE__, __LINE__, #a, #b, (a), (b), (t))
-#define EXPECT_MEM_EQ(a, b, bytes)                                                                 \
-    shim_mem(__FILE__, __LINE__, #a, #b, (a), (b), (uint64_t)(bytes))
-#define FAIL(...) shim_fail(__FILE__, __LINE__, __VA_ARGS__)
+#define EXPECT_TRUE(c)             shim_true(__FILE__, __LINE__, #c, (c))
+#define EXPECT_FALSE(c)            shim_true(__FILE__, __LINE__, "!(" #c ")", !(c))
+#define EXPECT_INT_EQ(a, b)        shim_int(__FILE__, __LINE__, #a, #b, "==", (int64_t)(a), (int64_t)(b))
+#define EXPECT_INT_NE(a, b)        shim_int(__FILE__, __LINE__, #a, #b, "!=", (int64_t)(a), (int64_t)(b))
+#define EXPECT_INT_LE(a, b)        shim_int(__FILE__, __LINE__, #a, #b, "<=", (int64_t)(a), (int64_t)(b))
+#define EXPECT_INT_LT(a, b)        shim_int(__FILE__, __LINE__, #a, #b, "<", (int64_t)(a), (int64_t)(b))
+#define EXPECT_INT_GE(a, b)        shim_int(__FILE__, __LINE__, #a, #b, ">=", (int64_t)(a), (int64_t)(b))
+#define EXPECT_INT_GT(a, b)        shim_int(__FILE__, __LINE__, #a, #b, ">", (int64_t)(a), (int64_t)(b))
+#define EXPECT_STR_EQ(a, b)        shim_str(__FILE__, __LINE__, #a, #b, (a), (b))
+#define EXPECT_NEAR(a, b, t)       shim_near(__FILE__, __LINE__, #a, #b, (a), (b), (t))
+#define EXPECT_MEM_EQ(a, b, bytes) shim_mem(__FILE__, __LINE__, #a, #b, (a), (b), (uint64_t)(bytes))
+#define FAIL(...)                  shim_fail(__FILE__, __LINE__, __VA_ARGS__)
 
 #define SHIM_OR_RETURN(check)                                                                      \
     do {                                                                                           \

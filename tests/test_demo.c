@@ -62,7 +62,8 @@ static void check_expected(struct fixture *f, json_t *entry) {
     const char *text = json_string_value(json_object_get(entry, "text"));
     json_t *tokens = json_object_get(entry, "tokens"), *greedy = json_object_get(entry, "greedy");
     struct token_list ids = {0};
-    tokenizer_encode(engine_tokenizer(f->engine), text, strlen(text), TOKENIZER_ADD_SPECIAL | TOKENIZER_PARSE_SPECIAL, &ids);
+    tokenizer_encode(engine_tokenizer(f->engine), text, strlen(text),
+                     TOKENIZER_ADD_SPECIAL | TOKENIZER_PARSE_SPECIAL, &ids);
     EXPECT_INT_EQ(ids.len, json_array_size(tokens));
     for (size_t i = 0; i < ids.len && i < json_array_size(tokens); i++)
         EXPECT_INT_EQ(ids.ids[i], json_integer_value(json_array_get(tokens, i)));

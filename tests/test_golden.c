@@ -3,12 +3,11 @@
  *
  * Bounds, relative to the standard deviation of the reference logits:
  *   ref       2e-4: both sides compute in float32 from the same stored weights.
- *   cpu       2e-4 too, with a float32 KV cache and float32 activations (avx2, avx512): BF16 and FP8
- *             weights are widened exactly.
- *   cpu with BF16 keys and values, or with activations rounded to BF16 (avx512bf16): the root mean
- *             square error of a row is at most 0.03 (roundings of 2^-9, through 2 to 4 layers of random
- *             weights). A rounding can turn a near tie of the router, which changes the rows that saw
- *             that expert for good, so one row in ten may be off by more.
+ *   cpu       2e-4 too, with a float32 KV cache and float32 activations (avx2, avx512): BF16 and
+ * FP8 weights are widened exactly. cpu with BF16 keys and values, or with activations rounded to
+ * BF16 (avx512bf16): the root mean square error of a row is at most 0.03 (roundings of 2^-9,
+ * through 2 to 4 layers of random weights). A rounding can turn a near tie of the router, which
+ * changes the rows that saw that expert for good, so one row in ten may be off by more.
  */
 #include <math.h>
 #include <stdio.h>
@@ -41,7 +40,8 @@ static int32_t greedy_difference(struct golden *g, int32_t p) {
     return found;
 }
 
-/* The share of rows whose root mean square error, relative to the std of all, is above the bound. */
+/* The share of rows whose root mean square error, relative to the std of all, is above the bound.
+ */
 static double rows_off(const float *a, const float *b, int32_t rows, int32_t V, double bound) {
     double mean = 0, var = 0, off = 0, n = (double)rows * V;
     for (int64_t i = 0; i < (int64_t)rows * V; i++)
@@ -72,9 +72,10 @@ static void check_model(const char *name, const struct golden_options *o, bool r
             double e = golden_relative_error(logits, golden_logits(&g, p), (int64_t)size);
             double off = rows_off(logits, golden_logits(&g, p), n, g.config.vocab_size, 0.03);
             if (rounded ? !(off <= 0.1) : !(e <= 2e-4))
-                FAIL("%s on %s, %d ranks, prompt %d: logits off by up to %.3g of their std, %.0f%% of "
-                     "the rows by more than 0.03",
-                     name, o->ops->name, o->ranks, p, e, 100 * off);
+                FAIL(
+                    "%s on %s, %d ranks, prompt %d: logits off by up to %.3g of their std, %.0f%% of "
+                    "the rows by more than 0.03",
+                    name, o->ops->name, o->ranks, p, e, 100 * off);
             free(logits);
             int32_t at = rounded ? -1 : greedy_difference(&g, p);
             if (at >= 0)
@@ -104,7 +105,8 @@ TEST(Golden, RefAgreesWithThePublishedImplementations) {
 static void check_ranks(const char *name, const struct ops *ops, int32_t ranks, int32_t ep,
                         const float *want, int32_t n, const int32_t *tokens) {
     struct golden g;
-    struct golden_options o = {.ops = ops, .ranks = ranks, .threads = 2, .expert_parallel_size = ep};
+    struct golden_options o = {
+        .ops = ops, .ranks = ranks, .threads = 2, .expert_parallel_size = ep};
     if (golden_open(&g, name, &o)) {
         size_t bytes = (size_t)n * (size_t)g.config.vocab_size * sizeof(float);
         float *got = xmalloc(bytes);
@@ -169,8 +171,7 @@ static void for_each_isa(void (*fn)(const struct ops *ops)) {
 
 static void check_cpu(const struct ops *ops) {
     bool rounds_activations = strstr(ops->name, "bf16") != NULL;
-    struct golden_options exact = {
-        .ops = ops, .ranks = 1, .threads = 2, .kv_dtype = DTYPE_F32};
+    struct golden_options exact = {.ops = ops, .ranks = 1, .threads = 2, .kv_dtype = DTYPE_F32};
     struct golden_options usual = {.ops = ops, .ranks = 1, .threads = 2};
     check_all(&exact, rounds_activations);
     check_all(&usual, true);

@@ -1,6 +1,6 @@
 /* A greedy and a seeded request give the same bytes alone, in company, with any chunking of the
- * prefill, on a prefix-cache hit, after preemption, on one rank and on three, and with one thread and
- * with three. */
+ * prefill, on a prefix-cache hit, after preemption, on one rank and on three, and with one thread
+ * and with three. */
 #include <stdio.h>
 #include <string.h>
 

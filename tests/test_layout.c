@@ -1,5 +1,5 @@
-/* The layout as pure arithmetic: every head, expert, column and vocabulary row is held as often as it
- * should be, for 1..16 ranks and the shapes of the supported models. */
+/* The layout as pure arithmetic: every head, expert, column and vocabulary row is held as often as
+ * it should be, for 1..16 ranks and the shapes of the supported models. */
 #include <stdio.h>
 #include <string.h>
 
@@ -133,14 +133,14 @@ static void check_shape(const struct model_config *c, int32_t n, int32_t ep) {
 
 TEST(Layout, EverythingIsHeldExactlyOnceOnAnyNumberOfRanks) {
     struct model_config shapes[] = {
-        shape(36, 36, 16, 12288, 0, 65532),  /* Skywork-MoE */
-        shape(32, 8, 8, 14336, 0, 32000),    /* Mixtral 8x7B */
-        shape(48, 8, 8, 16384, 0, 32768),    /* Mixtral 8x22B */
+        shape(36, 36, 16, 12288, 0, 65532),   /* Skywork-MoE */
+        shape(32, 8, 8, 14336, 0, 32000),     /* Mixtral 8x7B */
+        shape(48, 8, 8, 16384, 0, 32768),     /* Mixtral 8x22B */
         shape(32, 4, 128, 768, 6144, 151936), /* Qwen3-30B-A3B */
-        shape(16, 16, 64, 1024, 0, 50304),   /* OLMoE */
-        shape(64, 8, 0, 0, 28672, 128256),   /* Llama-3-70B */
-        shape(64, 64, 0, 0, 24576, 152064),  /* Qwen1.5-72B */
-        shape(9, 9, 7, 38, 70, 301),         /* a test model: fewer heads and columns than ranks */
+        shape(16, 16, 64, 1024, 0, 50304),    /* OLMoE */
+        shape(64, 8, 0, 0, 28672, 128256),    /* Llama-3-70B */
+        shape(64, 64, 0, 0, 24576, 152064),   /* Qwen1.5-72B */
+        shape(9, 9, 7, 38, 70, 301),          /* a test model: fewer heads and columns than ranks */
         shape(5, 1, 3, 14, 20, 11),
     };
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)

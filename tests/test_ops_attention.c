@@ -1,7 +1,8 @@
 /* Rotation, KV write and attention of every cpu variant against ref, and their bits.
  *
  * The contexts: a decode at 1, 16, 17, 300 and 1000 tokens, prefill chunks of 15 (whole), 5 and 100
- * rows. Blocks are poisoned with NaNs first, so that a slot past a sequence's end must not be used. */
+ * rows. Blocks are poisoned with NaNs first, so that a slot past a sequence's end must not be used.
+ */
 #include "tests/ops_attention.h"
 
 #include <stdio.h>
@@ -73,8 +74,8 @@ TEST(OpsAttention, AllVariantsAgreeWithRef) {
     }
 }
 
-/* A row's bits do not depend on the batch, the chunking or the threads: each row is computed once in
- * the mixed batch and once more as in decode, alone. 40 threads split units by partitions. */
+/* A row's bits do not depend on the batch, the chunking or the threads: each row is computed once
+ * in the mixed batch and once more as in decode, alone. 40 threads split units by partitions. */
 TEST(OpsAttention, RowsAloneHaveTheBitsOfTheBatch) {
     static const int32_t threads[] = {1, 3, 40};
     int n;
@@ -93,8 +94,7 @@ TEST(OpsAttention, RowsAloneHaveTheBitsOfTheBatch) {
                 for (int32_t p = 0; p < mixed[j].n; p += p % 3 + 1) {
                     struct chunk alone = {mixed[j].seq, mixed[j].pos0 + p, 1};
                     float *out = session_step(s, &alone, 1);
-                    same_bits("row alone", out, batch + (size_t)(at + p) * row,
-                              row * sizeof *out);
+                    same_bits("row alone", out, batch + (size_t)(at + p) * row, row * sizeof *out);
                     guarded_free(out);
                 }
             for (int j = 0, at = 0; j < NUM_CHUNKS; at += mixed[j++].n) {

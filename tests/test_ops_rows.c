@@ -72,8 +72,8 @@ static void check_norm(const struct variant *v, struct backend *ref, int32_t T, 
     /* x is about 1: 1/rms is off by few ulp */
     close_floats("add_norm", x2, x1, n, NULL, 0x1p-20f);
     for (int32_t t = 0; t < T; t++)
-        v->ops->add_norm(b, x3 + (int64_t)t * H, h3 + (int64_t)t * H,
-                         p ? p + (int64_t)t * H : NULL, norm, 1e-5f, 1, H);
+        v->ops->add_norm(b, x3 + (int64_t)t * H, h3 + (int64_t)t * H, p ? p + (int64_t)t * H : NULL,
+                         norm, 1e-5f, 1, H);
     same_bits("rows alone", x3, x2, (size_t)n * sizeof *x2);
     guarded_free(hidden);
     guarded_free(norm);
@@ -128,7 +128,8 @@ TEST(OpsRows, GatherRowsIsExact) {
     ref_ops.destroy(ref);
 }
 
-/* ---- router ------------------------------------------------------------------------------------- */
+/* ---- router -------------------------------------------------------------------------------------
+ */
 
 static struct routing routing_alloc(int32_t T, int32_t E, int32_t K) {
     return (struct routing){
@@ -174,8 +175,8 @@ static void check_routing(const struct variant *v, const struct routing *got,
 
 TEST(OpsRouter, AgreesWithRefAndGroupsTokens) {
     static const struct router_config configs[] = {
-        {8, 2, true, 0, 1},      {5, 5, false, 0, 1},    {16, 3, false, 1.5f, 2.5f},
-        {60, 4, true, 0, 1},     {64, 8, false, 0, 1},   {3, 1, true, 1, 0.5f},
+        {8, 2, true, 0, 1},  {5, 5, false, 0, 1},  {16, 3, false, 1.5f, 2.5f},
+        {60, 4, true, 0, 1}, {64, 8, false, 0, 1}, {3, 1, true, 1, 0.5f},
     };
     static const int32_t counts[] = {0, 1, 2, 33, 129};
     enum { H = 96 };

@@ -1,4 +1,5 @@
-/* The CPU thread pool: each task once, results visible, any number of pools on any number of cores. */
+/* The CPU thread pool: each task once, results visible, any number of pools on any number of cores.
+ */
 #include "host/cpu/pool.h"
 
 #include <pthread.h>

@@ -1,11 +1,12 @@
-/* attention_impl: softmax(scale q k^T) v over one partition of PARTITION_KEYS keys, and the merge of
- * partitions. Included by each kernels_<isa>.c after dot_impl.h and row_impl.h.
+/* attention_impl: softmax(scale q k^T) v over one partition of PARTITION_KEYS keys, and the merge
+ * of partitions. Included by each kernels_<isa>.c after dot_impl.h and row_impl.h.
  *
- * Partitions start at multiples of PARTITION_KEYS of the position, whatever the chunk, batch or window,
- * so that a row's bits depend on its own context alone. Keys that a row does not see get the
- * probability 0; adding 0 changes no bits, so it does not matter which other rows share the pass.
- * Scores: a block's keys are one tile, its lanes the block's 16 tokens. Output: a block's values are
- * tiles whose columns are the tokens; only the columns of tokens that some row sees are read.
+ * Partitions start at multiples of PARTITION_KEYS of the position, whatever the chunk, batch or
+ * window, so that a row's bits depend on its own context alone. Keys that a row does not see get
+ * the probability 0; adding 0 changes no bits, so it does not matter which other rows share the
+ * pass. Scores: a block's keys are one tile, its lanes the block's 16 tokens. Output: a block's
+ * values are tiles whose columns are the tokens; only the columns of tokens that some row sees are
+ * read.
  */
 #pragma once
 
@@ -80,8 +81,8 @@ static void attend_softmax(const struct attend_args *a, int32_t r, int32_t begin
     out->sum[r] = v16_sum(sum);
 }
 
-/* out[r] = sum of p v over the keys [first, last), one chain through the blocks. It starts at a block:
- * the keys before `first` have p = 0. */
+/* out[r] = sum of p v over the keys [first, last), one chain through the blocks. It starts at a
+ * block: the keys before `first` have p = 0. */
 static void attend_values(const struct attend_args *a, int32_t begin, int32_t first, int32_t last,
                           float *out) {
     size_t tile = tile_bytes(a->dtype, TILE_ROWS), runs[PARTITION_KEYS / TILE_ROWS];

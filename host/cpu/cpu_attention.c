@@ -1,10 +1,10 @@
 /* cpu_attention: attention of a mixed batch as units of up to ATTENTION_ROWS rows.
  *
- * A unit is (sequence, KV head, rows), a row one query head of one token: the query heads that share
- * a KV head and the tokens of a prefill chunk share each pass over keys and values. A unit's
- * partitions of the context are computed and merged in order (attention_impl.h). When there are fewer
- * units than threads, each partition is a task of its own, and the results are kept and merged in the
- * same order, so that the bits are the same.
+ * A unit is (sequence, KV head, rows), a row one query head of one token: the query heads that
+ * share a KV head and the tokens of a prefill chunk share each pass over keys and values. A unit's
+ * partitions of the context are computed and merged in order (attention_impl.h). When there are
+ * fewer units than threads, each partition is a task of its own, and the results are kept and
+ * merged in the same order, so that the bits are the same.
  */
 #include <math.h>
 #include <string.h>
@@ -45,8 +45,7 @@ static int32_t heads_of(const struct backend *b, int32_t kv_head) {
 }
 
 /* The keys [*first, *last) that token row t sees. */
-static void visible_keys(const struct attention_args *a, int32_t t, int32_t *first,
-                         int32_t *last) {
+static void visible_keys(const struct attention_args *a, int32_t t, int32_t *first, int32_t *last) {
     *last = a->batch->positions[t] + 1;
     *first = a->window > 0 && *last > a->window ? *last - a->window : 0;
 }
@@ -136,7 +135,8 @@ static void unit_task(void *arg, int32_t task, int32_t thread) {
     store_total(j, u, &scratch->total);
 }
 
-/* ---- split by partitions ------------------------------------------------------------------------ */
+/* ---- split by partitions ------------------------------------------------------------------------
+ */
 
 /* Result `slot`: max, sum, then out. */
 static struct attend_sums split_result(const struct backend *b, int32_t slot) {

@@ -15,7 +15,9 @@ extern "C" {
 #endif
 
 enum { SEGMENT_PAD = 16 };
-enum { ROW_CHUNK = 256 }; /* rows of x per pass over a tile group: their sums stay in the L2 cache */
+enum {
+    ROW_CHUNK = 256
+}; /* rows of x per pass over a tile group: their sums stay in the L2 cache */
 
 /* Scratch of one thread; owned by the backend's pool of memory. */
 struct scratch {
@@ -23,9 +25,9 @@ struct scratch {
     float *sums;  /* [ROW_CHUNK, TILE_GROUP_ROWS] */
     float *act;   /* [ROW_CHUNK, TILE_GROUP_ROWS / 2] */
     /* attention: rows of one unit */
-    float *q;                          /* [ATTENTION_ROWS, D] */
-    float *scores;                     /* [ATTENTION_ROWS, PARTITION_KEYS] */
-    int32_t *first_key, *last_key;     /* [ATTENTION_ROWS] */
+    float *q;                      /* [ATTENTION_ROWS, D] */
+    float *scores;                 /* [ATTENTION_ROWS, PARTITION_KEYS] */
+    int32_t *first_key, *last_key; /* [ATTENTION_ROWS] */
     struct attend_sums total, partition;
 };
 
@@ -39,27 +41,27 @@ struct backend {
     char description[128];
     void *memory; /* owned; everything below lies in it */
     size_t memory_bytes;
-    struct scratch *scratch;  /* [threads] */
-    float *packed;            /* rows of x, cut into segments; see struct packed */
-    uint32_t *packed_pairs;   /* the same as BF16 pairs; NULL when the kernels have no dot_pairs */
-    float *logits;            /* [max_tokens, E] of the router */
-    float *act;               /* [act_rows, act_width] of the experts of one pass */
+    struct scratch *scratch; /* [threads] */
+    float *packed;           /* rows of x, cut into segments; see struct packed */
+    uint32_t *packed_pairs;  /* the same as BF16 pairs; NULL when the kernels have no dot_pairs */
+    float *logits;           /* [max_tokens, E] of the router */
+    float *act;              /* [act_rows, act_width] of the experts of one pass */
     int32_t act_rows;
     size_t act_width;
-    int32_t *pair_tokens;     /* [max_tokens * K] token of each routed pair, in permuted order */
-    float *pair_weights;      /* likewise */
-    struct moe_part *moe_parts;           /* [E] */
-    struct attention_unit *units;         /* [max_units] */
+    int32_t *pair_tokens;       /* [max_tokens * K] token of each routed pair, in permuted order */
+    float *pair_weights;        /* likewise */
+    struct moe_part *moe_parts; /* [E] */
+    struct attention_unit *units; /* [max_units] */
     int32_t max_units;
-    int32_t *head_list, *head_offsets;    /* [Hq] query heads by KV head; [Hkv + 1] */
-    float *split;             /* [max_split] results of attention split by partitions */
+    int32_t *head_list, *head_offsets; /* [Hq] query heads by KV head; [Hkv + 1] */
+    float *split;                      /* [max_split] results of attention split by partitions */
     int32_t max_split;
 };
 
-/* A matrix of rows cut into segments of columns (kernels.h), each segment contiguous: the rows of the
- * segment at column c start at c * num_rows and are len apart. Full segments have SEGMENT_PAD more
- * behind each row: rows at a power of two would compete for the same sets of the L1 cache, as the
- * rows of an expert's tokens may be any. As BF16 pairs the columns count half. */
+/* A matrix of rows cut into segments of columns (kernels.h), each segment contiguous: the rows of
+ * the segment at column c start at c * num_rows and are len apart. Full segments have SEGMENT_PAD
+ * more behind each row: rows at a power of two would compete for the same sets of the L1 cache, as
+ * the rows of an expert's tokens may be any. As BF16 pairs the columns count half. */
 struct packed {
     const void *data; /* float or uint32_t; borrowed */
     int32_t num_rows, cols, unit;
@@ -81,7 +83,8 @@ static inline struct segment segment_at(const struct packed *x, int32_t col) {
     s.len = end - s.col0 < SEGMENT_COLS ? end - s.col0 : SEGMENT_COLS;
     s.first = s.col0 == unit0;
     s.last = s.col0 + s.len == end;
-    int32_t full_before = unit0 / x->unit * (x->unit / SEGMENT_COLS) + (s.col0 - unit0) / SEGMENT_COLS;
+    int32_t full_before =
+        unit0 / x->unit * (x->unit / SEGMENT_COLS) + (s.col0 - unit0) / SEGMENT_COLS;
     int32_t elements_before = x->pairs ? s.col0 / 2 : s.col0;
     s.offset = (int64_t)(elements_before + full_before * SEGMENT_PAD) * x->num_rows;
     s.ld = (x->pairs ? (s.len + 1) / 2 : s.len) + (s.len == SEGMENT_COLS ? SEGMENT_PAD : 0);
@@ -93,7 +96,8 @@ static inline size_t packed_width(int32_t cols, bool pairs) {
     return (size_t)(pairs ? (cols + 1) / 2 : cols) + (size_t)(cols / SEGMENT_COLS) * SEGMENT_PAD;
 }
 
-/* ---- cpu_ops.c --------------------------------------------------------------------------------- */
+/* ---- cpu_ops.c ---------------------------------------------------------------------------------
+ */
 
 /* create for one set of kernels; each op table wraps it. ERR_NO_MEMORY. */
 int cpu_create(const struct cpu_kernels *kernels, const struct backend_config *config,
@@ -108,7 +112,8 @@ void cpu_for_rows(struct backend *b, int32_t n, int64_t work, rows_fn *fn, void 
 /* fn for each task, likewise. */
 void cpu_run(struct backend *b, pool_fn *fn, void *arg, int32_t num_tasks, int64_t total_work);
 
-/* ---- cpu_weights.c ------------------------------------------------------------------------------ */
+/* ---- cpu_weights.c ------------------------------------------------------------------------------
+ */
 
 size_t cpu_weight_bytes(enum dtype dtype, int32_t rows, int32_t cols);
 void cpu_weight_init(struct weight *w, enum dtype dtype, int32_t rows, int32_t cols, void *memory);
@@ -121,15 +126,16 @@ size_t cpu_values_offset(enum dtype dtype, int32_t head, int32_t head_dim);
 /* The tiles of rows row0 .. row0 + TILE_GROUP_ROWS - 1 (or fewer); returns how many. */
 int32_t cpu_tiles(const struct weight *w, int32_t row0, int32_t max_tiles, const void **tiles);
 
-/* ---- cpu_matmul.c ------------------------------------------------------------------------------- */
+/* ---- cpu_matmul.c -------------------------------------------------------------------------------
+ */
 
 /* Copies x [num_rows, cols] into b->packed, or b->packed_pairs rounded to BF16. */
 struct packed cpu_pack(struct backend *b, const float *x, int64_t ldx, int32_t num_rows,
                        int32_t cols, int32_t unit, bool pairs);
 /* Are these weights multiplied by BF16 pairs? */
 bool cpu_uses_pairs(const struct backend *b, const struct weight *w);
-/* The sums of d's tiles over the unit that starts at column `col`, for rows [row0, row0 + num_rows) of x,
- * or those that d->rows lists; returns the unit's end. */
+/* The sums of d's tiles over the unit that starts at column `col`, for rows [row0, row0 + num_rows)
+ * of x, or those that d->rows lists; returns the unit's end. */
 int32_t cpu_dot_unit(const struct backend *b, struct dot_args *d, const struct packed *x,
                      int32_t row0, int32_t col);
 void cpu_matmul_exact(struct backend *b, float *y, int64_t ldy, const float *x, int64_t ldx,
@@ -139,17 +145,20 @@ void cpu_matmul(struct backend *b, float *y, int64_t ldy, const float *x, int64_
 void cpu_matmul_partial(struct backend *b, double *partial, const float *x, int64_t ldx,
                         const struct weight *w, int32_t unit, int32_t num_tokens);
 
-/* ---- cpu_moe.c ---------------------------------------------------------------------------------- */
+/* ---- cpu_moe.c ----------------------------------------------------------------------------------
+ */
 
 size_t cpu_moe_part_bytes(void);
 void cpu_moe(struct backend *b, const struct moe_args *a);
 
-/* ---- cpu_attention.c ---------------------------------------------------------------------------- */
+/* ---- cpu_attention.c ----------------------------------------------------------------------------
+ */
 
 size_t cpu_attention_unit_bytes(void);
 void cpu_attention(struct backend *b, const struct attention_args *a);
 
-/* ---- cpu_rows.c --------------------------------------------------------------------------------- */
+/* ---- cpu_rows.c ---------------------------------------------------------------------------------
+ */
 
 void cpu_embed(struct backend *b, float *hidden, const struct tensor_source *table,
                const int32_t *tokens, int32_t num_tokens);

@@ -1,5 +1,5 @@
-/* cpu_matmul: y = x W^T, whole or as a float64 partial. Tasks are groups of 64 rows of W; every thread
- * reads its own weights, and each weight once per ROW_CHUNK rows of x. */
+/* cpu_matmul: y = x W^T, whole or as a float64 partial. Tasks are groups of 64 rows of W; every
+ * thread reads its own weights, and each weight once per ROW_CHUNK rows of x. */
 #include <string.h>
 
 #include "host/cpu/cpu_backend.h"

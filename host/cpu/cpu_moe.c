@@ -6,7 +6,8 @@
  *   gate, up   2 tiles of each, silu(gate) * up from the sums, act packed for the next phase
  *   down       all experts of the pass in turn, so that no two threads add to one partial
  *
- * Experts without tokens are not touched; each weight is read once per ROW_CHUNK tokens of an expert.
+ * Experts without tokens are not touched; each weight is read once per ROW_CHUNK tokens of an
+ * expert.
  */
 #include <string.h>
 
@@ -23,9 +24,9 @@ struct moe_part {
 struct moe_job {
     struct backend *b;
     const struct moe_args *a;
-    struct packed x, x_pairs;  /* all tokens, as needed by the experts' dtypes */
+    struct packed x, x_pairs; /* all tokens, as needed by the experts' dtypes */
     int32_t num_parts, num_tasks;
-    bool zero;                 /* this pass starts the partial */
+    bool zero; /* this pass starts the partial */
 };
 
 enum { GATE_TILES = MAX_TILES / 2, GATE_ROWS = GATE_TILES * TILE_ROWS };

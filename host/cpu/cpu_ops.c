@@ -1,4 +1,5 @@
-/* cpu_ops: the cpu filling of the op table: choice of the kernels, the backend object, the tables. */
+/* cpu_ops: the cpu filling of the op table: choice of the kernels, the backend object, the tables.
+ */
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,7 +11,8 @@
 /* Below this many operations a second thread costs more than it saves. */
 enum { MIN_PARALLEL_WORK = 20000, ACT_ROWS = 1024, MAX_SPLIT = 1024 };
 
-/* ---- running tasks ------------------------------------------------------------------------------ */
+/* ---- running tasks ------------------------------------------------------------------------------
+ */
 
 void cpu_run(struct backend *b, pool_fn *fn, void *arg, int32_t num_tasks, int64_t total_work) {
     if (total_work >= MIN_PARALLEL_WORK) {
@@ -46,7 +48,8 @@ void cpu_for_rows(struct backend *b, int32_t n, int64_t work, rows_fn *fn, void 
     pool_run(b->pool, rows_task, &job, (n + job.per_task - 1) / job.per_task);
 }
 
-/* ---- workspace ---------------------------------------------------------------------------------- */
+/* ---- workspace ----------------------------------------------------------------------------------
+ */
 
 /* Hands out aligned pieces of a pool; with base NULL it only counts. */
 struct carver {
@@ -110,9 +113,9 @@ static size_t carve_workspace(struct backend *b, char *base) {
     b->units = carve(&carver, (size_t)b->max_units, cpu_attention_unit_bytes());
     b->head_list = carve(&carver, heads, sizeof(int32_t));
     b->head_offsets = carve(&carver, kv_heads + 1, sizeof(int32_t));
-    b->split = carve(&carver,
-                     (size_t)b->max_split * ATTENTION_ROWS * (size_t)(attend_width(c->head_dim) + 2),
-                     sizeof(float));
+    b->split = carve(
+        &carver, (size_t)b->max_split * ATTENTION_ROWS * (size_t)(attend_width(c->head_dim) + 2),
+        sizeof(float));
     for (int32_t i = 0; i < c->threads; i++) {
         struct scratch counted;
         carve_scratch(&carver, base ? &b->scratch[i] : &counted, (size_t)c->head_dim);
@@ -120,7 +123,8 @@ static size_t carve_workspace(struct backend *b, char *base) {
     return carver.used;
 }
 
-/* ---- the backend object ------------------------------------------------------------------------- */
+/* ---- the backend object -------------------------------------------------------------------------
+ */
 
 static void cpu_destroy(struct backend *b) {
     if (!b)
@@ -150,8 +154,8 @@ int cpu_create(const struct cpu_kernels *kernels, const struct backend_config *c
     carve_workspace(b, b->memory);
     b->pool = pool_create(config->threads);
     if (!b->pool) {
-        rc = error_set(error, ERR_NO_MEMORY,
-                       "cannot start %d threads; --threads makes it fewer", config->threads);
+        rc = error_set(error, ERR_NO_MEMORY, "cannot start %d threads; --threads makes it fewer",
+                       config->threads);
         goto fail;
     }
     *out = b;
@@ -175,7 +179,8 @@ static const char *cpu_describe(struct backend *b) {
     return b->description;
 }
 
-/* ---- tables ------------------------------------------------------------------------------------- */
+/* ---- tables -------------------------------------------------------------------------------------
+ */
 
 #define CPU_TABLE(isa_name, create_fn)                                                             \
     {                                                                                              \

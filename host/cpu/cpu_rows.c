@@ -1,10 +1,12 @@
-/* cpu_rows: the ops that work on one token at a time: embedding, norms, rotation and KV write, router. */
+/* cpu_rows: the ops that work on one token at a time: embedding, norms, rotation and KV write,
+ * router. */
 #include <math.h>
 #include <string.h>
 
 #include "host/cpu/cpu_backend.h"
 
-/* ---- embedding, norm, rows ---------------------------------------------------------------------- */
+/* ---- embedding, norm, rows ----------------------------------------------------------------------
+ */
 
 struct embed_job {
     struct backend *b;
@@ -20,10 +22,9 @@ static void embed_rows(void *arg, int32_t first, int32_t last) {
         int64_t at = (int64_t)j->tokens[t] * H;
         float *out = j->hidden + (int64_t)t * H;
         if (j->table->data)
-            j->b->kernels->load_row(out, j->table->dtype,
-                                    (const char *)j->table->data +
-                                        (size_t)at * dtype_bytes(j->table->dtype),
-                                    H);
+            j->b->kernels->load_row(
+                out, j->table->dtype,
+                (const char *)j->table->data + (size_t)at * dtype_bytes(j->table->dtype), H);
         else
             for (int32_t i = 0; i < H; i++)
                 out[i] = tensor_source_at(j->table, at + i);
@@ -73,7 +74,8 @@ void cpu_gather_rows(struct backend *b, float *out, const float *hidden, const d
     }
 }
 
-/* ---- queries and keys --------------------------------------------------------------------------- */
+/* ---- queries and keys ---------------------------------------------------------------------------
+ */
 
 struct qkv_job {
     struct backend *b;
@@ -95,9 +97,11 @@ static void sum_squares_rows(void *arg, int32_t first, int32_t last) {
         double *sums = j->sums + (int64_t)2 * t;
         sums[0] = sums[1] = 0;
         for (int32_t h = 0; h < a->num_heads; h++)
-            sums[0] += (double)j->b->kernels->sum_squares(q + (int64_t)h * a->head_dim, a->head_dim);
+            sums[0] +=
+                (double)j->b->kernels->sum_squares(q + (int64_t)h * a->head_dim, a->head_dim);
         for (int32_t h = j->first_kv_head; h < j->first_kv_head + j->num_counted; h++)
-            sums[1] += (double)j->b->kernels->sum_squares(k + (int64_t)h * a->head_dim, a->head_dim);
+            sums[1] +=
+                (double)j->b->kernels->sum_squares(k + (int64_t)h * a->head_dim, a->head_dim);
     }
 }
 
@@ -196,7 +200,8 @@ void cpu_qk_rope_kv_write(struct backend *b, const struct qkv_args *a) {
     cpu_for_rows(b, a->batch->num_tokens, work, rope_rows, &job);
 }
 
-/* ---- router ------------------------------------------------------------------------------------- */
+/* ---- router -------------------------------------------------------------------------------------
+ */
 
 struct router_job {
     struct backend *b;

@@ -37,7 +37,7 @@ void cpu_weight_init(struct weight *w, enum dtype dtype, int32_t rows, int32_t c
  * them. A constant size makes the copies single moves. */
 static inline void scatter_row(char *tile, const char *from, enum dtype dtype, int32_t cols,
                                size_t size) {
-    size_t next = tile_index(dtype, 0, 1) * size; /* from the first column of a pair to the second */
+    size_t next = tile_index(dtype, 0, 1) * size; /* from a pair's first column to its second */
     for (int32_t c = 0; c + 2 <= cols; c += 2) {
         if (next == size) {
             memcpy(tile, from, 2 * size);
@@ -63,14 +63,15 @@ static void put_row(char *tile, enum dtype dtype, const char *from, int32_t cols
         scatter_row(tile, from, DTYPE_F8_E4M3, cols, 1);
 }
 
-enum { PUT_COLS = 512 }; /* of 16 rows at a time: 32 KB of a BF16 tile are written while in the cache */
+/* Columns of 16 rows at a time: 16 KiB of a BF16 tile are written while they are in the cache. */
+enum { PUT_COLS = 512 };
 
 /* Columns [col, col + cols) of rows [i, i + rows) of the slice, which lie in one tile. */
 static void put_piece(struct weight *w, int32_t row0, const struct tensor_slice *slice, int32_t i,
                       int32_t rows, int32_t col, int32_t cols) {
     const struct tensor_source *source = slice->source;
     size_t size = dtype_bytes(w->dtype);
-    char made[PUT_COLS * sizeof(float)];
+    _Alignas(float) char made[PUT_COLS * sizeof(float)];
     for (int32_t k = i; k < i + rows; k++) {
         int32_t r = row0 + k;
         char *tile = (char *)w->data + (size_t)(r / TILE_ROWS) * tile_bytes(w->dtype, w->cols) +

@@ -1,12 +1,13 @@
 /* dot_impl: dot products of rows of x with tiles of 16 matrix rows, the core of matmul, experts and
  * attention. Included by each kernels_<isa>.c after its vec_<isa>.h.
  *
- * A block of NT tiles x NX rows of x is kept in registers while the columns go by. Few rows (decode):
- * several tiles at once hide the latency of the additions and keep several streams of weights in
- * flight; the weights are widened in registers. Many rows (prefill): one tile and up to DOT_MAX_ROWS
- * rows; F16 and E4M3, which are dear to widen, are widened once per call into `panel` (an F32 tile
- * that stays in the L1 or L2 cache) from DOT_PANEL_ROWS rows on. The additions, and so the bits, are
- * the same in all cases: element (row, lane) is one chain of fused multiply-adds over the columns.
+ * A block of NT tiles x NX rows of x is kept in registers while the columns go by. Few rows
+ * (decode): several tiles at once hide the latency of the additions and keep several streams of
+ * weights in flight; the weights are widened in registers. Many rows (prefill): one tile and up to
+ * DOT_MAX_ROWS rows; F16 and E4M3, which are dear to widen, are widened once per call into `panel`
+ * (an F32 tile that stays in the L1 or L2 cache) from DOT_PANEL_ROWS rows on. The additions, and so
+ * the bits, are the same in all cases: element (row, lane) is one chain of fused multiply-adds over
+ * the columns.
  */
 #pragma once
 
@@ -14,10 +15,12 @@
 
 #include "host/cpu/kernels.h"
 
-enum { PREFETCH_BYTES = 1536 }; /* ahead in each stream; measured: 1 to 2 KiB are alike, less is worse */
+enum {
+    PREFETCH_BYTES = 1536
+}; /* ahead in each stream; measured: 1 to 2 KiB are alike, less is worse */
 
-/* X(0) .. X(n - 1) for a constant n <= 4 or 8. Written out, so that every array index is a constant from the
- * start and the sums live in registers; compilers differ in what they make of loops. */
+/* X(0) .. X(n - 1) for a constant n <= 4 or 8. Written out, so that every array index is a constant
+ * from the start and the sums live in registers; compilers differ in what they make of loops. */
 #define REPEAT4(n, X)                                                                              \
     {                                                                                              \
         if ((n) > 0)                                                                               \
@@ -44,8 +47,7 @@ enum { PREFETCH_BYTES = 1536 }; /* ahead in each stream; measured: 1 to 2 KiB ar
 enum { MAX_BLOCK_ROWS = 8 };
 
 #define PAIR_BYTES(dtype)                                                                          \
-    ((size_t)(2 * TILE_ROWS *                                                                      \
-              ((dtype) == DTYPE_F32 ? 4 : (dtype) == DTYPE_F8_E4M3 ? 1 : 2)))
+    ((size_t)(2 * TILE_ROWS * ((dtype) == DTYPE_F32 ? 4 : (dtype) == DTYPE_F8_E4M3 ? 1 : 2)))
 
 static inline const float *dot_row(const struct dot_args *a, int32_t i) {
     return (const float *)a->x + (a->rows ? a->rows[i] : i) * a->ldx;
@@ -133,13 +135,12 @@ typedef void dot_fn(const struct dot_args *a, int32_t tile0, int32_t row0);
         dot_block(DTYPE_##dtype, NT, NX, a, tile0, row0);                                          \
     }
 #define DOT_ENTRY(dtype, NT, NX) [NT - 1][NX] = dot_##dtype##_##NT##x##NX,
-#define DOT_DTYPE(X, NT, NX)                                                                       \
-    X(F32, NT, NX) X(F16, NT, NX) X(BF16, NT, NX) X(F8_E4M3, NT, NX)
-#define DOT_DEFINE_ALL(NT, NX) DOT_DTYPE(DOT_DEFINE, NT, NX)
-#define DOT_F32(NT, NX)     DOT_ENTRY(F32, NT, NX)
-#define DOT_F16(NT, NX)     DOT_ENTRY(F16, NT, NX)
-#define DOT_BF16(NT, NX)    DOT_ENTRY(BF16, NT, NX)
-#define DOT_F8_E4M3(NT, NX) DOT_ENTRY(F8_E4M3, NT, NX)
+#define DOT_DTYPE(X, NT, NX)     X(F32, NT, NX) X(F16, NT, NX) X(BF16, NT, NX) X(F8_E4M3, NT, NX)
+#define DOT_DEFINE_ALL(NT, NX)   DOT_DTYPE(DOT_DEFINE, NT, NX)
+#define DOT_F32(NT, NX)          DOT_ENTRY(F32, NT, NX)
+#define DOT_F16(NT, NX)          DOT_ENTRY(F16, NT, NX)
+#define DOT_BF16(NT, NX)         DOT_ENTRY(BF16, NT, NX)
+#define DOT_F8_E4M3(NT, NX)      DOT_ENTRY(F8_E4M3, NT, NX)
 DOT_SHAPES(DOT_DEFINE_ALL)
 
 typedef dot_fn *const dot_table[MAX_TILES][DOT_MAX_ROWS + 1]; /* [tiles - 1][rows] */
@@ -151,8 +152,8 @@ static dot_table dot_tables[] = {
     [DTYPE_F8_E4M3] = {DOT_SHAPES(DOT_F8_E4M3)},
 };
 
-/* Covers the tiles and rows of a call with blocks, the rows in groups of nearly equal size. Two BF16
- * tiles fit into the L1 cache beside a group of rows: the group is read once for both. */
+/* Covers the tiles and rows of a call with blocks, the rows in groups of nearly equal size. Two
+ * BF16 tiles fit into the L1 cache beside a group of rows: the group is read once for both. */
 static void dot_cover(dot_table table, const struct dot_args *a) {
     int32_t n = a->num_rows, groups = (n + DOT_MAX_ROWS - 1) / DOT_MAX_ROWS;
     if (n == 0)
@@ -164,7 +165,8 @@ static void dot_cover(dot_table table, const struct dot_args *a) {
     for (int32_t tile0 = 0; tile0 < a->num_tiles; tile0 += together)
         for (int32_t g = 0, row = 0; g < groups; g++) {
             int32_t nx = (n - row + groups - g - 1) / (groups - g);
-            for (int32_t tile = tile0, now; tile < tile0 + together && tile < a->num_tiles; tile += now) {
+            for (int32_t tile = tile0, now; tile < tile0 + together && tile < a->num_tiles;
+                 tile += now) {
                 now = nt;
                 while (now > a->num_tiles - tile || !table[now - 1][nx])
                     now--;

@@ -1,16 +1,17 @@
 /* kernels: what each SIMD file of host/cpu exports, and the layouts that they share.
  *
- * Tiles. A matrix [rows, cols] is cut into tiles of 16 rows; a tile stores its columns one after the
- * other, the 16 rows of a column side by side, so that a vector lane is a row and a dot product is one
- * chain of fused multiply-adds in column order: no horizontal sums, and the same bits for any vector
- * width, batch or number of threads. Columns come in pairs (an odd last one is padded with zeros):
+ * Tiles. A matrix [rows, cols] is cut into tiles of 16 rows; a tile stores its columns one after
+ * the other, the 16 rows of a column side by side, so that a vector lane is a row and a dot product
+ * is one chain of fused multiply-adds in column order: no horizontal sums, and the same bits for
+ * any vector width, batch or number of threads. Columns come in pairs (an odd last one is padded
+ * with zeros):
  *
  *   F32, F16     [cols/2][2][16]   column k, then column k + 1
  *   BF16, F8     [cols/2][16][2]   the two columns of a row side by side, for widening by shifts
  *
  * Rows are padded with zeros to a multiple of 16. A KV block stores, for each KV head, its keys as
- * one tile (rows are the 16 tokens, columns are D) and its values as ceil(D / 16) tiles (rows are D,
- * columns are the 16 tokens), so that attention is made of the same dot products.
+ * one tile (rows are the 16 tokens, columns are D) and its values as ceil(D / 16) tiles (rows are
+ * D, columns are the 16 tokens), so that attention is made of the same dot products.
  *
  * Segments. Sums over columns are cut at multiples of the reduction unit, and inside a unit every
  * SEGMENT_COLS columns; a segment is one chain, and the segments of a unit are added in order.
@@ -30,7 +31,7 @@ extern "C" {
 enum {
     TILE_ROWS = 16,
     SEGMENT_COLS = 256,
-    MAX_TILES = 4,        /* of one call: four streams of weights keep a core's loads busy */
+    MAX_TILES = 4, /* of one call: four streams of weights keep a core's loads busy */
     TILE_GROUP_ROWS = MAX_TILES * TILE_ROWS,
     PANEL_FLOATS = MAX_TILES * SEGMENT_COLS * TILE_ROWS,
     ATTENTION_ROWS = 24,  /* (token, head) rows that share a pass over keys and values */
@@ -59,47 +60,47 @@ static inline float tile_scale(enum dtype dtype) {
     return dtype == DTYPE_F8_E4M3 ? 256.0f : 1.0f;
 }
 
-/* sums[i][16 * tile + lane] (+)= sum over k < len of tile[lane, col0 + k] * x[row i][k], i < num_rows.
- * Row i of x is x + rows[i] * ldx, or x + i * ldx when rows is NULL. len <= SEGMENT_COLS. With `runs`
- * the columns of a tile lie in pieces, as the values of a paged context do. */
+/* sums[i][16 * tile + lane] (+)= sum over k < len of tile[lane, col0 + k] * x[row i][k], i <
+ * num_rows. Row i of x is x + rows[i] * ldx, or x + i * ldx when rows is NULL. len <= SEGMENT_COLS.
+ * With `runs` the columns of a tile lie in pieces, as the values of a paged context do. */
 struct dot_args {
     enum dtype dtype;
-    int32_t num_tiles;             /* 1 .. MAX_TILES */
-    const void *tiles[MAX_TILES];  /* their first columns */
-    int32_t col0, len;             /* col0 is even */
-    const size_t *runs;            /* or NULL: every 16 columns start at the tile + runs[column / 16] */
-    const void *x;                 /* float; pairs of BF16 in a uint32_t for dot_pairs */
-    int64_t ldx;                   /* in elements of 4 bytes */
+    int32_t num_tiles;            /* 1 .. MAX_TILES */
+    const void *tiles[MAX_TILES]; /* their first columns */
+    int32_t col0, len;            /* col0 is even */
+    const size_t *runs; /* or NULL: every 16 columns start at the tile + runs[column / 16] */
+    const void *x;      /* float; pairs of BF16 in a uint32_t for dot_pairs */
+    int64_t ldx;        /* in elements of 4 bytes */
     const int32_t *rows;
     int32_t num_rows;
-    float *sums;                   /* [num_rows, lds] */
+    float *sums; /* [num_rows, lds] */
     int64_t lds;
-    bool add;                      /* to what is there, else overwrite */
-    float *panel;                  /* [PANEL_FLOATS] scratch of the thread */
+    bool add;     /* to what is there, else overwrite */
+    float *panel; /* [PANEL_FLOATS] scratch of the thread */
 };
 
 /* The sums of up to MAX_TILES tiles, with what is needed to store them. */
 struct store_args {
-    const float *sums; /* [num_rows, TILE_GROUP_ROWS] */
-    int32_t num_rows;  /* rows of x */
-    int32_t count;     /* columns to store: rows of the matrix */
+    const float *sums;  /* [num_rows, TILE_GROUP_ROWS] */
+    int32_t num_rows;   /* rows of x */
+    int32_t count;      /* columns to store: rows of the matrix */
     const float *scale; /* [count] or NULL */
-    float factor;      /* multiplies too; a power of two */
+    float factor;       /* multiplies too; a power of two */
 };
 
 /* Rows (token, query head) of one KV head of one sequence, and their keys. */
 struct attend_args {
     enum dtype dtype;
     int32_t head_dim;
-    const char *keys, *values;    /* the head's tiles in block 0 */
+    const char *keys, *values; /* the head's tiles in block 0 */
     size_t block_bytes;
-    const int32_t *blocks;        /* the sequence's block table */
-    int32_t num_rows;             /* <= ATTENTION_ROWS */
-    const int32_t *first, *last;  /* [num_rows] keys [first, last) are seen */
-    const float *q;               /* [num_rows, D] */
+    const int32_t *blocks;       /* the sequence's block table */
+    int32_t num_rows;            /* <= ATTENTION_ROWS */
+    const int32_t *first, *last; /* [num_rows] keys [first, last) are seen */
+    const float *q;              /* [num_rows, D] */
     float scale;
-    float *scores;                /* [ATTENTION_ROWS, PARTITION_KEYS] scratch */
-    float *panel;                 /* [PANEL_FLOATS] scratch */
+    float *scores; /* [ATTENTION_ROWS, PARTITION_KEYS] scratch */
+    float *panel;  /* [PANEL_FLOATS] scratch */
 };
 
 /* Unnormalised softmax sums of some keys, per row: max of the scores, sum of exp(score - max), and
@@ -125,7 +126,8 @@ struct cpu_kernels {
 
     /* y[i][j] = sum * scale + bias */
     void (*store_rows)(const struct store_args *s, float *y, int64_t ldy, const float *bias);
-    /* partial[rows ? rows[i] : i][j] += (double)(float)(weight[i] * (sum * scale)); weight NULL: 1 */
+    /* partial[rows ? rows[i] : i][j] += (double)(float)(weight[i] * (sum * scale)); weight NULL: 1
+     */
     void (*add_partial)(const struct store_args *s, double *partial, int64_t ld,
                         const int32_t *rows, const float *weight);
     /* act[i][j] = silu(gate) * up: gate in sums' first columns, up from TILE_GROUP_ROWS / 2 on. */

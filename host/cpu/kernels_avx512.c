@@ -1,5 +1,5 @@
-/* kernels_avx512: the kernels for AVX-512 F, BW, VL and DQ. With MOESERVE_SIMDE the same code runs on
- * any machine, for the tests. */
+/* kernels_avx512: the kernels for AVX-512 F, BW, VL and DQ. With MOESERVE_SIMDE the same code runs
+ * on any machine, for the tests. */
 #include "host/cpu/vec_avx512.h"
 
 #include "host/cpu/dot_impl.h"

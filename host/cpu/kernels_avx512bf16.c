@@ -10,8 +10,8 @@
 
 VEC v16 v16_dot_pairs(v16 acc, const void *w, uint32_t x) {
 #ifdef MOESERVE_SIMDE
-    /* SIMDe's own version rounds differently for different compilers; this is the instruction's order:
-     * the odd column, then the even one. */
+    /* SIMDe's own version rounds differently for different compilers; this is the instruction's
+     * order: the odd column, then the even one. */
     v16 even, odd;
     v16_load_pair(DTYPE_BF16, w, &even, &odd);
     acc = v16_fma(odd, v16_set1(f32_from_bits(x & 0xffff0000)), acc);
@@ -36,9 +36,8 @@ VEC void pairs_block(const int NT, const int NX, const struct dot_args *a, int32
     const uint32_t *x[MAX_BLOCK_ROWS];
     v16 acc[MAX_TILES][MAX_BLOCK_ROWS];
     int32_t pairs = (a->len + 1) / 2;
-#define PAIRS_ROW(i) x[i] = (const uint32_t *)dot_row(a, row0 + i);
-#define PAIRS_TILE(t)                                                                              \
-    w[t] = (const char *)a->tiles[tile0 + t] + (size_t)(a->col0 / 2) * pair_bytes;
+#define PAIRS_ROW(i)   x[i] = (const uint32_t *)dot_row(a, row0 + i);
+#define PAIRS_TILE(t)  w[t] = (const char *)a->tiles[tile0 + t] + (size_t)(a->col0 / 2) * pair_bytes;
 #define PAIRS_CLEAR(i) acc[0][i] = acc[1][i] = acc[2][i] = acc[3][i] = v16_set1(0);
 #define PAIRS_STEP(t)                                                                              \
     {                                                                                              \

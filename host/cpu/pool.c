@@ -16,12 +16,12 @@
 
 enum { SPIN_NS = 30000, CACHE_LINE = 64 };
 
-/* A run is published as one word, `tickets`: its number in the upper half, the tasks that nobody has
- * taken yet in the lower. Whoever lowers it by one owns a task, and the run cannot end before that
- * task is counted in `done`, so that the plain fields of the run are stable while it works. */
+/* A run is published as one word, `tickets`: its number in the upper half, the tasks that nobody
+ * has taken yet in the lower. Whoever lowers it by one owns a task, and the run cannot end before
+ * that task is counted in `done`, so that the plain fields of the run are stable while it works. */
 struct pool {
     int32_t num_threads;
-    pthread_t *workers; /* [num_threads - 1], owned */
+    pthread_t *workers;  /* [num_threads - 1], owned */
     int32_t num_workers; /* started */
     pool_fn *fn;         /* of the run in progress; written before `tickets` is published */
     void *arg;

@@ -16,7 +16,8 @@ typedef struct {
     __m256 lo, hi;
 } v16;
 
-/* Makes what follows from pointer p and index i wait for v, for the compiler: it moves nothing ahead. */
+/* Makes what follows from pointer p and index i wait for v, for the compiler: it moves nothing
+ * ahead. */
 #define V16_AFTER(v, p, i) __asm__("" : "+r"(p), "+r"(i) : "x"((v).lo))
 
 VEC v16 v16_set1(float f) {
@@ -72,10 +73,11 @@ VEC v16 v16_zero_below(v16 a, v16 x, v16 limit) {
 }
 
 VEC __m256 scale_by_power(__m256 a, __m256 n) {
-    return _mm256_castsi256_ps(_mm256_add_epi32(
-        _mm256_castps_si256(a), _mm256_slli_epi32(_mm256_castps_si256(n), 23)));
+    return _mm256_castsi256_ps(
+        _mm256_add_epi32(_mm256_castps_si256(a), _mm256_slli_epi32(_mm256_castps_si256(n), 23)));
 }
-/* a * 2^n, with n in the low bits of the float that adding 1.5 * 2^23 made; a and the result normal. */
+/* a * 2^n, with n in the low bits of the float that adding 1.5 * 2^23 made; a and the result
+ * normal. */
 VEC v16 v16_scale_by_power(v16 a, v16 n) {
     return (v16){scale_by_power(a.lo, n.lo), scale_by_power(a.hi, n.hi)};
 }
@@ -84,10 +86,10 @@ VEC v16 v16_scale_by_power(v16 a, v16 n) {
 VEC v16 v16_load_dtype(enum dtype dtype, const void *p) {
     const __m128i *q = p;
     if (dtype == DTYPE_BF16)
-        return (v16){_mm256_castsi256_ps(
-                         _mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(q)), 16)),
-                     _mm256_castsi256_ps(
-                         _mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(q + 1)), 16))};
+        return (v16){
+            _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(q)), 16)),
+            _mm256_castsi256_ps(
+                _mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(q + 1)), 16))};
     if (dtype == DTYPE_F16)
         return (v16){_mm256_cvtph_ps(_mm_loadu_si128(q)), _mm256_cvtph_ps(_mm_loadu_si128(q + 1))};
     if (dtype == DTYPE_F8_E4M3) {
@@ -114,8 +116,8 @@ VEC v16 widen_halves(__m256i h) {
 VEC void v16_load_pair(enum dtype dtype, const void *p, v16 *even, v16 *odd) {
     const __m256i *q = p;
     if (dtype == DTYPE_BF16) {
-        /* The odd column keeps the upper halves; zeros come from the even one's lower halves, as a mask
-         * would take a register that the sums need. */
+        /* The odd column keeps the upper halves; zeros come from the even one's lower halves, as a
+         * mask would take a register that the sums need. */
         __m256i a = _mm256_loadu_si256(q), b = _mm256_loadu_si256(q + 1);
         __m256i even_a = _mm256_slli_epi32(a, 16), even_b = _mm256_slli_epi32(b, 16);
         *even = (v16){_mm256_castsi256_ps(even_a), _mm256_castsi256_ps(even_b)};
@@ -124,8 +126,7 @@ VEC void v16_load_pair(enum dtype dtype, const void *p, v16 *even, v16 *odd) {
     } else if (dtype == DTYPE_F8_E4M3) {
         const __m256i mask = _mm256_set1_epi16((short)0xbf80);
         __m256i a = _mm256_loadu_si256(q);
-        *even = widen_halves(
-            _mm256_and_si256(_mm256_srai_epi16(_mm256_slli_epi16(a, 8), 1), mask));
+        *even = widen_halves(_mm256_and_si256(_mm256_srai_epi16(_mm256_slli_epi16(a, 8), 1), mask));
         *odd = widen_halves(_mm256_and_si256(_mm256_srai_epi16(a, 1), mask));
     } else {
         *even = v16_load_dtype(dtype, p);

@@ -18,8 +18,11 @@
 
 enum { DOT_MAX_ROWS = 8, DOT_PANEL_ROWS = 24 }; /* see dot_impl.h */
 #define DOT_SHAPES(X)                                                                              \
-    X(4, 1) X(4, 2) X(2, 1) X(2, 2) X(2, 3) X(2, 4) X(2, 5) X(2, 6) X(2, 7) X(2, 8)                \
-    X(1, 1) X(1, 2) X(1, 3) X(1, 4) X(1, 5) X(1, 6) X(1, 7) X(1, 8)
+    X(4, 1)                                                                                        \
+    X(4, 2)                                                                                        \
+    X(2, 1)                                                                                        \
+    X(2, 2) X(2, 3) X(2, 4) X(2, 5) X(2, 6) X(2, 7) X(2, 8) X(1, 1) X(1, 2) X(1, 3) X(1, 4)        \
+        X(1, 5) X(1, 6) X(1, 7) X(1, 8)
 
 typedef __m512 v16;
 
@@ -66,8 +69,8 @@ VEC v16 v16_zero_below(v16 a, v16 x, v16 limit) {
 }
 
 VEC v16 v16_scale_by_power(v16 a, v16 n) {
-    return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(a),
-                                                _mm512_slli_epi32(_mm512_castps_si512(n), 23)));
+    return _mm512_castsi512_ps(
+        _mm512_add_epi32(_mm512_castps_si512(a), _mm512_slli_epi32(_mm512_castps_si512(n), 23)));
 }
 
 VEC v16 widen_halves(__m256i h) {
@@ -133,8 +136,7 @@ VEC void v16_load_pair(enum dtype dtype, const void *p, v16 *even, v16 *odd) {
     } else if (dtype == DTYPE_F8_E4M3) {
         const __m256i mask = _mm256_set1_epi16((short)0xbf80);
         __m256i a = _mm256_loadu_si256(p);
-        *even = widen_halves(
-            _mm256_and_si256(_mm256_srai_epi16(_mm256_slli_epi16(a, 8), 1), mask));
+        *even = widen_halves(_mm256_and_si256(_mm256_srai_epi16(_mm256_slli_epi16(a, 8), 1), mask));
         *odd = widen_halves(_mm256_and_si256(_mm256_srai_epi16(a, 1), mask));
     } else {
         *even = v16_load_dtype(dtype, p);

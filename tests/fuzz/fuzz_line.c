@@ -1,5 +1,6 @@
-/* libFuzzer: any bytes as what a client sends: cut into lines, parsed, answered. The first byte says in
- * which pieces they arrive; the lines must not depend on it, and every answer must be a JSON line. */
+/* libFuzzer: any bytes as what a client sends: cut into lines, parsed, answered. The first byte
+ * says in which pieces they arrive; the lines must not depend on it, and every answer must be a
+ * JSON line. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -52,9 +53,8 @@ static void check_line(const char *line, size_t len, struct buffer *out) {
         CHECK(rc == ERR_INVALID_JSON || rc == ERR_INVALID_REQUEST, "code %d", rc);
         answer_error(out, r.id, rc, e.param, e.message);
     } else {
-        const struct engine_event event = {.kind = EVENT_TOKEN,
-                                           .text = r.text_len ? r.text : "",
-                                           .text_len = r.text_len};
+        const struct engine_event event = {
+            .kind = EVENT_TOKEN, .text = r.text_len ? r.text : "", .text_len = r.text_len};
         check_params(&r.params);
         answer_token(out, r.id, &event);
     }
