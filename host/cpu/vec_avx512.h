@@ -17,12 +17,12 @@
 #define VEC static inline __attribute__((always_inline))
 
 enum { DOT_MAX_ROWS = 8, DOT_PANEL_ROWS = 24 }; /* see dot_impl.h */
+/* clang-format off */
 #define DOT_SHAPES(X)                                                                              \
-    X(4, 1)                                                                                        \
-    X(4, 2)                                                                                        \
-    X(2, 1)                                                                                        \
-    X(2, 2) X(2, 3) X(2, 4) X(2, 5) X(2, 6) X(2, 7) X(2, 8) X(1, 1) X(1, 2) X(1, 3) X(1, 4)        \
-        X(1, 5) X(1, 6) X(1, 7) X(1, 8)
+    X(4, 1) X(4, 2)                                                                                \
+    X(2, 1) X(2, 2) X(2, 3) X(2, 4) X(2, 5) X(2, 6) X(2, 7) X(2, 8)                                \
+    X(1, 1) X(1, 2) X(1, 3) X(1, 4) X(1, 5) X(1, 6) X(1, 7) X(1, 8)
+/* clang-format on */
 
 typedef __m512 v16;
 
