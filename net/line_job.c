@@ -27,18 +27,23 @@ static int encode_prompt(struct line_job *job, struct error *e) {
 
 /* Text that spells a special token becomes that token, as in a prompt, but nothing is added: the
  * tokens are those of the text itself, and detokenize gives the text back. */
-static void answer_tokens(struct line_job *job) {
+static int answer_tokens(struct line_job *job, struct error *e) {
     struct line_request *r = &job->request;
     struct token_list list = {0};
+    if (prompt_need_tokenizer(job->engine, "text", e) != 0)
+        return e->code;
     tokenizer_encode(engine_tokenizer(job->engine), r->text, r->text_len, TOKENIZER_PARSE_SPECIAL,
                      &list);
     answer_tokenize(&job->answer, r->id, list.ids, list.len);
     free(list.ids);
+    return 0;
 }
 
 static int answer_text(struct line_job *job, struct error *e) {
     struct line_request *r = &job->request;
     struct buffer text = {0};
+    if (prompt_need_tokenizer(job->engine, "tokens", e) != 0)
+        return e->code;
     int rc = tokenizer_decode(engine_tokenizer(job->engine), r->params.tokens,
                               (size_t)r->params.num_tokens, true, &text);
     if (rc == 0)
@@ -60,7 +65,7 @@ void line_job_run(struct line_job *job) {
         rc = encode_prompt(job, &e);
         break;
     case LINE_TOKENIZE:
-        answer_tokens(job);
+        rc = answer_tokens(job, &e);
         break;
     case LINE_DETOKENIZE:
         rc = answer_text(job, &e);

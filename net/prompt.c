@@ -17,9 +17,19 @@ static int take_tokens(struct token_list *list, struct request_params *p, const 
     return 0;
 }
 
+int prompt_need_tokenizer(const struct engine *e, const char *field, struct error *error) {
+    if (engine_tokenizer(e))
+        return 0;
+    return error_set(error, ERR_INVALID_REQUEST,
+                     "%s: the model was loaded without a tokenizer; send token ids as \"tokens\"",
+                     field);
+}
+
 int prompt_encode_text(const struct engine *e, const char *text, size_t len,
                        struct request_params *p, struct error *error) {
     struct token_list list = {0};
+    if (prompt_need_tokenizer(e, "prompt", error) != 0)
+        return error->code;
     tokenizer_encode(engine_tokenizer(e), text, len,
                      TOKENIZER_ADD_SPECIAL | TOKENIZER_PARSE_SPECIAL, &list);
     return take_tokens(&list, p, "prompt", error);
@@ -29,6 +39,8 @@ int prompt_encode_chat(const struct engine *e, const struct chat_message *messag
                        struct request_params *p, struct error *error) {
     const struct chat_template *c = engine_chat_template(e);
     struct token_list list = {0};
+    if (prompt_need_tokenizer(e, "messages", error) != 0)
+        return error->code;
     if (!c)
         return error_set(error, ERR_INVALID_REQUEST,
                          "messages: this model has no chat template; one can be chosen with "

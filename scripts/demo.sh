@@ -11,7 +11,8 @@ if nc -z 127.0.0.1 $port 2>/dev/null; then
     port=0
 fi
 out=$(mktemp)
-"$exe" --listen 127.0.0.1:$port >"$out" &
+# A model this small writes better with the unlikely tokens left out.
+"$exe" --listen 127.0.0.1:$port --temperature 0.6 --top-p 0.9 >"$out" &
 server=$!
 trap 'kill $server 2>/dev/null || true; wait $server 2>/dev/null || true; rm -f "$out"' EXIT
 trap 'exit 130' INT TERM

@@ -35,7 +35,7 @@ const struct variant *variants(int *n) {
         if (ops)
             all[count++] = (struct variant){ops, i == 2, true};
     }
-    if (count > 0 && !simde[0].name && &kernels_avx512_simde) {
+    if (count > 0 && !simde[0].name && &kernels_avx512_simde && &kernels_avx512bf16_simde) {
         simde[0] = cpu_table(&kernels_avx512_simde);
         simde[0].create = create_avx512_simde;
         simde[1] = cpu_table(&kernels_avx512bf16_simde);

@@ -249,3 +249,31 @@ TEST(OpsRouter, TiesGoToTheLowerExpert) {
         v[k].ops->destroy(b);
     }
 }
+
+/* ---- the choice of kernels ----------------------------------------------------------------------
+ */
+
+TEST(CpuOps, ChoosesTheBestKernelsOrSaysWhatIsMissing) {
+    struct error error = {0};
+    struct backend_config config = test_config(2);
+    const struct ops *ops = cpu_ops(NULL, &error);
+    ASSERT_TRUE(ops != NULL);
+    EXPECT_TRUE(cpu_ops("auto", &error) == ops);
+    struct backend *b = test_backend(ops, &config);
+    EXPECT_TRUE(strstr(ops->describe(b), "2 threads") != NULL);
+    ops->destroy(b);
+    EXPECT_TRUE(cpu_ops("mmx", &error) == NULL);
+    EXPECT_INT_EQ(error.code, ERR_CONFIG);
+    EXPECT_TRUE(strstr(error.text, "avx512bf16") != NULL); /* names the choices */
+    ops->destroy(NULL);
+}
+
+TEST(CpuOps, Avx512KernelsAreTestedHere) {
+    int n, wide = 0;
+    const struct variant *v = variants(&n);
+    for (int i = 0; i < n; i++)
+        wide += strncmp(v[i].ops->name, "cpu-avx512", 10) == 0;
+    if (wide == 0)
+        SKIP("neither AVX-512 nor SIMDe here: only the AVX2 kernels were tested");
+    EXPECT_TRUE(wide >= 2); /* with and without BF16 pairs */
+}

@@ -15,9 +15,8 @@
 
 #include "host/cpu/kernels.h"
 
-enum {
-    PREFETCH_BYTES = 1536
-}; /* ahead in each stream; measured: 1 to 2 KiB are alike, less is worse */
+/* How far ahead each stream of weights is asked for. */
+enum { PREFETCH_BYTES = 1536 };
 
 /* X(0) .. X(n - 1) for a constant n <= 4 or 8. Written out, so that every array index is a constant
  * from the start and the sums live in registers; compilers differ in what they make of loops. */
