@@ -111,7 +111,9 @@ static int append_content(struct source *s, struct bench_rng *r, const char *lab
 
 static int source_init(struct source *s, struct error *error) {
     struct bench_rng r;
-    int rc = tokens_append_text(&s->lead, s->client, "", 0, 0, INT32_MAX, error);
+    /* Random ids are sent as they are, also to a model that has no tokenizer. */
+    bool text = strcmp(s->settings->dataset, "random") != 0;
+    int rc = text ? tokens_append_text(&s->lead, s->client, "", 0, 0, INT32_MAX, error) : 0;
     if (rc != 0)
         return rc;
     int32_t want = s->settings->prefix_len, lead = s->lead.count < want ? s->lead.count : want;

@@ -21,7 +21,7 @@ enum {
 
 /* Scratch of one thread; owned by the backend's pool of memory. */
 struct scratch {
-    float *panel; /* [PANEL_FLOATS] */
+    uint16_t *panel; /* [PANEL_SIZE] */
     float *sums;  /* [ROW_CHUNK, TILE_GROUP_ROWS] */
     float *act;   /* [ROW_CHUNK, TILE_GROUP_ROWS / 2] */
     /* attention: rows of one unit */

@@ -3,11 +3,10 @@
  *
  * A block of NT tiles x NX rows of x is kept in registers while the columns go by. Few rows
  * (decode): several tiles at once hide the latency of the additions and keep several streams of
- * weights in flight; the weights are widened in registers. Many rows (prefill): one tile and up to
- * DOT_MAX_ROWS rows; F16 and E4M3, which are dear to widen, are widened once per call into `panel`
- * (an F32 tile that stays in the L1 or L2 cache) from DOT_PANEL_ROWS rows on. The additions, and so
- * the bits, are the same in all cases: element (row, lane) is one chain of fused multiply-adds over
- * the columns.
+ * weights in flight. Many rows (prefill): one tile and up to DOT_MAX_ROWS rows. Weights are widened
+ * in registers; E4M3, for which that is dear, is first made F16 in `panel`, a tile in the cache. The
+ * additions, and so the bits, are the same in all cases: element (row, lane) is one chain of fused
+ * multiply-adds over the columns.
  */
 #pragma once
 
@@ -44,9 +43,6 @@ enum { PREFETCH_BYTES = 1536 };
             X(7)                                                                                   \
     }
 enum { MAX_BLOCK_ROWS = 8 };
-
-#define PAIR_BYTES(dtype)                                                                          \
-    ((size_t)(2 * TILE_ROWS * ((dtype) == DTYPE_F32 ? 4 : (dtype) == DTYPE_F8_E4M3 ? 1 : 2)))
 
 static inline const float *dot_row(const struct dot_args *a, int32_t i) {
     return (const float *)a->x + (a->rows ? a->rows[i] : i) * a->ldx;
@@ -89,7 +85,7 @@ VEC void dot_store(const int NX, const struct dot_args *a, int32_t tile, int32_t
 
 VEC void dot_block(const enum dtype dtype, const int NT, const int NX, const struct dot_args *a,
                    int32_t tile0, int32_t row0) {
-    const size_t pair_bytes = PAIR_BYTES(dtype);
+    const size_t pair_bytes = 2 * TILE_ROWS * (dtype == DTYPE_F32 ? 4 : 2);
     const char *w[MAX_TILES];
     const float *x[MAX_BLOCK_ROWS];
     v16 acc[MAX_TILES][MAX_BLOCK_ROWS], even, odd;
@@ -134,12 +130,11 @@ typedef void dot_fn(const struct dot_args *a, int32_t tile0, int32_t row0);
         dot_block(DTYPE_##dtype, NT, NX, a, tile0, row0);                                          \
     }
 #define DOT_ENTRY(dtype, NT, NX) [NT - 1][NX] = dot_##dtype##_##NT##x##NX,
-#define DOT_DTYPE(X, NT, NX)     X(F32, NT, NX) X(F16, NT, NX) X(BF16, NT, NX) X(F8_E4M3, NT, NX)
-#define DOT_DEFINE_ALL(NT, NX)   DOT_DTYPE(DOT_DEFINE, NT, NX)
-#define DOT_F32(NT, NX)          DOT_ENTRY(F32, NT, NX)
-#define DOT_F16(NT, NX)          DOT_ENTRY(F16, NT, NX)
-#define DOT_BF16(NT, NX)         DOT_ENTRY(BF16, NT, NX)
-#define DOT_F8_E4M3(NT, NX)      DOT_ENTRY(F8_E4M3, NT, NX)
+#define DOT_DEFINE_ALL(NT, NX)                                                                     \
+    DOT_DEFINE(F32, NT, NX) DOT_DEFINE(F16, NT, NX) DOT_DEFINE(BF16, NT, NX)
+#define DOT_F32(NT, NX)  DOT_ENTRY(F32, NT, NX)
+#define DOT_F16(NT, NX)  DOT_ENTRY(F16, NT, NX)
+#define DOT_BF16(NT, NX) DOT_ENTRY(BF16, NT, NX)
 DOT_SHAPES(DOT_DEFINE_ALL)
 
 typedef dot_fn *const dot_table[MAX_TILES][DOT_MAX_ROWS + 1]; /* [tiles - 1][rows] */
@@ -148,11 +143,11 @@ static dot_table dot_tables[] = {
     [DTYPE_F32] = {DOT_SHAPES(DOT_F32)},
     [DTYPE_F16] = {DOT_SHAPES(DOT_F16)},
     [DTYPE_BF16] = {DOT_SHAPES(DOT_BF16)},
-    [DTYPE_F8_E4M3] = {DOT_SHAPES(DOT_F8_E4M3)},
 };
 
 /* Covers the tiles and rows of a call with blocks, the rows in groups of nearly equal size. Two
- * BF16 tiles fit into the L1 cache beside a group of rows: the group is read once for both. */
+ * tiles of 16-bit weights fit into the L1 cache beside a group of rows: the group is read once for
+ * both. */
 static void dot_cover(dot_table table, const struct dot_args *a) {
     int32_t n = a->num_rows, groups = (n + DOT_MAX_ROWS - 1) / DOT_MAX_ROWS;
     if (n == 0)
@@ -175,39 +170,34 @@ static void dot_cover(dot_table table, const struct dot_args *a) {
         }
 }
 
-/* Widens columns [col0, col0 + len) of the tiles into F32 tiles in the panel. */
-VEC void widen_tiles(const enum dtype dtype, const struct dot_args *a) {
-    const size_t pair_bytes = PAIR_BYTES(dtype);
+/* Makes columns [col0, col0 + len) of E4M3 tiles F16 tiles in the panel, times 2^-8 (tile_scale). */
+static void widen_tiles(const struct dot_args *a) {
+    const size_t pair_bytes = 2 * TILE_ROWS;
     for (int32_t t = 0; t < a->num_tiles; t++) {
         const char *tile = (const char *)a->tiles[t] + (size_t)(a->col0 / 2) * pair_bytes;
-        float *out = a->panel + t * SEGMENT_COLS * TILE_ROWS;
-        for (int32_t k = 0; k < a->len; k += 2) {
-            int32_t run = a->runs ? k / TILE_ROWS : 0;
-            size_t start = a->runs ? a->runs[run] : 0;
-            v16 even, odd;
-            v16_load_pair(dtype, tile + start + (size_t)(k - run * TILE_ROWS) / 2 * pair_bytes,
-                          &even, &odd);
-            v16_store(out + k * TILE_ROWS, even);
-            v16_store(out + (k + 1) * TILE_ROWS, odd);
+        uint16_t *out = a->panel + t * SEGMENT_COLS * TILE_ROWS;
+        for (int32_t k = 0, run = 0; k < a->len; run++) {
+            const char *w = tile + (a->runs ? a->runs[run] : 0);
+            int32_t end = a->runs && k + TILE_ROWS < a->len ? k + TILE_ROWS : a->len;
+            for (; k < end; k += 2, w += pair_bytes) {
+                _mm_prefetch(w + PREFETCH_BYTES, _MM_HINT_T0);
+                widen_e4m3_pair(w, out + k * TILE_ROWS);
+            }
         }
     }
 }
 
 static void dot(const struct dot_args *a) {
-    bool dear = a->dtype == DTYPE_F16 || a->dtype == DTYPE_F8_E4M3;
-    if (!dear || a->num_rows < DOT_PANEL_ROWS) {
+    if (a->dtype != DTYPE_F8_E4M3) {
         dot_cover(dot_tables[a->dtype], a);
         return;
     }
-    if (a->dtype == DTYPE_F16)
-        widen_tiles(DTYPE_F16, a);
-    else
-        widen_tiles(DTYPE_F8_E4M3, a);
     struct dot_args wide = *a;
-    wide.dtype = DTYPE_F32;
+    widen_tiles(a);
+    wide.dtype = DTYPE_F16;
     wide.col0 = 0;
     wide.runs = NULL;
     for (int32_t t = 0; t < a->num_tiles; t++)
         wide.tiles[t] = a->panel + t * SEGMENT_COLS * TILE_ROWS;
-    dot_cover(dot_tables[DTYPE_F32], &wide);
+    dot_cover(dot_tables[DTYPE_F16], &wide);
 }

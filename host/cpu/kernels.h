@@ -33,7 +33,7 @@ enum {
     SEGMENT_COLS = 256,
     MAX_TILES = 4, /* of one call: four streams of weights keep a core's loads busy */
     TILE_GROUP_ROWS = MAX_TILES * TILE_ROWS,
-    PANEL_FLOATS = MAX_TILES * SEGMENT_COLS * TILE_ROWS,
+    PANEL_SIZE = MAX_TILES * SEGMENT_COLS * TILE_ROWS,
     ATTENTION_ROWS = 24,  /* (token, head) rows that share a pass over keys and values */
     PARTITION_KEYS = 256, /* keys of one softmax, at multiples of this position */
 };
@@ -76,7 +76,7 @@ struct dot_args {
     float *sums; /* [num_rows, lds] */
     int64_t lds;
     bool add;     /* to what is there, else overwrite */
-    float *panel; /* [PANEL_FLOATS] scratch of the thread */
+    uint16_t *panel; /* [PANEL_SIZE] scratch of the thread */
 };
 
 /* The sums of up to MAX_TILES tiles, with what is needed to store them. */
@@ -100,7 +100,7 @@ struct attend_args {
     const float *q;              /* [num_rows, D] */
     float scale;
     float *scores; /* [ATTENTION_ROWS, PARTITION_KEYS] scratch */
-    float *panel;  /* [PANEL_FLOATS] scratch */
+    uint16_t *panel; /* [PANEL_SIZE] scratch */
 };
 
 /* Unnormalised softmax sums of some keys, per row: max of the scores, sum of exp(score - max), and

@@ -9,7 +9,7 @@
 
 #define VEC static inline __attribute__((always_inline))
 
-enum { DOT_MAX_ROWS = 6, DOT_PANEL_ROWS = 12 }; /* see dot_impl.h */
+enum { DOT_MAX_ROWS = 6 }; /* see dot_impl.h */
 #define DOT_SHAPES(X) X(4, 1) X(2, 1) X(2, 2) X(1, 1) X(1, 2) X(1, 3) X(1, 4) X(1, 5) X(1, 6)
 
 typedef struct {
@@ -107,12 +107,7 @@ VEC void v16_store_f16(void *p, v16 a) {
     _mm_storeu_si128(q + 1, _mm256_cvtps_ph(a.hi, _MM_FROUND_TO_NEAREST_INT));
 }
 
-VEC v16 widen_halves(__m256i h) {
-    return (v16){_mm256_cvtph_ps(_mm256_castsi256_si128(h)),
-                 _mm256_cvtph_ps(_mm256_extracti128_si256(h, 1))};
-}
-
-/* A pair of columns of a tile. E4M3 comes out times 2^-8. */
+/* A pair of columns of a tile; not E4M3. */
 VEC void v16_load_pair(enum dtype dtype, const void *p, v16 *even, v16 *odd) {
     const __m256i *q = p;
     if (dtype == DTYPE_BF16) {
@@ -123,13 +118,19 @@ VEC void v16_load_pair(enum dtype dtype, const void *p, v16 *even, v16 *odd) {
         *even = (v16){_mm256_castsi256_ps(even_a), _mm256_castsi256_ps(even_b)};
         *odd = (v16){_mm256_castsi256_ps(_mm256_blend_epi16(even_a, a, 0xaa)),
                      _mm256_castsi256_ps(_mm256_blend_epi16(even_b, b, 0xaa))};
-    } else if (dtype == DTYPE_F8_E4M3) {
-        const __m256i mask = _mm256_set1_epi16((short)0xbf80);
-        __m256i a = _mm256_loadu_si256(q);
-        *even = widen_halves(_mm256_and_si256(_mm256_srai_epi16(_mm256_slli_epi16(a, 8), 1), mask));
-        *odd = widen_halves(_mm256_and_si256(_mm256_srai_epi16(a, 1), mask));
     } else {
         *even = v16_load_dtype(dtype, p);
         *odd = v16_load_dtype(dtype, (const char *)p + 16 * (dtype == DTYPE_F16 ? 2 : 4));
     }
+}
+
+/* A pair of columns of an E4M3 tile as a pair of an F16 tile, times 2^-8: in the upper byte of a
+ * 16-bit lane the code is an F16 but for one more exponent bit, which the sign fills and a mask
+ * clears. Exact, subnormals too; NaN codes come out as 480. */
+VEC void widen_e4m3_pair(const void *p, uint16_t *out) {
+    const __m256i mask = _mm256_set1_epi16((short)0xbf80);
+    __m256i a = _mm256_loadu_si256(p);
+    __m256i even = _mm256_srai_epi16(_mm256_slli_epi16(a, 8), 1), odd = _mm256_srai_epi16(a, 1);
+    _mm256_storeu_si256((void *)out, _mm256_and_si256(even, mask));
+    _mm256_storeu_si256((void *)(out + 16), _mm256_and_si256(odd, mask));
 }

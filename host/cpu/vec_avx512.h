@@ -16,7 +16,7 @@
 
 #define VEC static inline __attribute__((always_inline))
 
-enum { DOT_MAX_ROWS = 8, DOT_PANEL_ROWS = 24 }; /* see dot_impl.h */
+enum { DOT_MAX_ROWS = 8 }; /* see dot_impl.h */
 /* clang-format off */
 #define DOT_SHAPES(X)                                                                              \
     X(4, 1) X(4, 2)                                                                                \
@@ -133,13 +133,16 @@ VEC void v16_load_pair(enum dtype dtype, const void *p, v16 *even, v16 *odd) {
         __m512i a = _mm512_loadu_si512(p);
         *even = _mm512_castsi512_ps(_mm512_slli_epi32(a, 16));
         *odd = _mm512_castsi512_ps(_mm512_and_si512(a, _mm512_set1_epi32((int)0xffff0000)));
-    } else if (dtype == DTYPE_F8_E4M3) {
-        const __m256i mask = _mm256_set1_epi16((short)0xbf80);
-        __m256i a = _mm256_loadu_si256(p);
-        *even = widen_halves(_mm256_and_si256(_mm256_srai_epi16(_mm256_slli_epi16(a, 8), 1), mask));
-        *odd = widen_halves(_mm256_and_si256(_mm256_srai_epi16(a, 1), mask));
     } else {
         *even = v16_load_dtype(dtype, p);
         *odd = v16_load_dtype(dtype, (const char *)p + 16 * (dtype == DTYPE_F16 ? 2 : 4));
     }
+}
+
+VEC void widen_e4m3_pair(const void *p, uint16_t *out) {
+    const __m256i mask = _mm256_set1_epi16((short)0xbf80);
+    __m256i a = _mm256_loadu_si256(p);
+    __m256i even = _mm256_srai_epi16(_mm256_slli_epi16(a, 8), 1), odd = _mm256_srai_epi16(a, 1);
+    _mm256_storeu_si256((void *)out, _mm256_and_si256(even, mask));
+    _mm256_storeu_si256((void *)(out + 16), _mm256_and_si256(odd, mask));
 }
