@@ -265,8 +265,9 @@ void conn_touch(struct conn *c) {
     c->set->dirty = c;
 }
 
+/* Looks at the bytes too: several reads may come before the next service. */
 bool conn_congested(const struct conn *c) {
-    return c->congested;
+    return c->congested || unsent_bytes(c) > c->set->limits.pause_unsent_bytes;
 }
 
 static void update_congestion(struct conn *c) {
