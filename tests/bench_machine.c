@@ -8,12 +8,13 @@
 #include "host/error.h"
 #include "host/mem.h"
 
-enum { MAX_THREADS = 256, PASSES = 9 };
+enum { MAX_THREADS = 256, MAX_PASSES = 32, READ_BYTES = 256 << 20 };
 
 struct worker {
     pthread_t thread;
     const char *data;
     size_t bytes;
+    int32_t passes;
     pthread_barrier_t *barrier;
     double result; /* keeps the compiler from dropping the work */
 };
@@ -34,7 +35,7 @@ __attribute__((target("avx2"))) static double sum_bytes(const char *p, size_t by
 
 static void *read_worker(void *arg) {
     struct worker *w = arg;
-    for (int32_t i = 0; i < PASSES; i++) {
+    for (int32_t i = 0; i < w->passes; i++) {
         pthread_barrier_wait(w->barrier);
         w->result += sum_bytes(w->data, w->bytes);
         pthread_barrier_wait(w->barrier);
@@ -52,15 +53,19 @@ double machine_median(double *values, int32_t n) {
     return values[n / 2];
 }
 
-/* Starts the workers, times PASSES rounds between two barriers each, and returns the seconds. */
-static void run_workers(struct worker *w, int32_t threads, void *(*fn)(void *), double *seconds) {
+/* Starts the workers, times `passes` rounds between two barriers each, and returns the median of
+ * the seconds. */
+static double run_workers(struct worker *w, int32_t threads, void *(*fn)(void *), int32_t passes) {
     pthread_barrier_t barrier;
+    double seconds[MAX_PASSES];
+    CHECK(threads <= MAX_THREADS && passes <= MAX_PASSES, "%d threads, %d passes", threads, passes);
     pthread_barrier_init(&barrier, NULL, (unsigned)threads + 1);
     for (int32_t i = 0; i < threads; i++) {
         w[i].barrier = &barrier;
+        w[i].passes = passes;
         CHECK(pthread_create(&w[i].thread, NULL, fn, &w[i]) == 0, "thread %d", i);
     }
-    for (int32_t i = 0; i < PASSES; i++) {
+    for (int32_t i = 0; i < passes; i++) {
         pthread_barrier_wait(&barrier);
         int64_t start = clock_us();
         pthread_barrier_wait(&barrier);
@@ -69,24 +74,25 @@ static void run_workers(struct worker *w, int32_t threads, void *(*fn)(void *), 
     for (int32_t i = 0; i < threads; i++)
         pthread_join(w[i].thread, NULL);
     pthread_barrier_destroy(&barrier);
+    return machine_median(seconds, passes);
 }
 
-double machine_read_gbps(int32_t threads, size_t bytes) {
+double machine_read_gbps(int32_t threads, int32_t passes) {
+    static char *data;
     struct worker w[MAX_THREADS] = {0};
-    double seconds[PASSES];
-    char *data = mem_pool_alloc(bytes);
-    size_t part = bytes / (size_t)threads / 4096 * 4096;
-    CHECK(data && threads <= MAX_THREADS, "%zu bytes, %d threads", bytes, threads);
-    for (size_t i = 0; i < bytes; i += 64)
-        data[i] = (char)i; /* every page is there and differs from the zero page */
+    size_t part = READ_BYTES / (size_t)threads / 4096 * 4096;
+    if (!data) {
+        data = mem_pool_alloc(READ_BYTES);
+        CHECK(data, "out of memory");
+        for (size_t i = 0; i < READ_BYTES; i += 64)
+            data[i] = (char)i; /* every page is there and differs from the zero page */
+    }
     for (int32_t i = 0; i < threads; i++)
         w[i] = (struct worker){.data = data + (size_t)i * part, .bytes = part};
-    run_workers(w, threads, read_worker, seconds);
-    mem_pool_free(data, bytes);
-    return (double)part * threads / 1e9 / machine_median(seconds, PASSES);
+    return (double)part * threads / 1e9 / run_workers(w, threads, read_worker, passes);
 }
 
-enum { FMA_ROUNDS = 20000000, FMA_CHAINS = 12 };
+enum { FMA_ROUNDS = 4000000, FMA_CHAINS = 12 };
 
 __attribute__((target("avx2,fma"))) static double fma_avx2(void) {
     __m256 acc[FMA_CHAINS], x = _mm256_set1_ps(1e-9f), y = _mm256_set1_ps(0.999f);
@@ -116,7 +122,7 @@ __attribute__((target("avx512f"))) static double fma_avx512(void) {
 
 static void *fma_worker(void *arg) {
     struct worker *w = arg;
-    for (int32_t i = 0; i < PASSES; i++) {
+    for (int32_t i = 0; i < w->passes; i++) {
         pthread_barrier_wait(w->barrier);
         w->result += __builtin_cpu_supports("avx512f") ? fma_avx512() : fma_avx2();
         pthread_barrier_wait(w->barrier);
@@ -124,11 +130,9 @@ static void *fma_worker(void *arg) {
     return NULL;
 }
 
-double machine_fma_gflops(int32_t threads) {
+double machine_fma_gflops(int32_t threads, int32_t passes) {
     struct worker w[MAX_THREADS] = {0};
-    double seconds[PASSES], lanes = __builtin_cpu_supports("avx512f") ? 16 : 8;
-    CHECK(threads <= MAX_THREADS, "%d threads", threads);
-    run_workers(w, threads, fma_worker, seconds);
-    machine_median(seconds, PASSES); /* sorts: the first is the fastest */
-    return 2.0 * lanes * FMA_CHAINS * FMA_ROUNDS * threads / 1e9 / seconds[0];
+    double lanes = __builtin_cpu_supports("avx512f") ? 16 : 8;
+    return 2.0 * lanes * FMA_CHAINS * FMA_ROUNDS * threads / 1e9 /
+           run_workers(w, threads, fma_worker, passes);
 }

@@ -1,11 +1,13 @@
 /* bench_model: the forward pass of a synthetic model against the limits of this machine.
  *
  *   bench_model [--model DIR] [--threads N] [--ranks N] [--isa NAME] [--context N]
+ *               [--decode N] [--prefill N]
  *
  * Weights are made up (as --load-format dummy); only DIR/config.json is read. One line a case:
  * decode at several batch sizes as tok/s and the GB/s at which weights are read (the bytes of the
  * experts that the router really picked, attention, router and lm_head), prefill as tok/s and
- * GFLOP/s.
+ * GFLOP/s. --decode or --prefill runs that one case. The limits move with what else a shared
+ * machine does: they are measured before every step of a case, and its line compares the medians.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -25,7 +27,7 @@ struct bench {
     struct model *model;
     int32_t threads, ranks, context;
     const char *isa;
-    double read_gbps, fma_gflops;
+    int32_t decode, prefill; /* or 0: all cases */
 };
 
 /* One batch: `seqs` sequences with `count` new tokens each after `context` old ones. */
@@ -94,41 +96,51 @@ static double step_bytes(const struct bench *b, int32_t num_tokens) {
     return total;
 }
 
-static double median_seconds(struct bench *b, struct step *s, int32_t seqs, int32_t count,
-                             int32_t context) {
-    double seconds[REPEATS];
+/* Medians of a case's steps, and of a limit measured before each. */
+struct times {
+    double seconds, limit;
+};
+
+static struct times run_case(struct bench *b, struct step *s, int32_t seqs, int32_t count,
+                             int32_t context, double (*limit)(int32_t threads, int32_t passes)) {
+    double seconds[REPEATS], limits[REPEATS];
     float *logits;
     for (int32_t i = -2; i < REPEATS; i++) {
+        double now = limit(b->threads, 1);
         make_step(s, b, seqs, count, context, (uint32_t)(i + 2));
         int64_t start = clock_us();
         model_run(b->model, &s->batch, &logits);
-        if (i >= 0)
+        if (i >= 0) {
             seconds[i] = (double)(clock_us() - start) / 1e6;
+            limits[i] = now;
+        }
     }
-    return machine_median(seconds, REPEATS);
+    return (struct times){machine_median(seconds, REPEATS), machine_median(limits, REPEATS)};
 }
 
 static void run_decode(struct bench *b, struct step *s, int32_t seqs, double *batch_one) {
-    double t = median_seconds(b, s, seqs, 1, b->context), rate = seqs / t;
-    double gbps = step_bytes(b, seqs) / 1e9 / t;
+    struct times t = run_case(b, s, seqs, 1, b->context, machine_read_gbps);
+    double rate = seqs / t.seconds, gbps = step_bytes(b, seqs) / 1e9 / t.seconds;
     if (seqs == 1)
         *batch_one = rate;
-    printf("decode  batch %3d  context %4d  %8.2f ms  %8.1f tok/s (%4.1fx batch 1)  %6.2f GB/s = "
-           "%3.0f%% of the read loop\n",
-           seqs, b->context, t * 1e3, rate, rate / *batch_one, gbps, 100 * gbps / b->read_gbps);
+    printf("decode  batch %3d  context %4d  %8.2f ms  %8.1f tok/s", seqs, b->context,
+           t.seconds * 1e3, rate);
+    if (*batch_one > 0)
+        printf(" (%4.1fx batch 1)", rate / *batch_one);
+    printf("  %6.2f GB/s = %3.0f%% of the read loop's %.1f\n", gbps, 100 * gbps / t.limit, t.limit);
     fflush(stdout);
 }
 
 static void run_prefill(struct bench *b, struct step *s, int32_t count) {
-    double t = median_seconds(b, s, 1, count, 0);
+    struct times t = run_case(b, s, 1, count, 0, machine_fma_gflops);
     /* lm_head runs for one row only, the embedding for none */
     double params = (double)model_config_active_parameters(&b->config) -
                     2.0 * b->config.vocab_size * b->config.hidden_size;
-    double flops = 2 * params * count;
+    double gflops = 2 * params * count / 1e9 / t.seconds;
     printf(
         "prefill tokens %4d               %8.2f ms  %8.1f tok/s                   %6.1f GFLOP/s = "
-        "%3.0f%% of the FMA peak\n",
-        count, t * 1e3, count / t, flops / 1e9 / t, 100 * flops / 1e9 / t / b->fma_gflops);
+        "%3.0f%% of the FMA peak's %.0f\n",
+        count, t.seconds * 1e3, count / t.seconds, gflops, 100 * gflops / t.limit, t.limit);
     fflush(stdout);
 }
 
@@ -168,14 +180,17 @@ static int run(struct bench *b, const char *dir) {
         xcalloc((size_t)MAX_BATCH * (size_t)(b->context / KV_BLOCK_SIZE + 40), sizeof *s->tables);
     model_describe(b->model, &text);
     printf("%.*s", (int)text.len, text.data);
-    b->read_gbps = machine_read_gbps(b->threads, (size_t)1 << 30);
-    b->fma_gflops = machine_fma_gflops(b->threads);
-    printf("machine: plain read loop %.2f GB/s, FMA peak %.1f GFLOP/s, %d threads\n", b->read_gbps,
-           b->fma_gflops, b->threads);
-    for (size_t i = 0; i < sizeof batches / sizeof *batches; i++)
-        run_decode(b, s, batches[i], &batch_one);
-    for (size_t i = 0; i < sizeof prefills / sizeof *prefills; i++)
-        run_prefill(b, s, prefills[i]);
+    if (b->decode > 0 || b->prefill > 0) {
+        if (b->decode > 0)
+            run_decode(b, s, b->decode, &batch_one);
+        if (b->prefill > 0)
+            run_prefill(b, s, b->prefill);
+    } else {
+        for (size_t i = 0; i < sizeof batches / sizeof *batches; i++)
+            run_decode(b, s, batches[i], &batch_one);
+        for (size_t i = 0; i < sizeof prefills / sizeof *prefills; i++)
+            run_prefill(b, s, prefills[i]);
+    }
     model_destroy(b->model);
     weights_close(&b->weights);
     buffer_deinit(&text);
@@ -201,12 +216,19 @@ int main(int argc, char **argv) {
             b.isa = argv[i + 1];
         else if (!strcmp(argv[i], "--context"))
             b.context = atoi(argv[i + 1]);
+        else if (!strcmp(argv[i], "--decode"))
+            b.decode = atoi(argv[i + 1]);
+        else if (!strcmp(argv[i], "--prefill"))
+            b.prefill = atoi(argv[i + 1]);
         else
             argc = 0;
     }
-    if (argc % 2 == 0) {
-        fprintf(stderr, "usage: bench_model [--model DIR] [--threads N] [--ranks N] [--isa NAME] "
-                        "[--context N]\n");
+    if (argc % 2 == 0 || b.decode < 0 || b.decode > MAX_BATCH || b.prefill < 0 ||
+        b.prefill > MAX_PREFILL) {
+        fprintf(stderr,
+                "usage: bench_model [--model DIR] [--threads N] [--ranks N] [--isa NAME] "
+                "[--context N] [--decode N (<= %d)] [--prefill N (<= %d)]\n",
+                MAX_BATCH, MAX_PREFILL);
         return 2;
     }
     return run(&b, dir);

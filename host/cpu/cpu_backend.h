@@ -22,8 +22,8 @@ enum {
 /* Scratch of one thread; owned by the backend's pool of memory. */
 struct scratch {
     uint16_t *panel; /* [PANEL_SIZE] */
-    float *sums;  /* [ROW_CHUNK, TILE_GROUP_ROWS] */
-    float *act;   /* [ROW_CHUNK, TILE_GROUP_ROWS / 2] */
+    float *sums;     /* [ROW_CHUNK, TILE_GROUP_ROWS] */
+    float *act;      /* [ROW_CHUNK, TILE_GROUP_ROWS / 2] */
     /* attention: rows of one unit */
     float *q;                      /* [ATTENTION_ROWS, D] */
     float *scores;                 /* [ATTENTION_ROWS, PARTITION_KEYS] */
@@ -123,7 +123,8 @@ size_t cpu_kv_block_bytes(enum dtype dtype, int32_t num_kv_heads, int32_t head_d
 size_t cpu_keys_offset(enum dtype dtype, int32_t head, int32_t head_dim);
 size_t cpu_values_offset(enum dtype dtype, int32_t head, int32_t head_dim);
 
-/* The tiles of rows row0 .. row0 + TILE_GROUP_ROWS - 1 (or fewer); returns how many. */
+/* The tiles of rows row0 .. row0 + 16 * max_tiles - 1; returns how many there are, 0 past the end.
+ */
 int32_t cpu_tiles(const struct weight *w, int32_t row0, int32_t max_tiles, const void **tiles);
 
 /* ---- cpu_matmul.c -------------------------------------------------------------------------------
@@ -134,10 +135,15 @@ struct packed cpu_pack(struct backend *b, const float *x, int64_t ldx, int32_t n
                        int32_t cols, int32_t unit, bool pairs);
 /* Are these weights multiplied by BF16 pairs? */
 bool cpu_uses_pairs(const struct backend *b, const struct weight *w);
+/* The tiles that a thread is likely to need after those of a call; num 0: not known. */
+struct next_tiles {
+    int32_t num;
+    const void *tiles[MAX_TILES];
+};
 /* The sums of d's tiles over the unit that starts at column `col`, for rows [row0, row0 + num_rows)
  * of x, or those that d->rows lists; returns the unit's end. */
-int32_t cpu_dot_unit(const struct backend *b, struct dot_args *d, const struct packed *x,
-                     int32_t row0, int32_t col);
+int32_t cpu_dot_unit(const struct backend *b, struct dot_args *d, const struct next_tiles *next,
+                     const struct packed *x, int32_t row0, int32_t col);
 void cpu_matmul_exact(struct backend *b, float *y, int64_t ldy, const float *x, int64_t ldx,
                       const struct weight *w, const float *bias, int32_t num_tokens);
 void cpu_matmul(struct backend *b, float *y, int64_t ldy, const float *x, int64_t ldx,

@@ -47,8 +47,18 @@ bool cpu_uses_pairs(const struct backend *b, const struct weight *w) {
     return b->kernels->dot_pairs && w->dtype == DTYPE_BF16;
 }
 
-int32_t cpu_dot_unit(const struct backend *b, struct dot_args *d, const struct packed *x,
-                     int32_t row0, int32_t col) {
+/* The next segment of the same tiles, or the first one of the next; all of MAX_TILES or nothing. */
+static void look_ahead(struct dot_args *d, const struct next_tiles *next, bool last) {
+    size_t done = (size_t)(d->col0 + d->len + 1) / 2 * tile_pair_bytes(d->dtype);
+    d->ahead[0] = NULL;
+    if (last ? next->num < MAX_TILES : d->num_tiles < MAX_TILES)
+        return;
+    for (int32_t t = 0; t < MAX_TILES; t++)
+        d->ahead[t] = last ? next->tiles[t] : (const char *)d->tiles[t] + done;
+}
+
+int32_t cpu_dot_unit(const struct backend *b, struct dot_args *d, const struct next_tiles *next,
+                     const struct packed *x, int32_t row0, int32_t col) {
     const uint32_t *data = x->data;
     for (;;) {
         struct segment s = segment_at(x, col);
@@ -57,6 +67,7 @@ int32_t cpu_dot_unit(const struct backend *b, struct dot_args *d, const struct p
         d->x = data + s.offset + row0 * s.ld;
         d->ldx = s.ld;
         d->add = !s.first;
+        look_ahead(d, next, s.col0 + s.len == x->cols);
         if (x->pairs)
             b->kernels->dot_pairs(d);
         else
@@ -89,6 +100,7 @@ static void matmul_group(const struct matmul_job *j, const struct scratch *scrat
         .scale = w->row_scale ? w->row_scale + r0 : NULL,
         .factor = tile_scale(w->dtype),
     };
+    struct next_tiles next;
     struct dot_args d = {
         .dtype = w->dtype,
         .num_rows = n,
@@ -97,13 +109,15 @@ static void matmul_group(const struct matmul_job *j, const struct scratch *scrat
         .panel = scratch->panel,
     };
     d.num_tiles = cpu_tiles(w, r0, MAX_TILES, d.tiles);
+    next.num =
+        cpu_tiles(w, r0 + TILE_GROUP_ROWS * pool_num_threads(j->b->pool), MAX_TILES, next.tiles);
     if (j->partial)
         for (int32_t i = 0; i < n; i++)
             memset(j->partial + (row0 + i) * j->ldy + r0, 0, (size_t)count * sizeof *j->partial);
     else if (w->cols == 0)
         memset(scratch->sums, 0, (size_t)n * TILE_GROUP_ROWS * sizeof *scratch->sums);
     for (int32_t c = 0; c < w->cols;) {
-        c = cpu_dot_unit(j->b, &d, &j->x, row0, c);
+        c = cpu_dot_unit(j->b, &d, &next, &j->x, row0, c);
         if (j->partial)
             j->b->kernels->add_partial(&store, j->partial + row0 * j->ldy + r0, j->ldy, NULL, NULL);
     }

@@ -31,8 +31,30 @@ struct moe_job {
 
 enum { GATE_TILES = MAX_TILES / 2, GATE_ROWS = GATE_TILES * TILE_ROWS };
 
+static const struct next_tiles no_tiles;
+
 size_t cpu_moe_part_bytes(void) {
     return sizeof(struct moe_part);
+}
+
+static const struct moe_part *part_of(const struct moe_job *j, int32_t task) {
+    const struct moe_part *p = j->b->moe_parts;
+    while (p + 1 < j->b->moe_parts + j->num_parts && p[1].task0 <= task)
+        p++;
+    return p;
+}
+
+/* Tiles of a task that does gate and up at once: half of them each. 0: it does not, or there is no
+ * such task. */
+static int32_t gate_up_tiles(const struct moe_job *j, int32_t task, const void **tiles) {
+    if (task >= j->num_tasks)
+        return 0;
+    const struct moe_part *p = part_of(j, task);
+    int32_t r0 = (task - p->task0) * GATE_ROWS;
+    if (p->e->gate.dtype != p->e->up.dtype || p->e->gate.rows - r0 <= GATE_ROWS - TILE_ROWS)
+        return 0;
+    return cpu_tiles(&p->e->gate, r0, GATE_TILES, tiles) +
+           cpu_tiles(&p->e->up, r0, GATE_TILES, tiles + GATE_TILES);
 }
 
 /* Gate or up sums into columns `column`.. of the scratch sums. */
@@ -50,14 +72,15 @@ static void gate_or_up(const struct moe_job *j, const struct scratch *scratch,
     };
     d.num_tiles = cpu_tiles(w, r0, GATE_TILES, d.tiles);
     for (int32_t c = 0; c < w->cols;)
-        c = cpu_dot_unit(j->b, &d, x, row0, c);
+        c = cpu_dot_unit(j->b, &d, &no_tiles, x, row0, c);
 }
 
-/* Both at once: four streams of weights. */
-static void gate_and_up(const struct moe_job *j, const struct scratch *scratch,
-                        const struct expert_weights *e, const int32_t *rows, int32_t row0,
-                        int32_t n, int32_t r0) {
+/* Both at once: MAX_TILES streams of weights. */
+static void gate_and_up(const struct moe_job *j, const struct scratch *scratch, int32_t task,
+                        const int32_t *rows, int32_t row0, int32_t n) {
+    const struct expert_weights *e = part_of(j, task)->e;
     const struct packed *x = cpu_uses_pairs(j->b, &e->gate) ? &j->x_pairs : &j->x;
+    struct next_tiles next;
     struct dot_args d = {
         .dtype = e->gate.dtype,
         .num_tiles = MAX_TILES,
@@ -67,10 +90,10 @@ static void gate_and_up(const struct moe_job *j, const struct scratch *scratch,
         .lds = TILE_GROUP_ROWS,
         .panel = scratch->panel,
     };
-    cpu_tiles(&e->gate, r0, GATE_TILES, d.tiles);
-    cpu_tiles(&e->up, r0, GATE_TILES, d.tiles + GATE_TILES);
+    gate_up_tiles(j, task, d.tiles);
+    next.num = gate_up_tiles(j, task + pool_num_threads(j->b->pool), next.tiles);
     for (int32_t c = 0; c < e->gate.cols;)
-        c = cpu_dot_unit(j->b, &d, x, row0, c);
+        c = cpu_dot_unit(j->b, &d, &next, x, row0, c);
 }
 
 /* Copies columns [r0, r0 + count) of act rows [row0, row0 + n) to their segments. */
@@ -95,13 +118,12 @@ static void gate_up_task(void *arg, int32_t task, int32_t thread) {
     const struct moe_job *j = arg;
     const struct backend *b = j->b;
     const struct scratch *scratch = &b->scratch[thread];
-    const struct moe_part *p = b->moe_parts;
-    while (p + 1 < b->moe_parts + j->num_parts && p[1].task0 <= task)
-        p++;
+    const struct moe_part *p = part_of(j, task);
     const struct expert_weights *e = p->e;
     int32_t r0 = (task - p->task0) * GATE_ROWS;
     int32_t count = e->gate.rows - r0 < GATE_ROWS ? e->gate.rows - r0 : GATE_ROWS;
-    bool together = e->gate.dtype == e->up.dtype && count > GATE_ROWS - TILE_ROWS;
+    const void *tiles[MAX_TILES];
+    bool together = gate_up_tiles(j, task, tiles) == MAX_TILES;
     for (int32_t row0 = 0; row0 < p->count; row0 += ROW_CHUNK) {
         int32_t n = p->count - row0 < ROW_CHUNK ? p->count - row0 : ROW_CHUNK;
         const int32_t *rows = j->a->routing ? b->pair_tokens + p->first_pair + row0 : NULL;
@@ -114,7 +136,7 @@ static void gate_up_task(void *arg, int32_t task, int32_t thread) {
             .factor = tile_scale(e->gate.dtype),
         };
         if (together) {
-            gate_and_up(j, scratch, e, rows, packed_row0, n, r0);
+            gate_and_up(j, scratch, task, rows, packed_row0, n);
         } else {
             gate_or_up(j, scratch, &e->gate, rows, packed_row0, n, r0, 0);
             gate_or_up(j, scratch, &e->up, rows, packed_row0, n, r0, GATE_ROWS);
@@ -129,6 +151,8 @@ static void gate_up_task(void *arg, int32_t task, int32_t thread) {
 static void down_part(const struct moe_job *j, const struct scratch *scratch,
                       const struct moe_part *p, int32_t h0, int32_t count) {
     const struct backend *b = j->b;
+    bool last = p + 1 == b->moe_parts + j->num_parts;
+    struct next_tiles next;
     const struct weight *w = &p->e->down;
     int32_t H = b->config.hidden_size;
     struct dot_args d = {
@@ -138,6 +162,9 @@ static void down_part(const struct moe_job *j, const struct scratch *scratch,
         .panel = scratch->panel,
     };
     d.num_tiles = cpu_tiles(w, h0, MAX_TILES, d.tiles);
+    next.num = cpu_tiles(last ? &b->moe_parts->e->down : &p[1].e->down,
+                         last ? h0 + TILE_GROUP_ROWS * pool_num_threads(b->pool) : h0, MAX_TILES,
+                         next.tiles);
     for (int32_t row0 = 0; row0 < p->count; row0 += ROW_CHUNK) {
         int32_t n = p->count - row0 < ROW_CHUNK ? p->count - row0 : ROW_CHUNK;
         int32_t pair0 = p->first_pair + row0;
@@ -152,7 +179,7 @@ static void down_part(const struct moe_job *j, const struct scratch *scratch,
         double *out = j->a->partial + (routed ? 0 : (int64_t)row0 * H) + h0;
         d.num_rows = n;
         for (int32_t c = 0; c < w->cols;) {
-            c = cpu_dot_unit(b, &d, &p->act, row0, c);
+            c = cpu_dot_unit(b, &d, &next, &p->act, row0, c);
             b->kernels->add_partial(&store, out, H, routed ? b->pair_tokens + pair0 : NULL,
                                     routed ? b->pair_weights + pair0 : NULL);
         }

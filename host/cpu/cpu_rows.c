@@ -139,14 +139,36 @@ static inline void scatter(char *tile, const char *from, enum dtype dtype, size_
                from, size);
 }
 
+static char *head_tile(const struct qkv_args *a, int64_t slot, int32_t head, bool values) {
+    enum dtype dtype = a->kv.dtype;
+    int32_t D = a->head_dim;
+    return (char *)a->kv.data +
+           (size_t)(slot / KV_BLOCK_SIZE) * cpu_kv_block_bytes(dtype, a->num_kv_heads, D) +
+           (values ? cpu_values_offset(dtype, head, D) : cpu_keys_offset(dtype, head, D));
+}
+
+/* Asks for the lines of a token's keys and values: no other op of the step has touched them, and
+ * one miss after the other would cost more than all else here. */
+static void prefetch_slot(const struct qkv_args *a, int64_t slot) {
+    enum dtype dtype = a->kv.dtype;
+    int32_t D = a->head_dim, token = (int32_t)(slot % KV_BLOCK_SIZE);
+    size_t key_bytes = tile_bytes(dtype, D), value_tile = tile_bytes(dtype, KV_BLOCK_SIZE);
+    size_t row = tile_index(dtype, 0, token) * dtype_bytes(dtype);
+    for (int32_t h = 0; h < a->num_kv_heads; h++) {
+        const char *keys = head_tile(a, slot, h, false), *values = head_tile(a, slot, h, true);
+        for (size_t i = 0; i < key_bytes; i += 64)
+            __builtin_prefetch(keys + i, 1);
+        for (int32_t d = 0; d < D; d += TILE_ROWS)
+            __builtin_prefetch(values + (size_t)(d / TILE_ROWS) * value_tile + row, 1);
+    }
+}
+
 static void write_head(const struct qkv_job *j, const float *x, int64_t slot, int32_t head,
                        bool values) {
     const struct qkv_args *a = j->a;
     enum dtype dtype = a->kv.dtype;
     int32_t D = a->head_dim, token = (int32_t)(slot % KV_BLOCK_SIZE);
-    char *tile = (char *)a->kv.data +
-                 (size_t)(slot / KV_BLOCK_SIZE) * cpu_kv_block_bytes(dtype, a->num_kv_heads, D) +
-                 (values ? cpu_values_offset(dtype, head, D) : cpu_keys_offset(dtype, head, D));
+    char *tile = head_tile(a, slot, head, values);
     for (int32_t d = 0; d < D; d += TILE_ROWS) {
         union {
             float f32[TILE_ROWS];
@@ -178,6 +200,7 @@ static void rope_rows(void *arg, int32_t first, int32_t last) {
         const float *cos_sin = a->rope + (int64_t)a->batch->positions[t] * D;
         int64_t slot = a->batch->slot_mapping[t];
         float q_rms = 1, k_rms = 1;
+        prefetch_slot(a, slot);
         if (a->clip > 0)
             clamp_row(v, Hkv * D, a->clip);
         if (a->norm == QK_NORM_PROJECTION) {

@@ -101,7 +101,7 @@ void cpu_weight_put(struct weight *w, int32_t row0, const struct tensor_slice *s
 int32_t cpu_tiles(const struct weight *w, int32_t row0, int32_t max_tiles, const void **tiles) {
     size_t tile = tile_bytes(w->dtype, w->cols);
     int32_t n = (w->rows - row0 + TILE_ROWS - 1) / TILE_ROWS;
-    n = n < max_tiles ? n : max_tiles;
+    n = n < 0 ? 0 : n < max_tiles ? n : max_tiles;
     for (int32_t i = 0; i < n; i++)
         tiles[i] = (const char *)w->data + (size_t)(row0 / TILE_ROWS + i) * tile;
     return n;

@@ -2,20 +2,20 @@
  * attention. Included by each kernels_<isa>.c after its vec_<isa>.h.
  *
  * A block of NT tiles x NX rows of x is kept in registers while the columns go by. Few rows
- * (decode): several tiles at once hide the latency of the additions and keep several streams of
- * weights in flight. Many rows (prefill): one tile and up to DOT_MAX_ROWS rows. Weights are widened
- * in registers; E4M3, for which that is dear, is first made F16 in `panel`, a tile in the cache. The
- * additions, and so the bits, are the same in all cases: element (row, lane) is one chain of fused
- * multiply-adds over the columns.
+ * (decode): several tiles at once hide the latency of the additions. Many rows (prefill): one tile
+ * and up to DOT_MAX_ROWS rows. Weights are widened in registers; E4M3, for which that is dear, is
+ * first made F16 in `panel`, a tile in the cache. The additions, and so the bits, are the same in
+ * all cases: element (row, lane) is one chain of fused multiply-adds over the columns.
+ *
+ * What a core gets from memory is limited by how many streams of addresses it reads at a time, and
+ * a block walks through one or two tiles only. So what is needed after this call (`ahead`) is asked
+ * for meanwhile, MAX_TILES streams in turn, and waits in the L2 cache when its call comes.
  */
 #pragma once
 
 #include <string.h>
 
 #include "host/cpu/kernels.h"
-
-/* How far ahead each stream of weights is asked for. */
-enum { PREFETCH_BYTES = 1536 };
 
 /* X(0) .. X(n - 1) for a constant n <= 4 or 8. Written out, so that every array index is a constant
  * from the start and the sums live in registers; compilers differ in what they make of loops. */
@@ -61,7 +61,7 @@ VEC void dot_pair(const enum dtype dtype, const int NX, const char *w, const flo
     v16 even, odd;
     v16_load_pair(dtype, w, &even, &odd);
     dot_column(NX, even, x, k, acc);
-    if (NX > DOT_MAX_ROWS / 2) {
+    if (DOT_PAIR_TWICE(NX)) {
         /* Registers are full: start on the second column only now, with the pair read again. */
         V16_AFTER(acc[NX - 1], w, k);
         v16_load_pair(dtype, w, &even, &odd);
@@ -83,6 +83,13 @@ VEC void dot_store(const int NX, const struct dot_args *a, int32_t tile, int32_t
 #undef DOT_ADD
 }
 
+/* Asks for a line of each stream of what comes next, `at` bytes into each. */
+VEC void dot_ahead(const struct dot_args *a, int64_t at) {
+#define DOT_AHEAD(t) _mm_prefetch(a->ahead[t] + at, _MM_HINT_T1);
+    REPEAT4(MAX_TILES, DOT_AHEAD)
+#undef DOT_AHEAD
+}
+
 VEC void dot_block(const enum dtype dtype, const int NT, const int NX, const struct dot_args *a,
                    int32_t tile0, int32_t row0) {
     const size_t pair_bytes = 2 * TILE_ROWS * (dtype == DTYPE_F32 ? 4 : 2);
@@ -90,14 +97,14 @@ VEC void dot_block(const enum dtype dtype, const int NT, const int NX, const str
     const float *x[MAX_BLOCK_ROWS];
     v16 acc[MAX_TILES][MAX_BLOCK_ROWS], even, odd;
     int64_t k = 0, len = a->len;
+    bool ahead = a->ahead[0] && row0 == 0; /* each weight is asked for by the first rows only */
+    int64_t ahead_bytes = TILE_ROWS / MAX_TILES * (a->dtype == DTYPE_F8_E4M3 ? 1 : pair_bytes / 32);
 #define DOT_ROW(i)   x[i] = dot_row(a, row0 + i);
 #define DOT_CLEAR(i) acc[0][i] = acc[1][i] = acc[2][i] = acc[3][i] = v16_set1(0);
 #define DOT_TILE(t)                                                                                \
     w[t] = (const char *)a->tiles[tile0 + t] + start + (size_t)(a->col0 / 2) * pair_bytes;
 #define DOT_PAIR(t)                                                                                \
     {                                                                                              \
-        for (size_t line = 0; line < pair_bytes; line += 64)                                       \
-            _mm_prefetch(w[t] + PREFETCH_BYTES + line, _MM_HINT_T0);                               \
         dot_pair(dtype, NX, w[t], x, k, acc[t]);                                                   \
         w[t] += pair_bytes;                                                                        \
     }
@@ -113,6 +120,11 @@ VEC void dot_block(const enum dtype dtype, const int NT, const int NX, const str
         size_t start = a->runs ? a->runs[run] : 0;
         int64_t end = a->runs && k + TILE_ROWS < len ? k + TILE_ROWS : len;
         REPEAT4(NT, DOT_TILE)
+        while (ahead && k + 8 / NT <= end) { /* four pairs of columns here, four lines there */
+            dot_ahead(a, (tile0 * len + k * NT) * ahead_bytes);
+            for (int i = 0; i < 4 / NT; i++, k += 2)
+                REPEAT4(NT, DOT_PAIR)
+        }
         for (; k + 2 <= end; k += 2)
             REPEAT4(NT, DOT_PAIR)
         if (k < end) {
@@ -170,7 +182,8 @@ static void dot_cover(dot_table table, const struct dot_args *a) {
         }
 }
 
-/* Makes columns [col0, col0 + len) of E4M3 tiles F16 tiles in the panel, times 2^-8 (tile_scale). */
+/* Makes columns [col0, col0 + len) of E4M3 tiles F16 tiles in the panel, times 2^-8 (tile_scale).
+ */
 static void widen_tiles(const struct dot_args *a) {
     const size_t pair_bytes = 2 * TILE_ROWS;
     for (int32_t t = 0; t < a->num_tiles; t++) {
@@ -179,10 +192,8 @@ static void widen_tiles(const struct dot_args *a) {
         for (int32_t k = 0, run = 0; k < a->len; run++) {
             const char *w = tile + (a->runs ? a->runs[run] : 0);
             int32_t end = a->runs && k + TILE_ROWS < a->len ? k + TILE_ROWS : a->len;
-            for (; k < end; k += 2, w += pair_bytes) {
-                _mm_prefetch(w + PREFETCH_BYTES, _MM_HINT_T0);
+            for (; k < end; k += 2, w += pair_bytes)
                 widen_e4m3_pair(w, out + k * TILE_ROWS);
-            }
         }
     }
 }
@@ -194,7 +205,6 @@ static void dot(const struct dot_args *a) {
     }
     struct dot_args wide = *a;
     widen_tiles(a);
-    wide.dtype = DTYPE_F16;
     wide.col0 = 0;
     wide.runs = NULL;
     for (int32_t t = 0; t < a->num_tiles; t++)

@@ -75,8 +75,11 @@ struct dot_args {
     int32_t num_rows;
     float *sums; /* [num_rows, lds] */
     int64_t lds;
-    bool add;     /* to what is there, else overwrite */
+    bool add;        /* to what is there, else overwrite */
     uint16_t *panel; /* [PANEL_SIZE] scratch of the thread */
+    /* What will be read next, as many bytes of each as this call reads of a tile: it is brought to
+     * the L2 cache meanwhile. Any address will do; ahead[0] NULL: nothing. */
+    const char *ahead[MAX_TILES];
 };
 
 /* The sums of up to MAX_TILES tiles, with what is needed to store them. */
@@ -99,7 +102,7 @@ struct attend_args {
     const int32_t *first, *last; /* [num_rows] keys [first, last) are seen */
     const float *q;              /* [num_rows, D] */
     float scale;
-    float *scores; /* [ATTENTION_ROWS, PARTITION_KEYS] scratch */
+    float *scores;   /* [ATTENTION_ROWS, PARTITION_KEYS] scratch */
     uint16_t *panel; /* [PANEL_SIZE] scratch */
 };
 

@@ -16,6 +16,9 @@ typedef struct {
     __m256 lo, hi;
 } v16;
 
+/* Is a pair of columns read twice, one after the other? 12 of the 16 registers hold sums then. */
+#define DOT_PAIR_TWICE(NX) ((NX) == DOT_MAX_ROWS)
+
 /* Makes what follows from pointer p and index i wait for v, for the compiler: it moves nothing
  * ahead. */
 #define V16_AFTER(v, p, i) __asm__("" : "+r"(p), "+r"(i) : "x"((v).lo))

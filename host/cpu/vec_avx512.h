@@ -26,7 +26,8 @@ enum { DOT_MAX_ROWS = 8 }; /* see dot_impl.h */
 
 typedef __m512 v16;
 
-#define V16_AFTER(v, p, i) ((void)0) /* 32 registers are enough */
+#define DOT_PAIR_TWICE(NX) false /* 32 registers are enough */
+#define V16_AFTER(v, p, i) ((void)0)
 
 VEC v16 v16_set1(float f) {
     return _mm512_set1_ps(f);
