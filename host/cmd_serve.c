@@ -41,6 +41,16 @@ static int choose_model(struct options *o, struct error *e) {
     return 0;
 }
 
+/* Sampling as the model's authors suggest, where the user says nothing else. */
+static int suggested_sampling(struct options *o, struct error *e) {
+    struct buffer taken = {0};
+    int rc = options_read_generation_config(o, o->engine.model, &taken, e);
+    if (rc == 0 && taken.len)
+        log_info("from the model's generation_config.json: %.*s", (int)taken.len, taken.data);
+    buffer_deinit(&taken);
+    return rc;
+}
+
 bool cmd_start(struct options *o, unsigned command, int argc, char **argv, const char *usage,
                int *status) {
     struct error e = {0};
@@ -63,7 +73,7 @@ bool cmd_start(struct options *o, unsigned command, int argc, char **argv, const
     }
     if (o->verbose || o->quiet)
         log_set_level(o->verbose ? LOG_DEBUG : LOG_WARN);
-    if (check_device(o, &e) != 0 || choose_model(o, &e) != 0) {
+    if (check_device(o, &e) != 0 || choose_model(o, &e) != 0 || suggested_sampling(o, &e) != 0) {
         *status = fail(&e, 1);
         return false;
     }

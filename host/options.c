@@ -8,6 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "host/file.h"
+#include "host/json.h"
 #include "host/mem.h"
 #include "host/nearest.h"
 
@@ -22,7 +24,7 @@ enum option_type {
     OPT_LISTEN
 };
 
-enum { BOTH = CMD_SERVE | CMD_GENERATE };
+enum { BOTH = CMD_SERVE | CMD_GENERATE, MAX_GENERATION_CONFIG_BYTES = 1 << 20 };
 
 struct option {
     const char *name;    /* without dashes; NULL: a heading of --help, in `help` */
@@ -88,6 +90,8 @@ static const struct option table[] = {
      "share KV blocks between prompts that begin alike"},
 
     HEADING("Sampling (serve: for fields that a request leaves out)"),
+    {"generation-config", "", OPT_CHOICE, BOTH, AT(generation_config), 0, 0, "auto none",
+     "auto: temperature, top-k, top-p, min-p and repetition-penalty as the model's generation_config.json says"},
     {"max-tokens", "-n --n-predict", OPT_INT, BOTH, AT(generation.max_tokens), 1, INT32_MAX, NULL,
      "tokens to generate"},
     {"min-tokens", "", OPT_INT, BOTH, AT(generation.min_tokens), 0, INT32_MAX, NULL,
@@ -145,6 +149,7 @@ static const struct option table[] = {
 };
 /* clang-format on */
 enum { NUM_OPTIONS = sizeof table / sizeof *table };
+_Static_assert(NUM_OPTIONS <= 64, "options.given has a bit for each");
 
 void options_init(struct options *o) {
     memset(o, 0, sizeof *o);
@@ -152,6 +157,7 @@ void options_init(struct options *o) {
     server_options_default(&o->server);
     request_params_default(&o->generation);
     o->gpus = "0";
+    o->generation_config = "auto";
     o->batch_invariant = true;
 }
 
@@ -348,7 +354,10 @@ static int set_value(struct options *o, const struct option *opt, const char *va
             *(const char **)at = keep_copy(o, value);
         break;
     }
-    return ok ? 0 : bad_value(opt, value, error);
+    if (!ok)
+        return bad_value(opt, value, error);
+    o->given |= UINT64_C(1) << (opt - table);
+    return 0;
 }
 
 /* ---- files ---- */
@@ -408,6 +417,38 @@ int options_read_file(struct options *o, unsigned command, const char *path, str
     if (line != 0)
         return error_set(error, ERR_CONFIG, "%s:%d: expected `name = value`", path, line);
     return 0;
+}
+
+int options_read_generation_config(struct options *o, const char *model_dir, struct buffer *taken,
+                                   struct error *error) {
+    static const char *const names[] = {"temperature", "top_k", "top_p", "min_p",
+                                        "repetition_penalty"};
+    struct error inner = {0};
+    char *path = path_join(model_dir, "generation_config.json");
+    json_t *root = NULL;
+    int rc = 0;
+    if (!strcmp(o->generation_config, "auto") && file_exists(path) &&
+        !(root = json_parse_file(path, MAX_GENERATION_CONFIG_BYTES, error)))
+        rc = ERR_BAD_FILE;
+    for (size_t i = 0; rc == 0 && i < sizeof names / sizeof *names; i++) {
+        const struct option *opt = find(CMD_SERVE, names[i], "");
+        json_t *v = json_object_get(root, names[i]);
+        char value[32];
+        if (!v || json_is_null(v) || o->given >> (opt - table) & 1)
+            continue;
+        snprintf(value, sizeof value, "%.9g", json_number_value(v));
+        if (!json_is_number(v))
+            rc = error_set(error, ERR_BAD_FILE, "%s: %s: expected a number", path, names[i]);
+        else if (set_value(o, opt, value, &inner) != 0)
+            rc = error_set(error, ERR_CONFIG, "%s: %s (--generation-config none leaves it out)",
+                           path, inner.text);
+        else
+            buffer_printf(taken, "%s%s %s", taken->len ? ", " : "", names[i], value);
+    }
+    o->server.defaults = o->generation;
+    json_decref(root);
+    free(path);
+    return rc;
 }
 
 /* ---- the command line ---- */

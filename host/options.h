@@ -33,6 +33,8 @@ struct options {
     bool chat;                        /* generate: the prompt is a user's message */
     bool batch_invariant;             /* holds always on the CPU */
     bool seed_given;
+    const char *generation_config; /* "auto" or "none" */
+    uint64_t given;                /* options that the user set, as bits of their place in the table */
     bool verbose, quiet;
     bool help, version;
     char **strings; /* owned */
@@ -50,6 +52,13 @@ int options_parse(struct options *o, unsigned command, int argc, char **argv, st
 
 /* Reads one INI file: keys are option names without dashes, in any section. (Tests, --config.) */
 int options_read_file(struct options *o, unsigned command, const char *path, struct error *error);
+
+/* Takes temperature, top_k, top_p, min_p and repetition_penalty from the model's
+ * generation_config.json, where the user has set no other value; nothing happens without that file
+ * or with --generation-config none. What was taken is appended to `taken`, as "temperature 0.6, ...".
+ * ERR_BAD_FILE or ERR_CONFIG for values that the options do not allow. */
+int options_read_generation_config(struct options *o, const char *model_dir, struct buffer *taken,
+                                   struct error *error);
 
 /* The table as text for --help. */
 void options_help(unsigned command, struct buffer *out);

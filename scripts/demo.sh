@@ -11,8 +11,7 @@ if nc -z 127.0.0.1 $port 2>/dev/null; then
     port=0
 fi
 out=$(mktemp)
-# A model this small writes better with the unlikely tokens left out.
-"$exe" --listen 127.0.0.1:$port --temperature 0.6 --top-p 0.9 >"$out" &
+"$exe" --listen 127.0.0.1:$port >"$out" &
 server=$!
 trap 'kill $server 2>/dev/null || true; wait $server 2>/dev/null || true; rm -f "$out"' EXIT
 trap 'exit 130' INT TERM

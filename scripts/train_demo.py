@@ -341,7 +341,8 @@ def export(model, tok, out):
     tok.save(str(out / "tokenizer.json"))
     write_json(out / "config.json", CONFIG)
     write_json(out / "generation_config.json", {
-        "eos_token_id": [0, 2], "pad_token_id": 0, "transformers_version": "4.57.1"})
+        "do_sample": True, "eos_token_id": [0, 2], "pad_token_id": 0, "temperature": 0.6,
+        "top_p": 0.9, "transformers_version": "4.57.1"})
     write_json(out / "tokenizer_config.json", {
         "add_bos_token": False, "add_prefix_space": False,
         "added_tokens_decoder": {str(i): {

@@ -242,6 +242,57 @@ TEST(Options, HelpNamesEveryOptionOfItsCommandOnly) {
     buffer_deinit(&generate);
 }
 
+/* Parses the line, then reads a generation_config.json with that text. */
+static int suggest(struct options *o, const char *line, const char *json, struct buffer *taken,
+                   struct error *e) {
+    free(write_file("generation_config.json", json));
+    int rc = parse(o, CMD_SERVE, line, e);
+    return rc ? rc : options_read_generation_config(o, shim_scratch_dir(), taken, e);
+}
+
+TEST(Options, TheModelsGenerationConfigGivesWayToTheUser) {
+    static const char *json = "{\"do_sample\":true,\"temperature\":0.6,\"top_k\":20,\"top_p\":0.95,"
+                              "\"min_p\":null,\"repetition_penalty\":1.05}";
+    struct options o;
+    struct error e;
+    struct buffer taken = {0};
+    ASSERT_INT_EQ(suggest(&o, "--top-k 7", json, &taken, &e), 0);
+    EXPECT_NEAR(o.server.defaults.sampling.temperature, 0.6f, 0);
+    EXPECT_INT_EQ(o.server.defaults.sampling.top_k, 7);
+    EXPECT_NEAR(o.server.defaults.sampling.top_p, 0.95f, 0);
+    EXPECT_NEAR(o.generation.sampling.repetition_penalty, 1.05f, 0);
+    buffer_putc(&taken, '\0');
+    EXPECT_STR_EQ(taken.data, "temperature 0.6, top_p 0.95, repetition_penalty 1.05");
+    options_deinit(&o);
+
+    taken.len = 0;
+    ASSERT_INT_EQ(suggest(&o, "--generation-config none", json, &taken, &e), 0);
+    EXPECT_NEAR(o.server.defaults.sampling.temperature, 1, 0);
+    EXPECT_INT_EQ((int)taken.len, 0);
+    options_deinit(&o);
+    buffer_deinit(&taken);
+}
+
+TEST(Options, AWrongGenerationConfigIsNamed) {
+    static const struct {
+        const char *json, *says;
+    } cases[] = {
+        {"{\"temperature\":\"hot\"}", "temperature: expected a number"},
+        {"{\"top_p\":1.5}", "--top-p 1.5: expected a number from 1e-06 to 1"},
+        {"{\"top_k\":2.5}", "--top-k 2.5: expected an integer"},
+        {"{\"temperature\":", "generation_config.json"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct options o;
+        struct error e;
+        struct buffer taken = {0};
+        EXPECT_TRUE(suggest(&o, "", cases[i].json, &taken, &e) != 0);
+        EXPECT_TRUE(strstr(e.text, cases[i].says) && strstr(e.text, "generation_config.json"));
+        options_deinit(&o);
+        buffer_deinit(&taken);
+    }
+}
+
 TEST(Options, TheDemoModelIsFound) {
     char *dir = demo_model_find();
     EXPECT_TRUE(dir && strstr(dir, "demo-moe"));
