@@ -317,6 +317,40 @@ TEST(Server, AClientMayLeaveWhileItsLineIsTokenised) {
     net_fixture_stop(&f); /* some lines may still be in the pool: stop waits for them */
 }
 
+TEST(Server, AModelWithoutATokenizerTakesTokenIdsOnly) {
+    static const char *const refused[] = {
+        "{\"id\":1,\"prompt\":\"Once\"}",
+        "{\"id\":1,\"messages\":[{\"role\":\"user\",\"content\":\"Hi\"}]}",
+        "{\"op\":\"tokenize\",\"id\":1,\"text\":\"Once\"}",
+        "{\"op\":\"detokenize\",\"id\":1,\"tokens\":[1]}",
+    };
+    struct net_fixture f;
+    struct net_client c;
+    char model[512];
+    snprintf(model, sizeof model, "%s/golden/mixtral", shim_data_dir());
+    net_fixture_init(&f);
+    f.engine_options.model = model;
+    f.engine_options.load_format = "dummy"; /* the only way to start without one */
+    START(f, c);
+    for (size_t i = 0; i < sizeof refused / sizeof *refused; i++) {
+        net_client_puts(&c, refused[i]);
+        json_t *line = net_client_json(&c);
+        const char *message = string_of(json_object_get(line, "error"), "message");
+        EXPECT_STR_EQ(net_error_code(line), "invalid_request");
+        EXPECT_TRUE(strstr(message, "without a tokenizer"));
+        json_decref(line);
+    }
+    net_client_puts(&c, "{\"id\":2,\"tokens\":[3,4,5],\"max_tokens\":6,\"ignore_eos\":true}");
+    json_t *done = net_client_until_done(&c, "2", NULL);
+    EXPECT_INT_EQ(usage(done, "completion_tokens"), 6);
+    json_decref(done);
+    net_client_puts(&c, "Once upon a time");
+    EXPECT_TRUE(strstr(net_client_line(&c), "without a tokenizer"));
+    net_client_close(&c);
+    net_fixture_stop(&f);
+    EXPECT_INT_EQ(f.status, 0);
+}
+
 TEST(Server, ManyClientsGetTheirOwnAnswers) {
     enum { CLIENTS = 24 };
     struct net_fixture f;
