@@ -102,7 +102,7 @@ run: $(BUILD)/moeserve  ## serves the demo model and asks it something
 	@sh scripts/demo.sh $(BUILD)/moeserve $(ONCE)
 
 test: $(BUILD)/moeserve $(BUILD)/moeserve_tests  ## runs every test (FILTER=Suite.* for some)
-	MOESERVE_BIN=$(BUILD)/moeserve $(BUILD)/moeserve_tests --gtest_brief=1 --gtest_filter='$(or $(FILTER),*)'
+	$(if $(SAN),TEST_TIMEOUT_S=900) MOESERVE_BIN=$(BUILD)/moeserve $(BUILD)/moeserve_tests --gtest_brief=1 --gtest_filter='$(or $(FILTER),*)'
 
 asan tsan:  ## builds and tests with AddressSanitizer + UBSan / ThreadSanitizer
 	$(MAKE) SAN=$@ test
