@@ -113,8 +113,7 @@ bench: $(BUILD)/moeserve $(BUILD)/bench_ops $(BUILD)/bench_model  ## kernels and
 	sh scripts/bench.sh $(BUILD)/moeserve
 
 fuzz: $(FUZZ)  ## every fuzz target for FUZZ_SECONDS (60) seconds; needs clang
-	@set -e; for f in $(FUZZ); do echo "== $$f"; mkdir -p $$f.corpus; \
-	  $$f -max_total_time=$(FUZZ_SECONDS) -timeout=10 -rss_limit_mb=4096 -print_final_stats=1 $$f.corpus $(wildcard tests/fuzz/seeds) ; done
+	sh scripts/fuzz.sh $(FUZZ_SECONDS) $(FUZZ)
 
 # The parsers under libFuzzer: everything but the kernels, as an archive of which each target takes what
 # it needs.
