@@ -1,5 +1,6 @@
 #include "chat_template.h"
 
+#include <ctype.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -445,6 +446,44 @@ static bool has(const char *jinja, const char *s) {
     return strstr(jinja, s) != NULL;
 }
 
+/* Does the template write words of its own, as a default system message? Looked for are two words
+ * with a space between them, in its text and in the strings of its code; what raise_exception says
+ * does not count, nor do comments. */
+static bool writes_prose(const char *jinja) {
+    const char *p = jinja;
+    while (*p) {
+        size_t n = 0;
+        char quote = '\0';
+        if (!strncmp(p, "{#", 2)) {
+            const char *end = strstr(p, "#}");
+            p = end ? end + 2 : p + strlen(p);
+            continue;
+        }
+        bool code = !strncmp(p, "{%", 2) || !strncmp(p, "{{", 2);
+        const char *end = code ? strstr(p, p[1] == '%' ? "%}" : "}}") : p + strcspn(p, "{");
+        if (!code && *end == '{' && end == p)
+            end++; /* a lone brace */
+        end = end ? end : p + strlen(p);
+        for (const char *q = p; q < end; q++) {
+            bool counts = !code || quote;
+            if (code && quote && *q == '\\' && q + 1 < end)
+                q++;
+            else if (code && quote && *q == quote)
+                quote = '\0';
+            else if (code && !quote && !strncmp(q, "raise_exception(", 16))
+                q += strcspn(q, ")") - 1;
+            else if (code && !quote && (*q == '\'' || *q == '"'))
+                quote = *q;
+            n = counts && isalpha((unsigned char)*q) ? n + 1 : 0;
+            if (n >= 2 && q + 3 < end && q[1] == ' ' && isalpha((unsigned char)q[2]) &&
+                isalpha((unsigned char)q[3]))
+                return true;
+        }
+        p = code && *end ? end + 2 : end;
+    }
+    return false;
+}
+
 static const char *recognise_chatml(const char *jinja) {
     if (has(jinja, "assistant\\n<think>\\n' }}"))
         return NULL; /* begins the answer with a thought */
@@ -458,7 +497,7 @@ static const char *recognise_chatml(const char *jinja) {
     if (has(jinja, "\nYou are a helpful assistant<|im_end|>") ||
         has(jinja, "\\nYou are a helpful assistant<|im_end|>"))
         return "qwen1.5";
-    return has(jinja, "You are") ? NULL : "chatml"; /* some other default */
+    return writes_prose(jinja) ? NULL : "chatml"; /* some other default */
 }
 
 static const char *recognise(const char *jinja) {
@@ -467,13 +506,15 @@ static const char *recognise(const char *jinja) {
     if (has(jinja, "<|start_header_id|>") && has(jinja, "Cutting Knowledge Date"))
         return has(jinja, "strftime_now") ? NULL : "llama3.1"; /* else the prompt holds the day */
     if (has(jinja, "<|start_header_id|>"))
-        return "llama3";
+        return writes_prose(jinja) ? NULL : "llama3";
     if (has(jinja, "[INST]") && has(jinja, "<<SYS>>"))
         return "llama2";
     if (has(jinja, "' [INST] ' + message['content'] + ' [/INST]'"))
         return "mistral";
     if (has(jinja, "'[INST] ' + message['content'] + ' [/INST]'") && !has(jinja, "system_message"))
         return "mistral-v1";
+    if (writes_prose(jinja))
+        return NULL;
     if (has(jinja, "'User: ' + message['content']") && has(jinja, "{{ 'Assistant:' }}"))
         return "deepseek";
     if (has(jinja, "{{ bos_token }}") && (has(jinja, "'<|user|>\n' + message['content'] }}") ||

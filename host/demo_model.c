@@ -35,8 +35,8 @@ static char *if_model(char *dir) {
 char *demo_model_find(void) {
     static const char *const beside[] = {"../share/moeserve/demo-moe", "../configs/demo-moe"};
     char dir[4096];
-    char *found = if_model(xstrdup(MOESERVE_DEMO_MODEL));
+    char *found = NULL;
     for (int i = 0; i < 2 && !found && program_dir(dir, sizeof dir); i++)
         found = if_model(path_join(dir, beside[i]));
-    return found;
+    return found ? found : if_model(xstrdup(MOESERVE_DEMO_MODEL));
 }

@@ -114,9 +114,6 @@ static int resolve_max_model_len(const struct engine_options *o, const struct en
                                  int32_t *out, struct error *error) {
     int64_t kv_tokens = (int64_t)model->num_kv_blocks * KV_BLOCK_SIZE;
     *out = o->max_model_len > 0 ? o->max_model_len : model->max_model_len;
-    if (o->max_model_len > model->max_model_len)
-        return error_set(error, ERR_CONFIG, "max_model_len %d: the model takes at most %d tokens",
-                         o->max_model_len, model->max_model_len);
     if (kv_tokens >= *out)
         return 0;
     if (o->max_model_len > 0)
@@ -130,7 +127,8 @@ static int resolve_max_model_len(const struct engine_options *o, const struct en
     return 0;
 }
 
-static int check_options(const struct engine_options *o, struct error *error) {
+int engine_check_options(const struct engine_options *o, int32_t model_max_len,
+                         struct error *error) {
     if (o->max_num_seqs < 1 || o->max_num_batched_tokens < 1 || o->max_queued_requests < 1)
         return error_set(error, ERR_CONFIG,
                          "max_num_seqs, max_num_batched_tokens and max_queued_requests must be at "
@@ -142,6 +140,9 @@ static int check_options(const struct engine_options *o, struct error *error) {
             "max_num_batched_tokens %d is below max_num_seqs %d: every running "
             "sequence needs a token in each step; raise the former or lower the latter",
             o->max_num_batched_tokens, o->max_num_seqs);
+    if (o->max_model_len > model_max_len)
+        return error_set(error, ERR_CONFIG, "max_model_len %d: the model takes at most %d tokens",
+                         o->max_model_len, model_max_len);
     return 0;
 }
 
@@ -184,7 +185,7 @@ int engine_create_with_model(const struct engine_options *o, const struct engine
                              void (*wake)(void *), void *wake_ctx, struct engine **out,
                              struct error *error) {
     int32_t max_model_len;
-    int rc = check_options(o, error);
+    int rc = engine_check_options(o, model->max_model_len, error);
     if (rc == 0)
         rc = resolve_max_model_len(o, model, &max_model_len, error);
     if (rc)
@@ -255,6 +256,10 @@ static int check_queue(const struct engine *e, struct error *error) {
     return 0;
 }
 
+int engine_check(const struct engine *e, const struct request_params *p, struct error *error) {
+    return request_params_check(p, &e->limits, error);
+}
+
 int engine_submit(struct engine *e, struct request_params *p, void *user, uint64_t *handle,
                   struct error *error) {
     int rc = request_params_check(p, &e->limits, error);
@@ -264,7 +269,7 @@ int engine_submit(struct engine *e, struct request_params *p, void *user, uint64
     }
     struct request *r = request_create(p, e->limits.max_model_len);
     r->user = user;
-    r->submitted_us = clock_us();
+    r->submitted_us = r->params.arrival_us ? r->params.arrival_us : clock_us();
     pthread_mutex_lock(&e->lock);
     rc = check_queue(e, error);
     if (rc == 0) {
@@ -274,7 +279,7 @@ int engine_submit(struct engine *e, struct request_params *p, void *user, uint64
         *e->submitted_end = r;
         e->submitted_end = &r->next;
         if (e->num_submitted++ == 0)
-            e->submitted_since_us = r->submitted_us;
+            e->submitted_since_us = clock_us();
         pthread_cond_signal(&e->work_cond);
         r = NULL;
     }
@@ -349,6 +354,9 @@ void engine_describe(struct engine *e, struct buffer *out) {
     buffer_printf(out, "context     %d tokens, KV cache %d blocks of %d tokens%s\n",
                   e->limits.max_model_len, e->model.num_kv_blocks, KV_BLOCK_SIZE,
                   e->options.enable_prefix_caching ? ", shared prefixes" : "");
+    buffer_printf(out, "chat        %s\n",
+                  e->chat_template ? chat_template_name(e->chat_template)
+                                   : "no template: prompts and token ids only");
     buffer_printf(out, "scheduling  %d sequences, %d tokens a step, %d waiting requests\n",
                   e->options.max_num_seqs, e->options.max_num_batched_tokens,
                   e->options.max_queued_requests);

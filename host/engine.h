@@ -29,7 +29,11 @@ extern "C" {
 struct engine; /* opaque */
 struct chat_template;
 
-enum { MAX_STOP_STRINGS = 16, MAX_STOP_BYTES = 256 };
+enum {
+    MAX_REQUEST_STOPS = 16, /* that a client may give */
+    MAX_STOP_STRINGS = 20,  /* with those of the chat template */
+    MAX_STOP_BYTES = 256,
+};
 
 /* Everything that can be said on the command line about model, memory and scheduling. Strings are
  * borrowed and must outlive the engine. engine_options_default fills in what the text says. */
@@ -78,6 +82,7 @@ struct request_params {
     int32_t prompt_logprobs;      /* -1: none; 0..20 */
     char *stop[MAX_STOP_STRINGS]; /* owned, NUL-terminated, non-empty */
     int32_t num_stop;
+    int64_t arrival_us; /* clock_us() from which times are counted; 0: engine_submit */
 };
 
 /* temperature 1, top_p 1, everything else off, max_tokens 256. */
@@ -170,6 +175,9 @@ const struct tokenizer *engine_tokenizer(const struct engine *e);
 /* NULL when the model has none and none was chosen. */
 const struct chat_template *engine_chat_template(const struct engine *e);
 void engine_model_info(const struct engine *e, struct engine_model_info *out);
+/* Would engine_submit take these parameters, were there room? Any thread; 0, or ERR_CONTEXT_LENGTH
+ * or ERR_INVALID_REQUEST. */
+int engine_check(const struct engine *e, const struct request_params *p, struct error *error);
 /* The start-up table: model, layout per rank, memory, KV tokens, kernels. */
 void engine_describe(struct engine *e, struct buffer *out);
 

@@ -22,6 +22,8 @@ struct step_result {
     struct sample sample;
 };
 
+enum { NUM_STEP_SIZES = 24 };
+
 struct engine {
     /* Set at creation. */
     struct engine_options options; /* as given, max_model_len resolved */
@@ -44,7 +46,7 @@ struct engine {
     struct request *handles[NUM_HANDLE_BUCKETS]; /* chains of requests with the scheduler */
     struct buffer staged;                        /* events of this step */
     struct buffer text, released;                /* scratch: new text, and what of it is let out */
-    int64_t slowest_token_us; /* of all steps, duration per token; 0 before the first */
+    int64_t slowest_us[NUM_STEP_SIZES]; /* by log2 of a step's tokens: slowest of late; 0: none */
     int64_t steps_total, requests_total, completion_tokens_total;
     int32_t failed_steps; /* in a row */
 

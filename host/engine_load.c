@@ -106,6 +106,27 @@ static int load_tokenizer(const struct engine_options *o, bool dummy, struct tok
     return 0;
 }
 
+/* A tokenizer may know fewer tokens than the model has rows, not more. */
+static int check_vocabulary(const struct engine_options *o, const struct tokenizer *t,
+                            int32_t vocab_size, struct error *error) {
+    struct token_list added = {0};
+    int rc = 0;
+    if (!t || tokenizer_vocab_size(t) <= vocab_size)
+        return 0;
+    tokenizer_encode(t, "", 0, TOKENIZER_ADD_SPECIAL, &added);
+    for (size_t i = 0; i < added.len && rc == 0; i++)
+        if (added.ids[i] >= vocab_size)
+            rc = error_set(error, ERR_BAD_FILE,
+                           "%s: the tokenizer puts token %d into every prompt, vocab_size is %d",
+                           o->model, added.ids[i], vocab_size);
+    if (rc == 0)
+        log_warn("%s: the tokenizer has ids up to %d, vocab_size is %d: texts with such tokens are "
+                 "refused",
+                 o->model, tokenizer_vocab_size(t) - 1, vocab_size);
+    free(added.ids);
+    return rc;
+}
+
 static int check_load_options(const struct engine_options *o, bool *dummy, struct error *error) {
     if (!o->model || !o->model[0])
         return error_set(error, ERR_CONFIG, "no model folder was given (--model)");
@@ -153,15 +174,13 @@ static int create_model(const struct engine_options *o, const struct ops *ops, s
     return model_create(&l->config, &l->weights, &options, &l->model, error);
 }
 
-/* The last component of a path, without trailing slashes; to be freed. */
+/* The name of a folder, "." and links resolved; to be freed. */
 static char *last_component(const char *path) {
-    size_t end = strlen(path);
-    while (end > 1 && path[end - 1] == '/')
-        end--;
-    size_t start = end;
-    while (start > 0 && path[start - 1] != '/')
-        start--;
-    return xstrndup(path + start, end - start);
+    char *real = realpath(path, NULL);
+    const char *slash = real ? strrchr(real, '/') : NULL;
+    char *name = xstrdup(slash && slash[1] ? slash + 1 : path);
+    free(real);
+    return name;
 }
 
 static int start_engine(const struct engine_options *o, struct loaded *l,
@@ -199,7 +218,9 @@ int engine_create(const struct engine_options *o, void (*wake)(void *), void *wa
     int rc;
     if ((rc = check_load_options(o, &dummy, error)) || (rc = choose_ops(o, &ops, error)) ||
         (rc = model_config_load(o->model, &l->config, error)) ||
+        (rc = engine_check_options(o, l->config.max_position_embeddings, error)) ||
         (rc = load_tokenizer(o, dummy, &tokenizer, error)) ||
+        (rc = check_vocabulary(o, tokenizer, l->config.vocab_size, error)) ||
         (rc = choose_chat_template(o, &chat_template, error)))
         goto fail;
     if (dummy)

@@ -29,6 +29,11 @@ struct engine_model {
     int32_t num_eos_ids;
 };
 
+/* What can be said of the options before a model is loaded that takes at most model_max_len tokens:
+ * 0 or ERR_CONFIG. */
+int engine_check_options(const struct engine_options *o, int32_t model_max_len,
+                         struct error *error);
+
 /* engine_create for a model that is loaded already. On success the engine owns model->ctx and the
  * tokenizer (NULL: requests by token ids only, all texts are empty); on failure the caller keeps
  * them. chat_template is borrowed and may be NULL. */

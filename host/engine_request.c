@@ -73,8 +73,9 @@ int request_params_check(const struct request_params *p, const struct request_li
                          p->num_tokens, limits->max_model_len);
     for (int32_t i = 0; i < p->num_tokens; i++)
         if (p->tokens[i] < 0 || p->tokens[i] >= limits->vocab_size)
-            return error_set(error, ERR_INVALID_REQUEST, "tokens: %d at index %d is not in [0, %d)",
-                             p->tokens[i], i, limits->vocab_size);
+            return error_set(error, ERR_INVALID_REQUEST,
+                             "token %d at index %d is not in the vocabulary [0, %d)", p->tokens[i],
+                             i, limits->vocab_size);
     if ((rc = check_range("max_tokens", p->max_tokens, 0, INT32_MAX, error)) ||
         (rc = check_range("min_tokens", p->min_tokens, 0, INT32_MAX, error)) ||
         (rc = check_range("prompt_logprobs", p->prompt_logprobs, -1, MAX_LOGPROBS, error)))

@@ -6,8 +6,9 @@
 #include "host/log.h"
 #include "host/mem.h"
 
-/* A step is late, and the engine unhealthy, after ten times what its tokens took at their slowest,
- * but not before a second; before the first step there is nothing to go by. */
+/* A step is late, and the engine unhealthy, after ten times what steps of its size took at their
+ * slowest, but not before a second; before the first step there is nothing to go by. A slowest step
+ * is forgotten in the course of some hundred others. */
 #define STEP_LIMIT_FACTOR   10
 #define STEP_LIMIT_FLOOR_US ((int64_t)1000000)
 #define FIRST_STEP_LIMIT_US ((int64_t)300000000)
@@ -74,6 +75,11 @@ static void fail(struct engine *e, struct request *r, const char *text) {
     forget(e, r);
 }
 
+/* Does a stop string that the last token completes end the text? */
+static bool may_stop(const struct request *r) {
+    return sequence_num_generated(&r->seq) > r->params.min_tokens;
+}
+
 /* Moves what is still held back (half a character, the beginning of a stop string) to e->released.
  * True if it turned out to hold a stop string. */
 static bool release_held_text(struct engine *e, struct request *r) {
@@ -83,10 +89,7 @@ static bool release_held_text(struct engine *e, struct request *r) {
     if (!r->prepared || !e->tokenizer)
         return false;
     detok_flush(&r->detok, &e->text);
-    if (sequence_num_generated(&r->seq) > r->params.min_tokens)
-        found = stop_push(&r->stop, e->text.data, e->text.len, &e->released);
-    else
-        buffer_append(&e->released, e->text.data, e->text.len);
+    found = stop_push(&r->stop, e->text.data, e->text.len, may_stop(r), &e->released);
     if (!found)
         stop_flush(&r->stop, &e->released);
     return found;
@@ -125,17 +128,58 @@ static void prepare_admissions(struct engine *e) {
         request_prepare(request_of(seq), e->model.vocab_size, e->tokenizer, &e->text);
 }
 
-static void set_deadline(struct engine *e, int64_t deadline_us) {
-    pthread_mutex_lock(&e->lock);
-    e->step_deadline_us = deadline_us;
-    pthread_mutex_unlock(&e->lock);
+static int step_size(int32_t num_tokens) {
+    int size = 31 - __builtin_clz((unsigned)num_tokens);
+    return size < NUM_STEP_SIZES ? size : NUM_STEP_SIZES - 1;
 }
 
+/* By steps of this size, else of the next larger one, else in proportion from a smaller one. */
 static int64_t step_limit_us(const struct engine *e, int32_t num_tokens) {
-    if (e->slowest_token_us == 0)
+    int size = step_size(num_tokens), known = size;
+    while (known < NUM_STEP_SIZES && e->slowest_us[known] == 0)
+        known++;
+    if (known == NUM_STEP_SIZES)
+        for (known = size; known >= 0 && e->slowest_us[known] == 0;)
+            known--;
+    if (known < 0)
         return FIRST_STEP_LIMIT_US;
-    int64_t limit = STEP_LIMIT_FACTOR * e->slowest_token_us * num_tokens;
+    int64_t slowest = e->slowest_us[known] << (known < size ? size - known : 0);
+    int64_t limit = STEP_LIMIT_FACTOR * slowest;
     return limit > STEP_LIMIT_FLOOR_US ? limit : STEP_LIMIT_FLOOR_US;
+}
+
+static void note_duration(struct engine *e, int32_t num_tokens, int64_t us) {
+    int64_t *slowest = &e->slowest_us[step_size(num_tokens)];
+    int64_t faded = *slowest - *slowest / 64;
+    *slowest = us >= faded ? us + 1 : faded;
+}
+
+/* What callers see of the engine thread's state; under the lock. */
+static void refresh_stats(struct engine *e) {
+    struct scheduler_counters counters;
+    scheduler_counters(e->scheduler, &counters);
+    e->num_waiting = scheduler_num_waiting(e->scheduler);
+    e->stats = (struct engine_stats){
+        .running = scheduler_num_running(e->scheduler),
+        .kv_blocks_used = kv_cache_num_used(e->kv),
+        .kv_blocks_cached = kv_cache_num_cached(e->kv),
+        .kv_blocks_total = kv_cache_num_blocks(e->kv),
+        .prompt_tokens_total = counters.prompt_tokens,
+        .completion_tokens_total = e->completion_tokens_total,
+        .prefix_hit_tokens_total = counters.prefix_hit_tokens,
+        .preemptions_total = counters.preemptions,
+        .requests_total = e->requests_total,
+        .steps_total = e->steps_total,
+        .healthy = e->failed_steps == 0,
+    };
+}
+
+/* A step begins: what it has admitted does not wait any more. */
+static void announce_step(struct engine *e, int64_t deadline_us) {
+    pthread_mutex_lock(&e->lock);
+    e->step_deadline_us = deadline_us;
+    refresh_stats(e);
+    pthread_mutex_unlock(&e->lock);
 }
 
 static bool is_eos(const struct engine *e, int32_t token) {
@@ -151,7 +195,7 @@ static int sample_sequence(struct engine *e, const struct step_seq *part, const 
     struct request *r = request_of(part->seq);
     const struct request_params *p = &r->params;
     int64_t stride = e->model.vocab_size;
-    int32_t prompt_rows = part->num_logits - part->samples;
+    int32_t prompt_rows = part->num_logits - part->samples - part->checks;
     int rc;
     for (int32_t i = 0; i < prompt_rows; i++) {
         int32_t position = part->prompt_row + i + 1;
@@ -161,6 +205,8 @@ static int sample_sequence(struct engine *e, const struct step_seq *part, const 
             return rc;
         request_put_prompt_logprobs(r, position, out);
     }
+    if (part->checks)
+        return sampler_check(e->sampler, logits + prompt_rows * stride);
     if (!part->samples)
         return 0;
     int32_t index = sequence_num_generated(part->seq);
@@ -186,11 +232,7 @@ static bool append_text(struct engine *e, struct request *r, int32_t token) {
     if (!e->tokenizer)
         return false;
     detok_push(&r->detok, token, &e->text);
-    if (sequence_num_generated(&r->seq) <= r->params.min_tokens) {
-        buffer_append(&e->released, e->text.data, e->text.len);
-        return false;
-    }
-    return stop_push(&r->stop, e->text.data, e->text.len, &e->released);
+    return stop_push(&r->stop, e->text.data, e->text.len, may_stop(r), &e->released);
 }
 
 /* A token was sampled and appended: text, event, and the end of the request if it is one. */
@@ -236,7 +278,7 @@ static const struct step *compute(struct engine *e, int64_t now_us, int *rc) {
     mem_step_begin();
     const struct step *step = scheduler_schedule(e->scheduler, now_us);
     if (step) {
-        set_deadline(e, now_us + step_limit_us(e, step->batch.num_tokens));
+        announce_step(e, now_us + step_limit_us(e, step->batch.num_tokens));
         *rc = e->model.run(e->model.ctx, &step->batch, &logits);
     }
     for (int32_t i = 0; step && *rc == 0 && i < step->batch.num_seqs; i++) {
@@ -258,9 +300,8 @@ void engine_step(struct engine *e) {
     const struct step *step = compute(e, start_us, &rc);
     if (!step)
         return;
-    int64_t end_us = clock_us(), per_token_us = (end_us - start_us) / step->batch.num_tokens;
-    if (per_token_us >= e->slowest_token_us)
-        e->slowest_token_us = per_token_us + 1;
+    int64_t end_us = clock_us();
+    note_duration(e, step->batch.num_tokens, end_us - start_us);
     e->failed_steps = rc ? e->failed_steps + 1 : 0;
     if (rc)
         log_error("a step of %d tokens of %d requests failed: %s", step->batch.num_tokens,
@@ -287,23 +328,8 @@ void engine_step(struct engine *e) {
 }
 
 void engine_publish(struct engine *e) {
-    struct scheduler_counters counters;
-    scheduler_counters(e->scheduler, &counters);
     pthread_mutex_lock(&e->lock);
-    e->num_waiting = scheduler_num_waiting(e->scheduler);
-    e->stats = (struct engine_stats){
-        .running = scheduler_num_running(e->scheduler),
-        .kv_blocks_used = kv_cache_num_used(e->kv),
-        .kv_blocks_cached = kv_cache_num_cached(e->kv),
-        .kv_blocks_total = kv_cache_num_blocks(e->kv),
-        .prompt_tokens_total = counters.prompt_tokens,
-        .completion_tokens_total = e->completion_tokens_total,
-        .prefix_hit_tokens_total = counters.prefix_hit_tokens,
-        .preemptions_total = counters.preemptions,
-        .requests_total = e->requests_total,
-        .steps_total = e->steps_total,
-        .healthy = e->failed_steps == 0,
-    };
+    refresh_stats(e);
     pthread_mutex_unlock(&e->lock);
     if (event_queue_post(&e->events, &e->staged) && e->wake)
         e->wake(e->wake_ctx);

@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { TAIL_BYTES = 48 }; /* kept free for how many more there were */
+
 int error_set(struct error *e, int code, const char *fmt, ...) {
     if (!e)
         return code;
@@ -14,24 +16,33 @@ int error_set(struct error *e, int code, const char *fmt, ...) {
     va_end(ap);
     e->code = code;
     e->problems = 1;
+    e->hidden = 0;
     return code;
 }
 
 int error_add(struct error *e, int code, const char *fmt, ...) {
     if (!e)
         return code;
-    size_t used = strlen(e->text);
     if (e->code == 0)
         e->code = code;
     e->problems++;
-    if (used + 2 < sizeof e->text) {
+    size_t used = e->hidden ? (size_t)(strrchr(e->text, '\n') - e->text) : strlen(e->text);
+    size_t start = used ? used + 1 : 0, room = sizeof e->text - start;
+    int n = 0;
+    if (e->hidden == 0) {
         va_list ap;
-        if (used)
-            e->text[used++] = '\n';
         va_start(ap, fmt);
-        vsnprintf(e->text + used, sizeof e->text - used, fmt, ap);
+        n = vsnprintf(e->text + start, room, fmt, ap);
         va_end(ap);
     }
+    if (used == 0)
+        return e->code; /* the first is kept, cut if need be */
+    if (e->hidden || (size_t)n + TAIL_BYTES > room) {
+        e->hidden++;
+        snprintf(e->text + start, room, "... and %d more problem%s", e->hidden,
+                 e->hidden > 1 ? "s" : "");
+    }
+    e->text[used] = '\n';
     return e->code;
 }
 

@@ -42,7 +42,8 @@ enum error_code {
 /* A code and its message; owned by the caller, usually on its stack. Start it zeroed. */
 struct error {
     int code;        /* the first code that was set, 0 when none */
-    int problems;    /* how many messages were added, also those that no longer fitted */
+    int problems;    /* how many messages were added, also those that did not fit */
+    int hidden;      /* how many did not fit: text ends in "... and N more problems" */
     char text[4096]; /* NUL-terminated; one line a problem, no final newline */
 };
 
@@ -51,7 +52,7 @@ int error_set(struct error *e, int code, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 
 /* Adds one more problem on a line of its own and returns the first code. For walks that report
- * every problem at once; past the buffer's end only the count goes on. e may be NULL. */
+ * every problem at once; what does not fit whole is only counted. e may be NULL. */
 int error_add(struct error *e, int code, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 

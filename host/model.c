@@ -114,7 +114,7 @@ static int choose_kv_blocks(struct model *m, struct error *error) {
         limit = (int64_t)((double)mem_available_bytes() * 0.4);
     if (o->num_kv_blocks > 0)
         wanted = o->num_kv_blocks;
-    else if (wanted * block > limit)
+    else if (o->kv_bytes > 0 || wanted * block > limit)
         wanted = limit / block;
     if (wanted < 1)
         return error_set(error, ERR_NO_MEMORY,
@@ -135,8 +135,8 @@ static int alloc_kv(struct model *m, struct rank *r, struct error *error) {
     if (!r->kv_memory)
         return error_set(
             error, ERR_NO_MEMORY,
-            "rank %d: no memory for a KV cache of %.2f GB; lower --max-model-len (%d), "
-            "--max-num-seqs (%d) or --kv-cache-memory-bytes",
+            "rank %d: no memory for a KV cache of %.2f GB; lower --kv-cache-memory-bytes, "
+            "--num-kv-blocks, --max-model-len (%d) or --max-num-seqs (%d)",
             r->index, (double)r->kv_bytes / 1e9, m->options.max_model_len, m->options.max_seqs);
     for (int32_t i = 0; i < m->config->num_hidden_layers; i++)
         r->layers[i].kv = (struct kv_layer){.data = (char *)r->kv_memory + (size_t)i * layer_bytes,

@@ -383,15 +383,32 @@ static char *next_ini_line(char *line, int size, void *stream) {
     return line;
 }
 
+/* By name or alias, without dashes. */
+static const struct option *find_in_file(const char *name) {
+    static const char *const dashes[] = {"-", "--"};
+    const struct option *opt = find(CMD_SERVE | CMD_GENERATE, name, "");
+    for (int i = 0; !opt && i < 2; i++) {
+        char dashed[64];
+        snprintf(dashed, sizeof dashed, "%s%s", dashes[i], name);
+        opt = find(CMD_SERVE | CMD_GENERATE, NULL, dashed);
+    }
+    return opt;
+}
+
 /* inih's handler: 1 to go on, 0 for an error, which we have then written ourselves. */
 static int on_ini_key(void *user, const char *section, const char *name, const char *value) {
     struct file_reader *r = user;
     (void)section;
     if (r->failed)
         return 0;
-    const struct option *opt = find(CMD_SERVE | CMD_GENERATE, name, "");
-    if (!opt || opt->offset == AT(config) || opt->offset == AT(help) ||
-        opt->offset == AT(version)) {
+    const struct option *opt = find_in_file(name);
+    if (opt &&
+        (opt->offset == AT(config) || opt->offset == AT(help) || opt->offset == AT(version))) {
+        r->failed = true;
+        error_set(r->error, ERR_CONFIG, "%s: not allowed in a file", name);
+        return 0;
+    }
+    if (!opt) {
         r->failed = true;
         unknown(r->command, name, name, r->error);
         return 0;
@@ -508,7 +525,8 @@ static int pass(struct options *o, unsigned command, int argc, char **argv, bool
         take_apart(command, argv + i, argc - i, &a);
         if (!a.option) {
             if (argv[i][0] != '-')
-                return error_set(error, ERR_CONFIG, "unexpected argument '%s' (see --help)",
+                return error_set(error, ERR_CONFIG,
+                                 "unexpected argument '%s' (a command comes first; see --help)",
                                  argv[i]);
             const char *name = argv[i] + strspn(argv[i], "-");
             char shown[80], bare[80];

@@ -34,7 +34,7 @@ struct options {
     bool batch_invariant;             /* holds always on the CPU */
     bool seed_given;
     const char *generation_config; /* "auto" or "none" */
-    uint64_t given;                /* options that the user set, as bits of their place in the table */
+    uint64_t given; /* options that the user set, as bits of their place in the table */
     bool verbose, quiet;
     bool help, version;
     char **strings; /* owned */
@@ -55,8 +55,8 @@ int options_read_file(struct options *o, unsigned command, const char *path, str
 
 /* Takes temperature, top_k, top_p, min_p and repetition_penalty from the model's
  * generation_config.json, where the user has set no other value; nothing happens without that file
- * or with --generation-config none. What was taken is appended to `taken`, as "temperature 0.6, ...".
- * ERR_BAD_FILE or ERR_CONFIG for values that the options do not allow. */
+ * or with --generation-config none. What was taken is appended to `taken`, as "temperature 0.6,
+ * ...". ERR_BAD_FILE or ERR_CONFIG for values that the options do not allow. */
 int options_read_generation_config(struct options *o, const char *model_dir, struct buffer *taken,
                                    struct error *error);
 

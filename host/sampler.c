@@ -355,6 +355,10 @@ bool sampling_has_penalties(const struct sampling_params *p) {
     return p->repetition_penalty != 1 || p->presence_penalty != 0 || p->frequency_penalty != 0;
 }
 
+int sampler_check(const struct sampler *s, const float *logits) {
+    return argmax(logits, s->vocab_size) < 0 ? ERR_INTERNAL : 0;
+}
+
 int sampler_sample(struct sampler *s, const struct sample_args *a, struct sample *out) {
     const float *x = adjust(s, a);
     int32_t best = x ? argmax(x, s->vocab_size) : -1;

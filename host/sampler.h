@@ -77,6 +77,9 @@ void sampler_destroy(struct sampler *s); /* NULL is fine */
 /* Draws a token. ERR_INTERNAL when the row holds a NaN, or no finite largest value. */
 int sampler_sample(struct sampler *s, const struct sample_args *args, struct sample *out);
 
+/* 0 when sampler_sample could draw from this row, else ERR_INTERNAL. */
+int sampler_check(const struct sampler *s, const float *logits);
+
 /* Fills out with `token`, its logprob and the num_top best of the row. Errors as above. */
 int sampler_logprobs(struct sampler *s, const float *logits, int32_t token, int32_t num_top,
                      struct sample *out);

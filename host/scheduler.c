@@ -319,7 +319,8 @@ static void emit(struct scheduler *s, const struct plan_entry *entry) {
         .samples = end == seq->num_tokens,
     };
     int32_t prompt_rows = prompt_rows_of(seq, n);
-    part->num_logits = prompt_rows + part->samples;
+    part->checks = !part->samples && (prompt_rows == 0 || part->prompt_row + prompt_rows < end);
+    part->num_logits = prompt_rows + part->samples + part->checks;
 
     for (int32_t i = 0; i < n; i++) {
         int32_t position = seq->num_computed + i, row = b->num_tokens + i;
@@ -331,7 +332,7 @@ static void emit(struct scheduler *s, const struct plan_entry *entry) {
     int32_t first_row = b->num_tokens;
     for (int32_t i = 0; i < prompt_rows; i++)
         s->logits_rows[b->num_logits++] = first_row + part->prompt_row + i - seq->num_computed;
-    if (part->samples)
+    if (part->samples || part->checks)
         s->logits_rows[b->num_logits++] = first_row + n - 1;
 
     int32_t *table = s->block_tables + (int64_t)index * s->max_blocks;

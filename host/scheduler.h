@@ -46,13 +46,15 @@ struct scheduler_options {
 
 /* One sequence's part of a step. Its logits are rows first_logit .. first_logit + num_logits - 1 of
  * the model's answer: first those of prompt rows (positions prompt_row, prompt_row + 1, ...; each
- * predicts the token after it), then, when `samples`, the one to sample from. */
+ * predicts the token after it), then, when `samples`, the one to sample from, or, when `checks`,
+ * that of the last token, which tells whether what was computed is finite before others may share
+ * it. */
 struct step_seq {
     struct sequence *seq;
     int32_t num_tokens; /* computed by this step */
     int32_t first_logit, num_logits;
     int32_t prompt_row;
-    bool samples;
+    bool samples, checks;
 };
 
 struct step {

@@ -34,7 +34,8 @@ static bool may_begin(const struct stop_matcher *m, const char *text, size_t len
     return false;
 }
 
-bool stop_push(struct stop_matcher *m, const char *text, size_t len, struct buffer *out) {
+bool stop_push(struct stop_matcher *m, const char *text, size_t len, bool may_stop,
+               struct buffer *out) {
     if (m->num_strings == 0) {
         buffer_append(out, text, len);
         return false;
@@ -44,7 +45,7 @@ bool stop_push(struct stop_matcher *m, const char *text, size_t len, struct buff
         return false;
     size_t seen = held->len;
     buffer_append(held, text, len);
-    for (size_t end = seen + 1; end <= held->len; end++) {
+    for (size_t end = seen + 1; may_stop && end <= held->len; end++) {
         size_t n = match_ending_at(m, held->data, end);
         if (n > 0) {
             buffer_append(out, held->data, end - n);

@@ -28,8 +28,10 @@ void stop_init(struct stop_matcher *m, char *const *strings, int32_t num_strings
 void stop_deinit(struct stop_matcher *m);
 
 /* Takes the next piece of text and appends to out what is certainly before any stop string. True
- * when one was found; what follows it is dropped. */
-bool stop_push(struct stop_matcher *m, const char *text, size_t len, struct buffer *out);
+ * when one ends in this piece and `may_stop`; what follows it is dropped. Without may_stop (there
+ * are too few tokens yet) strings that end in this piece are text like any other. */
+bool stop_push(struct stop_matcher *m, const char *text, size_t len, bool may_stop,
+               struct buffer *out);
 /* The text has ended without a stop string: appends what was held back. */
 void stop_flush(struct stop_matcher *m, struct buffer *out);
 

@@ -1,5 +1,6 @@
 #include "line_job.h"
 
+#include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -7,12 +8,16 @@
 #include "net/line_answer.h"
 #include "net/prompt.h"
 
-/* The field that a message of the tokenizer or template names first ("messages: ..."). */
-static const char *param_of(const struct error *e) {
-    static const char *const names[] = {"prompt", "messages", "tokens", "stop"};
+enum { TRIM_BYTES = 1 << 20 };
+
+/* The field that a message of the tokenizer or template names first ("messages[0].role: ..."). */
+static const char *param_of(const struct error *e, char *out, size_t size) {
+    static const char *const names[] = {"prompt", "messages", "tokens", "text"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
-        if (!strncmp(e->text, names[i], strlen(names[i])))
-            return names[i];
+        if (!strncmp(e->text, names[i], strlen(names[i]))) {
+            snprintf(out, size, "%.*s", (int)strcspn(e->text, ":"), e->text);
+            return out;
+        }
     return NULL;
 }
 
@@ -23,6 +28,25 @@ static int encode_prompt(struct line_job *job, struct error *e) {
     if (r->messages)
         return prompt_encode_chat(job->engine, r->messages, r->num_messages, &r->params, e);
     return prompt_encode_text(job->engine, r->text, r->text_len, &r->params, e);
+}
+
+/* Makes the prompt's tokens and checks them: what cannot run takes no memory while it waits. */
+static void prepare_prompt(struct line_job *job) {
+    struct line_request *r = &job->request;
+    struct error e = {0};
+    char param[80];
+    int rc = encode_prompt(job, &e);
+    if (rc != 0) {
+        line_error_set(&job->error, rc, param_of(&e, param, sizeof param), "%s", e.text);
+        return;
+    }
+    if ((rc = engine_check(job->engine, &r->params, &e)) == 0)
+        return;
+    bool tokens = rc == ERR_CONTEXT_LENGTH || !strncmp(e.text, "token ", 6);
+    line_error_set(&job->error, rc, tokens ? r->prompt_field : NULL, "%s", e.text);
+    free(r->params.tokens);
+    r->params.tokens = NULL;
+    r->params.num_tokens = 0;
 }
 
 /* Text that spells a special token becomes that token, as in a prompt, but nothing is added: the
@@ -56,13 +80,15 @@ static int answer_text(struct line_job *job, struct error *e) {
 
 void line_job_run(struct line_job *job) {
     struct error e = {0};
+    char param[80];
     int rc = 0;
     if (line_parse(job->line, job->len, job->context, &job->request, &job->error) != 0)
         return;
     switch (job->request.kind) {
     case LINE_PLAIN:
     case LINE_COMPLETION:
-        rc = encode_prompt(job, &e);
+        prepare_prompt(job);
+        job->request.params.arrival_us = job->arrival_us;
         break;
     case LINE_TOKENIZE:
         rc = answer_tokens(job, &e);
@@ -74,7 +100,10 @@ void line_job_run(struct line_job *job) {
         break;
     }
     if (rc != 0)
-        line_error_set(&job->error, rc, param_of(&e), "%s", e.text);
+        line_error_set(&job->error, rc, param_of(&e, param, sizeof param), "%s", e.text);
+    line_request_drop_text(&job->request);
+    if (job->len > TRIM_BYTES)
+        malloc_trim(0); /* the document of a long line took many times its bytes */
 }
 
 void line_job_deinit(struct line_job *job) {

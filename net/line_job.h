@@ -24,6 +24,7 @@ struct line_job {
     size_t len;
     const struct engine *engine;        /* borrowed */
     const struct line_context *context; /* borrowed */
+    int64_t arrival_us;                 /* clock_us() of the line, from which its times count */
 
     struct line_request request; /* prompts are tokenised: params is ready for engine_submit */
     struct line_error error;     /* code 0: none */

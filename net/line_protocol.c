@@ -218,9 +218,10 @@ static int read_seed(struct parser *p, const struct field *f, json_t *value) {
 static int read_stop(struct parser *p, const struct field *f, json_t *value) {
     struct request_params *params = &p->out->params;
     size_t count = json_is_array(value) ? json_array_size(value) : 1;
-    if (!json_is_string(value) && (!json_is_array(value) || count > MAX_STOP_STRINGS)) {
+    if (!json_is_string(value) && (!json_is_array(value) || count > MAX_REQUEST_STOPS)) {
         char what[80];
-        snprintf(what, sizeof what, "a string or an array of at most %d strings", MAX_STOP_STRINGS);
+        snprintf(what, sizeof what, "a string or an array of at most %d strings",
+                 MAX_REQUEST_STOPS);
         return expected(p, f->name, what);
     }
     for (size_t i = 0; i < count; i++) {
@@ -321,13 +322,16 @@ static int read_op(struct parser *p, json_t *value) {
 
 /* What must hold between fields, once all were read. */
 static int check_whole(struct parser *p) {
-    const struct line_request *r = p->out;
+    struct line_request *r = p->out;
     switch (r->kind) {
     case LINE_COMPLETION:
         if (p->num_prompts != 1)
             return line_error_set(p->error, ERR_INVALID_REQUEST, "prompt",
                                   "expected exactly one of prompt, tokens and messages, got %d",
                                   p->num_prompts);
+        if (r->params.max_tokens > 0 && r->params.min_tokens > r->params.max_tokens &&
+            !json_is_integer(json_object_get(r->doc, "min_tokens")))
+            r->params.min_tokens = r->params.max_tokens; /* the server's default gives way */
         if (r->params.min_tokens > r->params.max_tokens && r->params.max_tokens > 0)
             return line_error_set(p->error, ERR_INVALID_REQUEST, "min_tokens",
                                   "min_tokens: %d is more than max_tokens (%d)",
@@ -346,10 +350,11 @@ static int check_whole(struct parser *p) {
 
 /* ---- JSON ---- */
 
-/* Is no bracket of s nested deeper than LINE_MAX_DEPTH? Counts outside of strings only; what is not
- * JSON at all is left to the parser, which never recurses deeper than the brackets counted here. */
-static bool depth_is_bounded(const char *s, size_t len) {
-    int depth = 0;
+/* Does s keep to LINE_MAX_DEPTH and LINE_MAX_CONTAINERS? Counts outside of strings only; what is
+ * not JSON at all is left to the parser, which never recurses deeper than the brackets counted
+ * here. Returns NULL, or what is wrong. */
+static const char *check_shape(const char *s, size_t len) {
+    int depth = 0, containers = 0;
     bool in_string = false;
     for (size_t i = 0; i < len; i++) {
         char c = s[i];
@@ -362,20 +367,40 @@ static bool depth_is_bounded(const char *s, size_t len) {
             in_string = true;
         } else if (c == '[' || c == '{') {
             if (++depth > LINE_MAX_DEPTH)
-                return false;
+                return "arrays and objects are nested deeper than 64";
+            if (++containers > LINE_MAX_CONTAINERS)
+                return "there are more than 16384 arrays and objects";
         } else if (c == ']' || c == '}') {
             depth--;
         }
     }
-    return true;
+    return NULL;
+}
+_Static_assert(LINE_MAX_DEPTH == 64 && LINE_MAX_CONTAINERS == 16384, "as check_shape says");
+
+/* A number does not fit: reads the line with numbers as doubles, to find its id at least. */
+static void recover_id(const char *line, size_t len, struct line_request *out) {
+    json_t *doc = json_loadb(line, len, JSON_ALLOW_NUL | JSON_DECODE_INT_AS_REAL, NULL);
+    json_t *id = json_object_get(doc, "id");
+    struct line_error ignored;
+    struct parser p = {.out = out, .error = &ignored};
+    json_t *whole = NULL;
+    double d = json_real_value(id);
+    if (json_is_real(id) && d >= -9007199254740992.0 && d <= 9007199254740992.0 &&
+        (double)(json_int_t)d == d)
+        whole = json_integer((json_int_t)d);
+    if (whole || json_is_string(id))
+        read_id(&p, &(struct field){.name = "id"}, whole ? whole : id);
+    json_decref(whole);
+    json_decref(doc);
 }
 
 static int parse_document(const char *line, size_t len, struct line_request *out,
                           struct line_error *error) {
     json_error_t e;
-    if (!depth_is_bounded(line, len))
-        return line_error_set(error, ERR_INVALID_JSON, NULL,
-                              "arrays and objects are nested deeper than %d", LINE_MAX_DEPTH);
+    const char *wrong = check_shape(line, len);
+    if (wrong)
+        return line_error_set(error, ERR_INVALID_JSON, NULL, "%s", wrong);
     out->doc = json_loadb(line, len, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &e);
     if (out->doc)
         return 0;
@@ -384,8 +409,11 @@ static int parse_document(const char *line, size_t len, struct line_request *out
         return line_error_set(error, ERR_INVALID_REQUEST, NULL, "a field is given twice: %s",
                               e.text);
     case json_error_numeric_overflow:
+        recover_id(line, len, out);
         return line_error_set(error, ERR_INVALID_REQUEST, NULL,
-                              "a number is out of range at byte %d", e.position);
+                              "a number does not fit in 64 bits, signed, or a double (before byte "
+                              "%d)",
+                              e.position);
     default:
         return line_error_set(error, ERR_INVALID_JSON, NULL, "not valid JSON: %s (at byte %d)",
                               e.text, e.position);
@@ -428,10 +456,19 @@ int line_parse(const char *line, size_t len, const struct line_context *context,
     return check_whole(&p);
 }
 
-void line_request_deinit(struct line_request *r) {
-    free(r->id);
+void line_request_drop_text(struct line_request *r) {
     free(r->messages);
-    request_params_deinit(&r->params);
     json_decref(r->doc);
+    r->messages = NULL;
+    r->num_messages = 0;
+    r->doc = NULL;
+    r->text = NULL;
+    r->text_len = 0;
+}
+
+void line_request_deinit(struct line_request *r) {
+    line_request_drop_text(r);
+    free(r->id);
+    request_params_deinit(&r->params);
     memset(r, 0, sizeof *r);
 }

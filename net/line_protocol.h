@@ -23,7 +23,9 @@ extern "C" {
 #endif
 
 enum {
-    LINE_MAX_DEPTH = 64,     /* nested arrays and objects */
+    LINE_MAX_DEPTH = 64, /* nested arrays and objects */
+    LINE_MAX_CONTAINERS =
+        16384,               /* arrays and objects in all: an empty one takes 100 times its text */
     LINE_MAX_ID_BYTES = 256, /* of an id that is a string */
     LINE_MAX_MESSAGES = 4096,
     LINE_MAX_ROLE_BYTES = 32,
@@ -68,6 +70,8 @@ struct line_request {
 };
 
 void line_request_deinit(struct line_request *r);
+/* Frees the parsed document early: text and messages are gone, the rest stays. */
+void line_request_drop_text(struct line_request *r);
 
 /* Parses one line (without its line end). The line must stay as it is while *out is used. Returns
  * 0, or error->code with *error filled; then out->id is still set when it could be read. */

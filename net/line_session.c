@@ -16,6 +16,8 @@ enum {
      * answers it with a reset. */
     FIRST_PROBE_US = 200 * 1000,
     NEXT_PROBE_US = 1000 * 1000,
+    /* Tokens of plain prompts that wait for their turn, of one client, before no more are read. */
+    MAX_WAITING_TOKENS = 1 << 20,
 };
 
 /* One prompt of a client. */
@@ -28,8 +30,9 @@ struct client_request {
     bool submitted;
     bool plain; /* answered as text */
     bool begun; /* some of that text was sent */
+    bool cancelled;
     bool stream;
-    const char *prompt_field;     /* where the prompt stood; static */
+    bool wants_logprobs;
     char *id;                     /* owned JSON literal; NULL for plain */
     struct request_params params; /* of a plain prompt that waits for its turn */
     struct line_error error;      /* code != 0: what its turn will say instead */
@@ -44,10 +47,13 @@ struct line_session {
     uv_work_t work;
     struct client_request *first, *last;
     int32_t num_requests, num_plain;
-    uint64_t next_id;      /* for requests without one */
-    int64_t line_since_us; /* when the unfinished line in the reader began */
+    int64_t waiting_tokens; /* of plain prompts that the engine does not have yet */
+    uint64_t next_id;       /* for requests without one */
+    int64_t line_since_us;  /* when the unfinished line in the reader began */
     int64_t last_probe_us;
     bool eof;
+    bool begun;   /* a line has come */
+    bool refused; /* no line is handled any more */
 };
 
 /* ---- requests ---- */
@@ -58,7 +64,7 @@ static struct client_request *client_request_create(struct line_session *s, stru
     r->session = s;
     r->plain = job->request.kind == LINE_PLAIN;
     r->stream = job->request.stream;
-    r->prompt_field = job->request.prompt_field;
+    r->wants_logprobs = job->request.params.sampling.logprobs >= 0;
     r->id = job->request.id;
     r->params = job->request.params;
     r->error = job->error;
@@ -72,6 +78,7 @@ static struct client_request *client_request_create(struct line_session *s, stru
     s->last = r;
     s->num_requests++;
     s->num_plain += r->plain;
+    s->waiting_tokens += r->params.num_tokens;
     return r;
 }
 
@@ -89,6 +96,7 @@ static void unlink_from_session(struct client_request *r) {
         s->last = r->prev;
     s->num_requests--;
     s->num_plain -= r->plain;
+    s->waiting_tokens -= r->params.num_tokens;
     r->session = NULL;
 }
 
@@ -113,12 +121,11 @@ static void client_request_destroy(struct client_request *r) {
 static int client_request_submit(struct client_request *r) {
     struct line_sessions *shared = r->shared;
     struct error e = {0};
+    r->session->waiting_tokens -= r->params.num_tokens;
     int rc = engine_submit(shared->engine, &r->params, r, &r->handle, &e);
     memset(&r->params, 0, sizeof r->params); /* the engine's, also on failure */
-    if (rc != 0) {
-        const char *param = rc == ERR_CONTEXT_LENGTH ? r->prompt_field : NULL;
-        return line_error_set(&r->error, rc, param, "%s", *e.text ? e.text : error_text(rc));
-    }
+    if (rc != 0)
+        return line_error_set(&r->error, rc, NULL, "%s", *e.text ? e.text : error_text(rc));
     r->submitted = true;
     r->all_next = shared->requests;
     if (shared->requests)
@@ -181,7 +188,7 @@ static void on_done(struct client_request *r, const struct engine_event *e) {
         answer_done(conn_out(c), r->id, e, NULL, NULL);
     } else {
         buffer_append(&r->text, e->text, e->text_len);
-        answer_done(conn_out(c), r->id, e, &r->text, r->logprobs.len ? &r->logprobs : NULL);
+        answer_done(conn_out(c), r->id, e, &r->text, r->wants_logprobs ? &r->logprobs : NULL);
     }
     conn_touch(c);
 }
@@ -255,15 +262,17 @@ static void start_completion(struct line_session *s, struct line_job *job) {
     }
 }
 
-/* Plain prompts are never refused for their number: whoever pipes a file of them into the server
- * waits, and so do the lines behind them. */
+/* Plain prompts are never refused for their number or size: whoever pipes a file of them into the
+ * server waits, and so do the lines behind them. */
 static bool plain_queue_is_full(const struct line_session *s) {
-    return s->num_plain > 0 && s->num_requests >= s->shared->options->max_requests_per_connection;
+    return s->num_plain > 0 &&
+           (s->num_requests >= s->shared->options->max_requests_per_connection ||
+            s->waiting_tokens > MAX_WAITING_TOKENS);
 }
 
 /* Must the lines that are there stay where they are for now? */
 static bool must_wait(const struct line_session *s) {
-    return s->job || conn_congested(s->conn) || plain_queue_is_full(s);
+    return s->job || s->refused || conn_congested(s->conn) || plain_queue_is_full(s);
 }
 
 /* The done line of the request that ends, with finish_reason "cancelled", is the answer. */
@@ -271,7 +280,9 @@ static void cancel(struct line_session *s, const char *id) {
     struct client_request *r = find_request(s, id);
     struct line_error e = {0};
     if (r) {
-        engine_cancel(s->shared->engine, r->handle);
+        if (!r->cancelled)
+            engine_cancel(s->shared->engine, r->handle);
+        r->cancelled = true;
         return;
     }
     line_error_set(&e, ERR_NOT_FOUND, "id", "no request with this id is in flight");
@@ -329,6 +340,7 @@ static void on_work_done(uv_work_t *work, int status) {
     struct line_job *job = s->job;
     (void)status;
     s->job = NULL;
+    s->line_since_us = clock_us(); /* nothing was read meanwhile */
     if (s->conn) {
         finish_line(s, job);
         conn_touch(s->conn); /* for the lines behind it */
@@ -339,11 +351,40 @@ static void on_work_done(uv_work_t *work, int status) {
         session_destroy(s);
 }
 
+/* "GET / HTTP/1.1": a browser or curl. Its headers would be prompts, its body a request that any
+ * web page could make the user's browser send. */
+static bool is_http(const char *line, size_t len) {
+    size_t i = 0;
+    while (i < len && line[i] >= 'A' && line[i] <= 'Z')
+        i++;
+    return i >= 3 && i < len && line[i] == ' ' && len >= i + 10 &&
+           !memcmp(line + len - 9, " HTTP/1.", 8);
+}
+
+static void refuse_http(struct line_session *s) {
+    buffer_puts(conn_out(s->conn),
+                "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\n"
+                "This port speaks a line protocol, not HTTP: send a line of text, or of JSON.\n");
+    s->refused = true;
+    conn_finish(s->conn);
+}
+
 static void handle_line(struct line_session *s, const char *line, size_t len) {
     struct line_job job = {
-        .line = line, .len = len, .engine = s->shared->engine, .context = &s->shared->context};
+        .line = line,
+        .len = len,
+        .engine = s->shared->engine,
+        .context = &s->shared->context,
+        .arrival_us = clock_us(),
+    };
+    bool first = !s->begun;
     if (len == 0)
         return;
+    s->begun = true;
+    if (first && is_http(line, len)) {
+        refuse_http(s);
+        return;
+    }
     if (len <= LINE_JOB_INLINE_BYTES) {
         line_job_run(&job);
         finish_line(s, &job);
@@ -465,9 +506,10 @@ static void on_service(void *session) {
 static bool on_tick(void *session, int64_t now_us) {
     struct line_session *s = session;
     int64_t timeout_us = (int64_t)s->shared->options->line_timeout_s * 1000000;
-    bool waiting = !s->eof && !must_wait(s);
-    if (waiting && timeout_us > 0 && line_reader_pending(&s->reader)) {
-        if (now_us - s->line_since_us > timeout_us)
+    if (!s->eof && timeout_us > 0 && line_reader_pending(&s->reader)) {
+        if (must_wait(s))
+            s->line_since_us = now_us; /* the client is not the one who waits */
+        else if (now_us - s->line_since_us > timeout_us)
             lose_framing(s, ERR_INVALID_REQUEST,
                          "the line was not completed in time (--line-timeout)");
         return true;
@@ -491,7 +533,7 @@ static bool on_tick(void *session, int64_t now_us) {
 
 static size_t held_bytes(void *session) {
     struct line_session *s = session;
-    return line_reader_pending(&s->reader);
+    return line_reader_pending(&s->reader) + (size_t)s->waiting_tokens * sizeof(int32_t);
 }
 
 static void on_close(void *session) {

@@ -53,12 +53,7 @@ int prompt_encode_chat(const struct engine *e, const struct chat_message *messag
     }
     const char *const *stops = chat_template_stops(c);
     for (; stops && *stops; stops++) {
-        if (p->num_stop == MAX_STOP_STRINGS) {
-            free(list.ids);
-            return error_set(error, ERR_INVALID_REQUEST,
-                             "stop: the chat template needs some of the %d stop strings itself",
-                             MAX_STOP_STRINGS);
-        }
+        CHECK(p->num_stop < MAX_STOP_STRINGS, "%d stop strings", p->num_stop);
         p->stop[p->num_stop++] = xstrdup(*stops);
     }
     return take_tokens(&list, p, "messages", error);

@@ -11,8 +11,8 @@
 extern "C" {
 #endif
 
-/* ERR_INVALID_REQUEST naming the field when the engine has no tokenizer (a dummy model). `error` must
- * not be NULL, here and below. */
+/* ERR_INVALID_REQUEST naming the field when the engine has no tokenizer (a dummy model). `error`
+ * must not be NULL, here and below. */
 int prompt_need_tokenizer(const struct engine *e, const char *field, struct error *error);
 
 /* Encodes a prompt as the model asks (bos and the like are added; text that spells a special token

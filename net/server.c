@@ -60,7 +60,7 @@ void server_options_default(struct server_options *o) {
     o->listen = "127.0.0.1:7070";
     o->max_line_bytes = 4 << 20;
     o->max_connections = 10000;
-    o->max_requests_per_connection = 1024;
+    o->max_requests_per_connection = 256;
     o->max_unsent_bytes = 8 << 20;
     o->max_buffered_bytes = 1 << 30;
     o->line_timeout_s = 120;

@@ -25,7 +25,7 @@ struct server_options {
     const char *listen;      /* HOST:PORT, default 127.0.0.1:7070; port 0: any free one */
     int64_t max_line_bytes;  /* of a request, default 4 MiB */
     int32_t max_connections; /* default 10,000 */
-    int32_t max_requests_per_connection; /* in flight, default 1,024 */
+    int32_t max_requests_per_connection; /* in flight, default 256 */
     int64_t max_unsent_bytes;            /* of one client before it is cut off, default 8 MiB */
     int64_t max_buffered_bytes;          /* held and unsent, all clients together, default 1 GiB */
     int32_t line_timeout_s;              /* for a line to be completed, default 120; 0: none */

@@ -11,7 +11,10 @@ set -eu
 
 run="gcc g++ make libc6-dev pkg-config libuv1-dev libjansson-dev libpcre2-dev libsentencepiece-dev libinih-dev libutf8proc-dev netcat-openbsd ca-certificates"
 test="libgtest-dev libsimde-dev"
-dev="clang clang-format libclang-rt-14-dev"
+dev="clang clang-format"
+# clang's sanitizers are in a package that carries its version.
+version=$(apt-cache depends clang 2>/dev/null | sed -n 's/.*Depends: clang-\([0-9]*\)$/\1/p' || true)
+dev="$dev${version:+ libclang-rt-$version-dev}"
 
 packages=$run
 case ${1:-run} in

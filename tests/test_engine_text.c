@@ -84,7 +84,7 @@ TEST(Stop, CutsAtTheFirstStopStringHoweverTheTextIsSplit) {
         stop_init(&m, list, num_stops);
         for (int32_t at = 0; at < len && !found;) {
             int32_t n = fake_below(&rng, len - at + 1);
-            found = stop_push(&m, text + at, (size_t)n, &out);
+            found = stop_push(&m, text + at, (size_t)n, true, &out);
             at += n;
             for (size_t k = 0; k < m.held.len; k++)
                 EXPECT_TRUE(m.held.data[k] == text[(size_t)at - m.held.len + k]);

@@ -123,7 +123,7 @@ TEST(Options, WhatIsWrongIsSaidOnOneLine) {
         {"--modle x", "unknown option --modle (did you mean --model?)"},
         {"--frobnicate", "unknown option --frobnicate (see --help)"},
         {"-x", "unknown option -x (see --help)"},
-        {"x", "unexpected argument 'x' (see --help)"},
+        {"x", "unexpected argument 'x' (a command comes first; see --help)"},
         {"--model", "--model: a value is missing"},
         {"--ranks 0", "--ranks 0: expected an integer from 1 to 256"},
         {"--ranks 257", "--ranks 257: expected an integer from 1 to 256"},
@@ -186,7 +186,7 @@ TEST(Options, AFilesMistakesAreNamedWithTheirLine) {
     } cases[] = {
         {"ranks = 1\nmodle = x\n", ":2: unknown option modle (did you mean --model?)"},
         {"[a]\n\nranks = none\n", ":3: --ranks none: expected an integer"},
-        {"config = b.ini\n", ":1: unknown option config"},
+        {"config = b.ini\n", ":1: config: not allowed in a file"},
         {"ranks\n", ":1: expected `name = value`"},
         {"[open\n", ":1: expected `name = value`"},
     };

@@ -69,8 +69,9 @@ static const struct step *run_step(struct rig *r) {
         const struct step_seq *part = &step->seqs[i];
         struct sequence *seq = part->seq;
         for (int32_t j = 0; j < part->num_logits; j++) {
-            bool prompt_row = j < part->num_logits - part->samples;
-            int32_t context = prompt_row ? part->prompt_row + j + 1 : seq->num_tokens;
+            bool prompt_row = j < part->num_logits - part->samples - part->checks;
+            int32_t context =
+                prompt_row ? part->prompt_row + j + 1 : seq->num_computed + part->num_tokens;
             EXPECT_INT_EQ(r->model.next[part->first_logit + j],
                           fake_next(seq->tokens, context, VOCAB));
         }
@@ -119,8 +120,10 @@ TEST(Scheduler, TheBatchDescribesEveryRow) {
     EXPECT_INT_EQ(batch->num_tokens, 8);
     EXPECT_MEM_EQ(batch->cu_seqlens, ((int32_t[]){0, 1, 2, 8}), 16);
     EXPECT_MEM_EQ(batch->seq_lens, ((int32_t[]){4, 3, 6}), 12);
-    EXPECT_INT_EQ(batch->num_logits, 2);
+    EXPECT_MEM_EQ(batch->logits_rows, ((int32_t[]){0, 1, 7}), 12);
+    EXPECT_INT_EQ(batch->num_logits, 3); /* the last to check what c's part has computed */
     EXPECT_FALSE(part_of(step, c)->samples);
+    EXPECT_TRUE(part_of(step, c)->checks);
     free_sequence(&r, a);
     free_sequence(&r, b);
     free_sequence(&r, c);

@@ -112,8 +112,10 @@ static void attend_partition(const struct attend_args *a, int32_t p, struct atte
     int32_t begin = p * PARTITION_KEYS, first, last;
     attend_range(a, p, &first, &last);
     if (first >= last) {
-        for (int32_t r = 0; r < a->num_rows; r++)
+        for (int32_t r = 0; r < a->num_rows; r++) {
             out->max[r] = -INFINITY;
+            out->sum[r] = 0;
+        }
         return;
     }
     attend_scores(a, begin, first, last);
@@ -126,15 +128,21 @@ static void attend_partition(const struct attend_args *a, int32_t p, struct atte
             out->out[i] *= scale;
 }
 
+/* A row without a visible key. A NaN among its scores may leave the maximum at -INFINITY too, but
+ * not the sum at 0. */
+static inline bool saw_nothing(const struct attend_sums *s, int32_t r) {
+    return s->max[r] == -INFINITY && s->sum[r] == 0;
+}
+
 static void attend_merge(struct attend_sums *into, const struct attend_sums *from, int32_t num_rows,
                          int32_t head_dim) {
     int32_t width = attend_width(head_dim);
     for (int32_t r = 0; r < num_rows; r++) {
         float *restrict o = into->out + (int64_t)r * width;
         const float *restrict f = from->out + (int64_t)r * width;
-        if (from->max[r] == -INFINITY)
+        if (saw_nothing(from, r))
             continue;
-        if (into->max[r] == -INFINITY) {
+        if (saw_nothing(into, r)) {
             into->max[r] = from->max[r];
             into->sum[r] = from->sum[r];
             memcpy(o, f, (size_t)width * sizeof *o);

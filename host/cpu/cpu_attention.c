@@ -101,9 +101,14 @@ static struct attend_args prepare_unit(const struct attention_job *j,
     };
 }
 
-static void start_total(struct scratch *scratch, int32_t num_rows) {
-    for (int32_t r = 0; r < num_rows; r++)
+/* Rows that have seen nothing: should one stay so, its output is 0 / 0. */
+static void start_total(struct scratch *scratch, int32_t num_rows, int32_t head_dim) {
+    for (int32_t r = 0; r < num_rows; r++) {
         scratch->total.max[r] = -INFINITY;
+        scratch->total.sum[r] = 0;
+    }
+    memset(scratch->total.out, 0,
+           (size_t)num_rows * (size_t)attend_width(head_dim) * sizeof *scratch->total.out);
 }
 
 static void store_total(const struct attention_job *j, const struct attention_unit *u,
@@ -126,7 +131,7 @@ static void unit_task(void *arg, int32_t task, int32_t thread) {
     const struct attention_unit *u = &j->b->units[task];
     struct scratch *scratch = &j->b->scratch[thread];
     struct attend_args args = prepare_unit(j, u, scratch);
-    start_total(scratch, u->num_rows);
+    start_total(scratch, u->num_rows, args.head_dim);
     for (int32_t p = u->part0; p < u->part0 + u->num_parts; p++) {
         j->b->kernels->attend_partition(&args, p, &scratch->partition);
         j->b->kernels->attend_merge(&scratch->total, &scratch->partition, u->num_rows,
@@ -157,7 +162,7 @@ static void split_task(void *arg, int32_t task, int32_t thread) {
 
 static void merge_unit(const struct attention_job *j, const struct attention_unit *u) {
     struct scratch *scratch = &j->b->scratch[0];
-    start_total(scratch, u->num_rows);
+    start_total(scratch, u->num_rows, j->a->head_dim);
     for (int32_t p = 0; p < u->num_parts; p++) {
         struct attend_sums from = split_result(j->b, u->slot0 + p);
         j->b->kernels->attend_merge(&scratch->total, &from, u->num_rows, j->a->head_dim);

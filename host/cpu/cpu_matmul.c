@@ -107,6 +107,7 @@ static void matmul_group(const struct matmul_job *j, const struct scratch *scrat
         .sums = scratch->sums,
         .lds = TILE_GROUP_ROWS,
         .panel = scratch->panel,
+        .finite = true,
     };
     d.num_tiles = cpu_tiles(w, r0, MAX_TILES, d.tiles);
     next.num =

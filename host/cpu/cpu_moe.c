@@ -69,6 +69,7 @@ static void gate_or_up(const struct moe_job *j, const struct scratch *scratch,
         .sums = scratch->sums + column,
         .lds = TILE_GROUP_ROWS,
         .panel = scratch->panel,
+        .finite = true,
     };
     d.num_tiles = cpu_tiles(w, r0, GATE_TILES, d.tiles);
     for (int32_t c = 0; c < w->cols;)
@@ -89,6 +90,7 @@ static void gate_and_up(const struct moe_job *j, const struct scratch *scratch, 
         .sums = scratch->sums,
         .lds = TILE_GROUP_ROWS,
         .panel = scratch->panel,
+        .finite = true,
     };
     gate_up_tiles(j, task, d.tiles);
     next.num = gate_up_tiles(j, task + pool_num_threads(j->b->pool), next.tiles);
@@ -160,6 +162,7 @@ static void down_part(const struct moe_job *j, const struct scratch *scratch,
         .sums = scratch->sums,
         .lds = TILE_GROUP_ROWS,
         .panel = scratch->panel,
+        .finite = true,
     };
     d.num_tiles = cpu_tiles(w, h0, MAX_TILES, d.tiles);
     next.num = cpu_tiles(last ? &b->moe_parts->e->down : &p[1].e->down,

@@ -1,4 +1,5 @@
 /* cpu_weights: matrices and KV blocks in the tile layout of kernels.h. */
+#include <math.h>
 #include <string.h>
 
 #include "host/cpu/cpu_backend.h"
@@ -66,6 +67,13 @@ static void put_row(char *tile, enum dtype dtype, const char *from, int32_t cols
 /* Columns of 16 rows at a time: 16 KiB of a BF16 tile are written while they are in the cache. */
 enum { PUT_COLS = 512 };
 
+static bool holds_nan_code(const char *codes, int32_t n) {
+    bool nan = false;
+    for (int32_t i = 0; i < n; i++)
+        nan |= (codes[i] & 0x7f) == 0x7f;
+    return nan;
+}
+
 /* Columns [col, col + cols) of rows [i, i + rows) of the slice, which lie in one tile. */
 static void put_piece(struct weight *w, int32_t row0, const struct tensor_slice *slice, int32_t i,
                       int32_t rows, int32_t col, int32_t cols) {
@@ -83,10 +91,14 @@ static void put_piece(struct weight *w, int32_t row0, const struct tensor_slice 
         else
             weights_dummy_fill(source, slice->row0 + k, 1, slice->col0 + col, cols, w->dtype, made);
         put_row(tile, w->dtype, from, cols);
+        if (w->row_scale && holds_nan_code(from, cols))
+            w->row_scale[r] = NAN; /* as the codes are widened as if all were finite */
     }
 }
 
 void cpu_weight_put(struct weight *w, int32_t row0, const struct tensor_slice *slice) {
+    for (int32_t i = 0; w->row_scale && i < slice->rows; i++)
+        w->row_scale[row0 + i] = slice->source->scale;
     for (int32_t i = 0, rows; i < slice->rows; i += rows) {
         rows = TILE_ROWS - (row0 + i) % TILE_ROWS;
         rows = rows < slice->rows - i ? rows : slice->rows - i;
@@ -94,8 +106,6 @@ void cpu_weight_put(struct weight *w, int32_t row0, const struct tensor_slice *s
             put_piece(w, row0, slice, i, rows, c,
                       slice->cols - c < PUT_COLS ? slice->cols - c : PUT_COLS);
     }
-    for (int32_t i = 0; w->row_scale && i < slice->rows; i++)
-        w->row_scale[row0 + i] = slice->source->scale;
 }
 
 int32_t cpu_tiles(const struct weight *w, int32_t row0, int32_t max_tiles, const void **tiles) {

@@ -193,7 +193,7 @@ static void widen_tiles(const struct dot_args *a) {
             const char *w = tile + (a->runs ? a->runs[run] : 0);
             int32_t end = a->runs && k + TILE_ROWS < a->len ? k + TILE_ROWS : a->len;
             for (; k < end; k += 2, w += pair_bytes)
-                widen_e4m3_pair(w, out + k * TILE_ROWS);
+                widen_e4m3_pair(w, a->finite, out + k * TILE_ROWS);
         }
     }
 }

@@ -68,6 +68,7 @@ struct dot_args {
     int32_t num_tiles;            /* 1 .. MAX_TILES */
     const void *tiles[MAX_TILES]; /* their first columns */
     int32_t col0, len;            /* col0 is even */
+    bool finite;                  /* E4M3 tiles hold no NaN: widening them is cheaper */
     const size_t *runs; /* or NULL: every 16 columns start at the tile + runs[column / 16] */
     const void *x;      /* float; pairs of BF16 in a uint32_t for dot_pairs */
     int64_t ldx;        /* in elements of 4 bytes */
