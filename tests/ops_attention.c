@@ -20,6 +20,8 @@ struct session {
     float *rope, *q_norm, *k_norm, *qkv;
     double *sums;
     int64_t ld;
+    int32_t poison_position; /* -1: none */
+    enum part poison_part;
     /* the batch of a step */
     int32_t tokens[MAX_ROWS], positions[MAX_ROWS], slots[MAX_ROWS];
     int32_t cu_seqlens[MAX_ROWS + 1], seq_lens[MAX_ROWS];
@@ -47,6 +49,7 @@ struct session *session_open(const struct ops *ops, int32_t threads, const struc
     config.num_kv_heads = c->Hkv;
     s->ops = ops;
     s->c = *c;
+    s->poison_position = -1;
     for (int32_t h = 0; h < c->Hq; h++)
         s->kv_head[h] = c->kv_head ? c->kv_head[h] : h * c->Hkv / c->Hq;
     s->b = test_backend(ops, &config);
@@ -73,6 +76,18 @@ struct session *session_open(const struct ops *ops, int32_t threads, const struc
         s->k_norm[i] = 1 + rng_float(&r) / 4;
     }
     return s;
+}
+
+void session_poison(struct session *s, enum part part, int32_t position) {
+    s->poison_part = part;
+    s->poison_position = position;
+}
+
+static void poison_row(struct session *s, float *row) {
+    int32_t D = s->c.D, Hq = s->c.Hq, Hkv = s->c.Hkv;
+    int32_t first = s->poison_part == PART_Q ? 0 : s->poison_part == PART_K ? Hq : Hq + Hkv;
+    for (int32_t h = 0; h < (s->poison_part == PART_Q ? Hq : Hkv); h++)
+        row[(first + h) * D + h % D] = NAN;
 }
 
 void session_close(struct session *s) {
@@ -107,6 +122,8 @@ static struct batch make_batch(struct session *s, const struct chunk *chunks, in
             struct rng r = rng_seeded(1000003u * (uint64_t)(chunks[i].seq + 1) + (uint64_t)p);
             CHECK(T < MAX_ROWS, "more than %d rows", MAX_ROWS);
             rng_fill(&r, s->qkv + T * s->ld, s->ld);
+            if (p == s->poison_position)
+                poison_row(s, s->qkv + T * s->ld);
             s->positions[T] = p;
             s->slots[T] = table[p / KV_BLOCK_SIZE] * KV_BLOCK_SIZE + p % KV_BLOCK_SIZE;
         }

@@ -29,6 +29,10 @@ void session_close(struct session *s);
 /* Writes positions [0, n) of a sequence into its blocks, which are poisoned before. */
 void session_fill(struct session *s, int32_t seq, int32_t n);
 
+/* From now on one element of that position's query, key or value, of every head, is a NaN. */
+enum part { PART_Q, PART_K, PART_V };
+void session_poison(struct session *s, enum part part, int32_t position);
+
 /* One step: rotates and writes the chunks' rows, attends; out [T, Hq * D] guarded, the caller's. */
 float *session_step(struct session *s, const struct chunk *chunks, int32_t num_chunks);
 

@@ -106,9 +106,16 @@ TEST(ChatTemplate, UnknownTemplatesAreNotTakenForKnownOnes) {
         "{{ '<|im_start|>assistant\\n<think>\\n' }}last_query_index",
         "<|start_header_id|> Cutting Knowledge Date strftime_now",
         "{{ bos_token }}{{ '[INST]' + message['content'] + '[/INST]' }}",
+        "{{ '<|im_start|>system\nBe brief.<|im_end|>\n' }}<|im_start|>",
+        "<|im_start|>system\nBe brief.<|im_end|>\n{{ x }}",
+        "{% set d = \"Answer it's way\" %}<|start_header_id|>",
     };
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
         EXPECT_TRUE(chat_template_recognise_text(texts[i]) == NULL);
+    /* Comments, errors and names are no words of the template. */
+    EXPECT_TRUE(chat_template_recognise_text(
+                    "{# a comment here #}{{ raise_exception('No such role!') }}{% if not x and y %}"
+                    "{{ '<|im_start|>' + role + '\\n' }}{% endif %}") != NULL);
 }
 
 static void write_file(const char *name, const char *text) {

@@ -157,6 +157,20 @@ TEST(Engine, StopStringsCutTheTextWhereverTheTokensEnd) {
     rig_close(&r);
 }
 
+TEST(Stop, AStringMayBeginTooEarlyButNotEndThere) {
+    char *list[] = {"was a", "there"};
+    struct stop_matcher m;
+    struct buffer out = {0};
+    stop_init(&m, list, 2);
+    EXPECT_FALSE(stop_push(&m, ", there", 7, false, &out)); /* too early: text like any other */
+    EXPECT_FALSE(stop_push(&m, " was", 4, false, &out));
+    EXPECT_TRUE(stop_push(&m, " a little", 9, true, &out));
+    EXPECT_INT_EQ(out.len, 8);
+    EXPECT_MEM_EQ(out.data, ", there ", 8);
+    stop_deinit(&m);
+    buffer_deinit(&out);
+}
+
 TEST(Engine, NoStopStringIsSeenBeforeMinTokens) {
     struct rig r;
     struct engine_options o;

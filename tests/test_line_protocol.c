@@ -322,6 +322,43 @@ TEST(LineProtocol, ErrorsCarryTheIdWhateverElseIsWrong) {
     EXPECT_INT_EQ(parse("{\"op\":\"fly\",\"id\":\"z\"}", &r, &e), ERR_INVALID_REQUEST);
     EXPECT_STR_EQ(r.id, "\"z\"");
     line_request_deinit(&r);
+    /* Also where a number does not fit. */
+    EXPECT_INT_EQ(parse("{\"id\":12,\"prompt\":\"a\",\"seed\":18446744073709551615}", &r, &e),
+                  ERR_INVALID_REQUEST);
+    EXPECT_STR_EQ(r.id, "12");
+    line_request_deinit(&r);
+}
+
+TEST(LineProtocol, ArraysAndObjectsHaveALimitInAll) {
+    struct line_request r;
+    struct line_error e;
+    struct buffer line = {0};
+    for (int32_t n = LINE_MAX_CONTAINERS - 2; n <= LINE_MAX_CONTAINERS - 1; n++) {
+        buffer_clear(&line);
+        buffer_puts(&line, "{\"tokens\":[");
+        for (int32_t i = 0; i < n; i++)
+            buffer_puts(&line, i ? ",{}" : "{}");
+        buffer_puts(&line, "]}");
+        buffer_putc(&line, '\0');
+        EXPECT_TRUE(parse(line.data, &r, &e) != 0);
+        EXPECT_INT_EQ(e.code,
+                      n == LINE_MAX_CONTAINERS - 2 ? ERR_INVALID_REQUEST : ERR_INVALID_JSON);
+        line_request_deinit(&r);
+    }
+    buffer_deinit(&line);
+}
+
+TEST(LineProtocol, AnInheritedMinimumGivesWayToAShortRequest) {
+    struct request_params own;
+    struct line_context with_minimum = {&own, 100};
+    struct line_request r = {0};
+    struct line_error e;
+    static const char ask[] = "{\"prompt\":\"a\",\"max_tokens\":5}";
+    request_params_default(&own);
+    own.min_tokens = 10;
+    EXPECT_INT_EQ(line_parse(ask, sizeof ask - 1, &with_minimum, &r, &e), 0);
+    EXPECT_INT_EQ(r.params.min_tokens, 5);
+    line_request_deinit(&r);
 }
 
 /* ---- answers ---- */

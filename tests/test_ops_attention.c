@@ -5,6 +5,7 @@
  */
 #include "tests/ops_attention.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -111,6 +112,47 @@ TEST(OpsAttention, RowsAloneHaveTheBitsOfTheBatch) {
         }
         guarded_free(first);
     }
+}
+
+static bool holds_nan(const float *x, int64_t n) {
+    for (int64_t i = 0; i < n; i++)
+        if (isnan(x[i]))
+            return true;
+    return false;
+}
+
+/* A NaN in a query, or in a key or value that a row sees, must come out of that row: were it lost
+ * among the keys that are not seen, a broken request would look well. As decode, at every length
+ * around a block's and with the context split by partitions. */
+TEST(OpsAttention, ANanIsNeverLost) {
+    static const struct heads_case nan_cases[] = {
+        {2, 1, 12, NULL, 0, DTYPE_F32, QK_NORM_NONE, 0},
+        {3, 3, 64, NULL, 0, DTYPE_BF16, QK_NORM_NONE, 0},
+        {4, 2, 64, NULL, 0, DTYPE_F16, QK_NORM_NONE, 0},
+        {8, 2, 64, NULL, 0, DTYPE_F8_E4M3, QK_NORM_NONE, 0},
+    };
+    static const int32_t lengths[] = {1, 2, 15, 16, 17, 31, 32, 33, 47, 255, 256, 257, 300, 530};
+    int n;
+    const struct variant *v = variants(&n);
+    for (int i = 0; i < 4; i++)
+        for (int k = 0; k < n; k++)
+            for (int32_t threads = 1; threads <= 4; threads += 3)
+                for (size_t j = 0; j < sizeof lengths / sizeof *lengths; j++)
+                    for (enum part part = PART_Q; part <= PART_V; part++) {
+                        const struct heads_case *c = &nan_cases[i];
+                        struct chunk last = {0, lengths[j] - 1, 1};
+                        int32_t at = part == PART_Q ? last.pos0 : last.pos0 / 2;
+                        struct session *s = session_open(v[k].ops, threads, c);
+                        session_poison(s, part, at);
+                        session_fill(s, 0, last.pos0);
+                        float *out = session_step(s, &last, 1);
+                        for (int32_t h = 0; h < c->Hq; h++)
+                            if (!holds_nan(out + h * c->D, c->D))
+                                FAIL("%s kv %s, length %d: the NaN of part %d is lost in head %d",
+                                     v[k].ops->name, dtype_name(c->kv_dtype), lengths[j], part, h);
+                        guarded_free(out);
+                        session_close(s);
+                    }
 }
 
 TEST(OpsAttention, EmptyBatchesAndRanksWithoutHeadsWork) {

@@ -317,6 +317,44 @@ TEST(Server, AClientMayLeaveWhileItsLineIsTokenised) {
     net_fixture_stop(&f); /* some lines may still be in the pool: stop waits for them */
 }
 
+TEST(Server, MessagesMayComeWithAsManyStopStringsAsPrompts) {
+    struct net_fixture f;
+    struct net_client c;
+    net_fixture_init(&f);
+    START(f, c);
+    net_client_puts(&c,
+                    "{\"id\":1,\"messages\":[{\"role\":\"user\",\"content\":\"Hi\"}],\"stop\":["
+                    "\"q1\",\"q2\",\"q3\",\"q4\",\"q5\",\"q6\",\"q7\",\"q8\",\"q9\",\"qa\",\"qb\","
+                    "\"qc\",\"qd\",\"qe\",\"qf\",\"qg\"],\"max_tokens\":3,\"stream\":false}");
+    json_t *done = net_client_until_done(&c, "1", NULL);
+    EXPECT_TRUE(json_is_true(json_object_get(done, "done")));
+    json_decref(done);
+    /* An error names the part of the field that is wrong. */
+    net_client_puts(&c, "{\"id\":2,\"messages\":[{\"role\":\"tool\",\"content\":\"x\"}]}");
+    json_t *line = net_client_json(&c);
+    EXPECT_STR_EQ(string_of(json_object_get(line, "error"), "param"), "messages[0].role");
+    json_decref(line);
+    net_client_close(&c);
+    net_fixture_stop(&f);
+}
+
+TEST(Server, ARequestCancelledBeforeItsFirstTokenHasEmptyLogprobs) {
+    struct net_fixture f;
+    struct net_client c;
+    net_fixture_init(&f);
+    START(f, c);
+    net_client_puts(&c, "{\"id\":1,\"prompt\":\"Once\",\"logprobs\":2,\"stream\":false,"
+                        "\"max_tokens\":500,\"ignore_eos\":true}\n{\"op\":\"cancel\",\"id\":1}");
+    json_t *done = net_client_until_done(&c, "1", NULL);
+    EXPECT_STR_EQ(string_of(done, "finish_reason"), "cancelled");
+    EXPECT_TRUE(json_is_array(json_object_get(done, "logprobs")));
+    EXPECT_INT_EQ(json_array_size(json_object_get(done, "logprobs")),
+                  usage(done, "completion_tokens"));
+    json_decref(done);
+    net_client_close(&c);
+    net_fixture_stop(&f);
+}
+
 TEST(Server, AModelWithoutATokenizerTakesTokenIdsOnly) {
     static const char *const refused[] = {
         "{\"id\":1,\"prompt\":\"Once\"}",

@@ -264,6 +264,56 @@ TEST(ServerLimits, UnfinishedLinesOfAllClientsHaveALimit) {
     net_fixture_stop(&f);
 }
 
+/* A request of a browser, which any web page can cause, is one error and not a dozen prompts. */
+TEST(ServerLimits, HttpIsRefused) {
+    static const char request[] =
+        "POST /v1/completions HTTP/1.1\r\nHost: localhost:7070\r\n"
+        "Content-Type: text/plain\r\n\r\n{\"id\":1,\"prompt\":\"Once\"}\n";
+    struct net_fixture f;
+    struct net_client c;
+    net_fixture_init(&f);
+    ASSERT_TRUE(net_fixture_start(&f));
+    ASSERT_TRUE(net_client_open(&c, net_fixture_address(&f), 0));
+    net_client_send(&c, request, sizeof request - 1);
+    const char *answer = net_client_rest(&c);
+    EXPECT_TRUE(!strncmp(answer, "HTTP/1.1 400 ", 13) && strstr(answer, "not HTTP"));
+    EXPECT_TRUE(!strstr(answer, "\"id\""));
+    net_client_close(&c);
+    ASSERT_TRUE(net_client_open(&c, net_fixture_address(&f), 0));
+    EXPECT_INT_EQ(net_client_stat(&c, "requests_total"), 0);
+    net_client_close(&c);
+    net_fixture_stop(&f);
+}
+
+/* Plain prompts that can never run take no memory while they wait, and those that can are read only
+ * so far ahead. */
+TEST(ServerLimits, WaitingPlainPromptsAreBounded) {
+    enum { LINES = 300, WORDS = 30000 };
+    struct net_fixture f;
+    struct net_client c;
+    struct buffer line = {0};
+    net_fixture_init(&f);
+    f.options.max_buffered_bytes = 4 << 20;
+    ASSERT_TRUE(net_fixture_start(&f));
+    ASSERT_TRUE(net_client_open(&c, net_fixture_address(&f), 0));
+    for (int i = 0; i < WORDS; i++)
+        buffer_puts(&line, "7 ");
+    buffer_putc(&line, '\n');
+    net_client_puts(&c, "Once upon a time");
+    for (int i = 0; i < LINES; i++) /* 18 MB of them: 18 M tokens, 72 MB if they were all kept */
+        net_client_send(&c, line.data, line.len);
+    net_client_shut(&c);
+    const char *answer = net_client_rest(&c);
+    int refused = 0;
+    for (const char *p = answer; (p = strstr(p, "the context holds")); p++)
+        refused++;
+    EXPECT_INT_EQ(refused, LINES);
+    net_client_close(&c);
+    buffer_deinit(&line);
+    EXPECT_TRUE(net_fixture_is_quiet(&f));
+    net_fixture_stop(&f);
+}
+
 TEST(ServerLimits, AnUnfinishedLineHasATimeLimit) {
     struct net_fixture f;
     struct net_client c, d;
