@@ -144,6 +144,10 @@ struct next_tiles {
  * of x, or those that d->rows lists; returns the unit's end. */
 int32_t cpu_dot_unit(const struct backend *b, struct dot_args *d, const struct next_tiles *next,
                      const struct packed *x, int32_t row0, int32_t col);
+/* The same for as many units as a call can take, d->num_units: their sums lie one after the other,
+ * num_rows * TILE_GROUP_ROWS apart. Sums of ROW_CHUNK rows must fit at d->sums. */
+int32_t cpu_dot_units(const struct backend *b, struct dot_args *d, const struct next_tiles *next,
+                      const struct packed *x, int32_t row0, int32_t col);
 void cpu_matmul_exact(struct backend *b, float *y, int64_t ldy, const float *x, int64_t ldx,
                       const struct weight *w, const float *bias, int32_t num_tokens);
 void cpu_matmul(struct backend *b, float *y, int64_t ldy, const float *x, int64_t ldx,

@@ -49,7 +49,8 @@ bool cpu_uses_pairs(const struct backend *b, const struct weight *w) {
 
 /* The next segment of the same tiles, or the first one of the next; all of MAX_TILES or nothing. */
 static void look_ahead(struct dot_args *d, const struct next_tiles *next, bool last) {
-    size_t done = (size_t)(d->col0 + d->len + 1) / 2 * tile_pair_bytes(d->dtype);
+    int32_t units = d->num_units > 1 ? d->num_units : 1;
+    size_t done = (size_t)(d->col0 + units * d->len + 1) / 2 * tile_pair_bytes(d->dtype);
     d->ahead[0] = NULL;
     if (last ? next->num < MAX_TILES : d->num_tiles < MAX_TILES)
         return;
@@ -76,6 +77,33 @@ int32_t cpu_dot_unit(const struct backend *b, struct dot_args *d, const struct n
         if (s.last)
             return col;
     }
+}
+
+int32_t cpu_dot_units(const struct backend *b, struct dot_args *d, const struct next_tiles *next,
+                      const struct packed *x, int32_t row0, int32_t col) {
+    struct segment s = segment_at(x, col);
+    int32_t units = s.first && s.last ? (x->cols - col) / s.len : 1;
+    int32_t most = SEGMENT_COLS / s.len < ROW_CHUNK / d->num_rows ? SEGMENT_COLS / s.len
+                                                                  : ROW_CHUNK / d->num_rows;
+    d->num_units = units < most ? units : most;
+    if (d->num_units <= 1) {
+        d->num_units = 1;
+        return cpu_dot_unit(b, d, next, x, row0, col);
+    }
+    int32_t end = col + d->num_units * s.len;
+    d->col0 = col;
+    d->len = s.len;
+    d->x = (const uint32_t *)x->data + s.offset + row0 * s.ld;
+    d->ldx = s.ld;
+    d->x_step = segment_at(x, col + s.len).offset - s.offset;
+    d->sums_step = (int64_t)d->num_rows * TILE_GROUP_ROWS;
+    d->add = false;
+    look_ahead(d, next, end == x->cols);
+    if (x->pairs)
+        b->kernels->dot_pairs(d);
+    else
+        b->kernels->dot(d);
+    return end;
 }
 
 struct matmul_job {
@@ -118,9 +146,13 @@ static void matmul_group(const struct matmul_job *j, const struct scratch *scrat
     else if (w->cols == 0)
         memset(scratch->sums, 0, (size_t)n * TILE_GROUP_ROWS * sizeof *scratch->sums);
     for (int32_t c = 0; c < w->cols;) {
-        c = cpu_dot_unit(j->b, &d, &next, &j->x, row0, c);
-        if (j->partial)
-            j->b->kernels->add_partial(&store, j->partial + row0 * j->ldy + r0, j->ldy, NULL, NULL);
+        if (!j->partial) {
+            c = cpu_dot_unit(j->b, &d, &next, &j->x, row0, c);
+            continue;
+        }
+        c = cpu_dot_units(j->b, &d, &next, &j->x, row0, c);
+        store.num_units = d.num_units;
+        j->b->kernels->add_partial(&store, j->partial + row0 * j->ldy + r0, j->ldy, NULL, NULL);
     }
     if (!j->partial)
         j->b->kernels->store_rows(&store, j->y + row0 * j->ldy + r0, j->ldy,

@@ -182,7 +182,8 @@ static void down_part(const struct moe_job *j, const struct scratch *scratch,
         double *out = j->a->partial + (routed ? 0 : (int64_t)row0 * H) + h0;
         d.num_rows = n;
         for (int32_t c = 0; c < w->cols;) {
-            c = cpu_dot_unit(b, &d, &next, &p->act, row0, c);
+            c = cpu_dot_units(b, &d, &next, &p->act, row0, c);
+            store.num_units = d.num_units;
             b->kernels->add_partial(&store, out, H, routed ? b->pair_tokens + pair0 : NULL,
                                     routed ? b->pair_weights + pair0 : NULL);
         }

@@ -70,9 +70,9 @@ VEC void dot_pair(const enum dtype dtype, const int NX, const char *w, const flo
 }
 
 /* Adds the sums of one block to memory, or stores them. */
-VEC void dot_store(const int NX, const struct dot_args *a, int32_t tile, int32_t row0,
+VEC void dot_store(const int NX, const struct dot_args *a, int32_t tile, float *sums,
                    const v16 *acc) {
-    float *s = a->sums + row0 * a->lds + tile * TILE_ROWS;
+    float *s = sums + tile * TILE_ROWS;
 #define DOT_STORE(i) v16_store(s + i * a->lds, acc[i]);
 #define DOT_ADD(i)   v16_store(s + i * a->lds, v16_add(v16_load(s + i * a->lds), acc[i]));
     if (a->add)
@@ -90,19 +90,25 @@ VEC void dot_ahead(const struct dot_args *a, int64_t at) {
 #undef DOT_AHEAD
 }
 
+static inline int32_t dot_num_units(const struct dot_args *a) {
+    return a->num_units > 1 ? a->num_units : 1;
+}
+
 VEC void dot_block(const enum dtype dtype, const int NT, const int NX, const struct dot_args *a,
                    int32_t tile0, int32_t row0) {
     const size_t pair_bytes = 2 * TILE_ROWS * (dtype == DTYPE_F32 ? 4 : 2);
     const char *w[MAX_TILES];
     const float *x[MAX_BLOCK_ROWS];
     v16 acc[MAX_TILES][MAX_BLOCK_ROWS], even, odd;
-    int64_t k = 0, len = a->len;
+    int32_t num_units = dot_num_units(a);
+    int64_t len = a->len, whole = num_units * len;
     bool ahead = a->ahead[0] && row0 == 0; /* each weight is asked for by the first rows only */
     int64_t ahead_bytes = TILE_ROWS / MAX_TILES * (a->dtype == DTYPE_F8_E4M3 ? 1 : pair_bytes / 32);
-#define DOT_ROW(i)   x[i] = dot_row(a, row0 + i);
+#define DOT_ROW(i)   x[i] = dot_row(a, row0 + i) + u * a->x_step;
 #define DOT_CLEAR(i) acc[0][i] = acc[1][i] = acc[2][i] = acc[3][i] = v16_set1(0);
 #define DOT_TILE(t)                                                                                \
-    w[t] = (const char *)a->tiles[tile0 + t] + start + (size_t)(a->col0 / 2) * pair_bytes;
+    w[t] = (const char *)a->tiles[tile0 + t] + start +                                             \
+           (size_t)((a->col0 + u * len) / 2) * pair_bytes;
 #define DOT_PAIR(t)                                                                                \
     {                                                                                              \
         dot_pair(dtype, NX, w[t], x, k, acc[t]);                                                   \
@@ -113,26 +119,29 @@ VEC void dot_block(const enum dtype dtype, const int NT, const int NX, const str
         v16_load_pair(dtype, w[t], &even, &odd);                                                   \
         dot_column(NX, even, x, k, acc[t]);                                                        \
     }
-#define DOT_SUMS(t) dot_store(NX, a, tile0 + t, row0, acc[t]);
-    REPEAT8(NX, DOT_ROW)
-    REPEAT8(NX, DOT_CLEAR)
-    for (int64_t run = 0; k < len; run++) {
-        size_t start = a->runs ? a->runs[run] : 0;
-        int64_t end = a->runs && k + TILE_ROWS < len ? k + TILE_ROWS : len;
-        REPEAT4(NT, DOT_TILE)
-        while (ahead && k + 8 / NT <= end) { /* four pairs of columns here, four lines there */
-            dot_ahead(a, (tile0 * len + k * NT) * ahead_bytes);
-            for (int i = 0; i < 4 / NT; i++, k += 2)
+#define DOT_SUMS(t) dot_store(NX, a, tile0 + t, a->sums + row0 * a->lds + u * a->sums_step, acc[t]);
+    for (int32_t u = 0; u < num_units; u++) {
+        REPEAT8(NX, DOT_ROW)
+        REPEAT8(NX, DOT_CLEAR)
+        int64_t k = 0;
+        for (int64_t run = 0; k < len; run++) {
+            size_t start = a->runs ? a->runs[run] : 0;
+            int64_t end = a->runs && k + TILE_ROWS < len ? k + TILE_ROWS : len;
+            REPEAT4(NT, DOT_TILE)
+            while (ahead && k + 8 / NT <= end) { /* four pairs of columns here, four lines there */
+                dot_ahead(a, (tile0 * whole + (u * len + k) * NT) * ahead_bytes);
+                for (int i = 0; i < 4 / NT; i++, k += 2)
+                    REPEAT4(NT, DOT_PAIR)
+            }
+            for (; k + 2 <= end; k += 2)
                 REPEAT4(NT, DOT_PAIR)
+            if (k < end) {
+                REPEAT4(NT, DOT_HALF)
+                k++;
+            }
         }
-        for (; k + 2 <= end; k += 2)
-            REPEAT4(NT, DOT_PAIR)
-        if (k < end) {
-            REPEAT4(NT, DOT_HALF)
-            k++;
-        }
+        REPEAT4(NT, DOT_SUMS)
     }
-    REPEAT4(NT, DOT_SUMS)
 }
 
 typedef void dot_fn(const struct dot_args *a, int32_t tile0, int32_t row0);
@@ -186,12 +195,13 @@ static void dot_cover(dot_table table, const struct dot_args *a) {
  */
 static void widen_tiles(const struct dot_args *a) {
     const size_t pair_bytes = 2 * TILE_ROWS;
+    int32_t whole = a->len * dot_num_units(a);
     for (int32_t t = 0; t < a->num_tiles; t++) {
         const char *tile = (const char *)a->tiles[t] + (size_t)(a->col0 / 2) * pair_bytes;
         uint16_t *out = a->panel + t * SEGMENT_COLS * TILE_ROWS;
-        for (int32_t k = 0, run = 0; k < a->len; run++) {
+        for (int32_t k = 0, run = 0; k < whole; run++) {
             const char *w = tile + (a->runs ? a->runs[run] : 0);
-            int32_t end = a->runs && k + TILE_ROWS < a->len ? k + TILE_ROWS : a->len;
+            int32_t end = a->runs && k + TILE_ROWS < whole ? k + TILE_ROWS : whole;
             for (; k < end; k += 2, w += pair_bytes)
                 widen_e4m3_pair(w, a->finite, out + k * TILE_ROWS);
         }

@@ -76,7 +76,11 @@ struct dot_args {
     int32_t num_rows;
     float *sums; /* [num_rows, lds] */
     int64_t lds;
-    bool add;        /* to what is there, else overwrite */
+    bool add; /* to what is there, else overwrite */
+    /* 0, or how often the same is done for the `len` columns that follow (num_units * len <=
+     * SEGMENT_COLS, no runs): x and sums go on by so many elements. */
+    int32_t num_units;
+    int64_t x_step, sums_step;
     uint16_t *panel; /* [PANEL_SIZE] scratch of the thread */
     /* What will be read next, as many bytes of each as this call reads of a tile: it is brought to
      * the L2 cache meanwhile. Any address will do; ahead[0] NULL: nothing. */
@@ -85,9 +89,11 @@ struct dot_args {
 
 /* The sums of up to MAX_TILES tiles, with what is needed to store them. */
 struct store_args {
-    const float *sums;  /* [num_rows, TILE_GROUP_ROWS] */
-    int32_t num_rows;   /* rows of x */
-    int32_t count;      /* columns to store: rows of the matrix */
+    const float *sums; /* [num_rows, TILE_GROUP_ROWS] */
+    int32_t num_rows;  /* rows of x */
+    int32_t
+        num_units; /* add_partial: [num_units, num_rows, TILE_GROUP_ROWS], added in order; 0: 1 */
+    int32_t count; /* columns to store: rows of the matrix */
     const float *scale; /* [count] or NULL */
     float factor;       /* multiplies too; a power of two */
 };
@@ -130,8 +136,8 @@ struct cpu_kernels {
 
     /* y[i][j] = sum * scale + bias */
     void (*store_rows)(const struct store_args *s, float *y, int64_t ldy, const float *bias);
-    /* partial[rows ? rows[i] : i][j] += (double)(float)(weight[i] * (sum * scale)); weight NULL: 1
-     */
+    /* partial[rows ? rows[i] : i][j] += (double)(float)(weight[i] * (sum * scale)), unit by unit;
+     * weight NULL: 1 */
     void (*add_partial)(const struct store_args *s, double *partial, int64_t ld,
                         const int32_t *rows, const float *weight);
     /* act[i][j] = silu(gate) * up: gate in sums' first columns, up from TILE_GROUP_ROWS / 2 on. */

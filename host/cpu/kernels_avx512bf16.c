@@ -35,28 +35,34 @@ VEC void pairs_block(const int NT, const int NX, const struct dot_args *a, int32
     const char *w[MAX_TILES];
     const uint32_t *x[MAX_BLOCK_ROWS];
     v16 acc[MAX_TILES][MAX_BLOCK_ROWS];
-    int32_t pairs = (a->len + 1) / 2, k = 0;
+    int32_t pairs = (a->len + 1) / 2, num_units = dot_num_units(a);
     bool ahead = a->ahead[0] && row0 == 0;
-#define PAIRS_ROW(i)   x[i] = (const uint32_t *)dot_row(a, row0 + i);
-#define PAIRS_TILE(t)  w[t] = (const char *)a->tiles[tile0 + t] + (size_t)(a->col0 / 2) * pair_bytes;
+#define PAIRS_ROW(i) x[i] = (const uint32_t *)dot_row(a, row0 + i) + u * a->x_step;
+#define PAIRS_TILE(t)                                                                              \
+    w[t] = (const char *)a->tiles[tile0 + t] + (size_t)(a->col0 / 2 + u * pairs) * pair_bytes;
 #define PAIRS_CLEAR(i) acc[0][i] = acc[1][i] = acc[2][i] = acc[3][i] = v16_set1(0);
 #define PAIRS_STEP(t)                                                                              \
     {                                                                                              \
         pairs_column(NX, w[t], x, k, acc[t]);                                                      \
         w[t] += pair_bytes;                                                                        \
     }
-#define PAIRS_SUMS(t) dot_store(NX, a, tile0 + t, row0, acc[t]);
-    REPEAT8(NX, PAIRS_ROW)
-    REPEAT4(NT, PAIRS_TILE)
-    REPEAT8(NX, PAIRS_CLEAR)
-    while (ahead && k + 4 / NT <= pairs) {
-        dot_ahead(a, (tile0 * pairs + k * NT) * (int64_t)(pair_bytes / MAX_TILES));
-        for (int i = 0; i < 4 / NT; i++, k++)
+#define PAIRS_SUMS(t)                                                                              \
+    dot_store(NX, a, tile0 + t, a->sums + row0 * a->lds + u * a->sums_step, acc[t]);
+    for (int32_t u = 0; u < num_units; u++) {
+        int32_t k = 0;
+        REPEAT8(NX, PAIRS_ROW)
+        REPEAT4(NT, PAIRS_TILE)
+        REPEAT8(NX, PAIRS_CLEAR)
+        while (ahead && k + 4 / NT <= pairs) {
+            dot_ahead(a, (tile0 * num_units * pairs + (u * pairs + k) * NT) *
+                             (int64_t)(pair_bytes / MAX_TILES));
+            for (int i = 0; i < 4 / NT; i++, k++)
+                REPEAT4(NT, PAIRS_STEP)
+        }
+        for (; k < pairs; k++)
             REPEAT4(NT, PAIRS_STEP)
+        REPEAT4(NT, PAIRS_SUMS)
     }
-    for (; k < pairs; k++)
-        REPEAT4(NT, PAIRS_STEP)
-    REPEAT4(NT, PAIRS_SUMS)
 }
 
 #define PAIRS_DEFINE(NT, NX)                                                                       \

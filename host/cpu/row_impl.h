@@ -193,11 +193,13 @@ static void add_partial(const struct store_args *s, double *partial, int64_t ld,
     float scale[TILE_GROUP_ROWS];
     row_scales(s->scale, s->factor, s->count, scale);
     for (int32_t i = 0; i < s->num_rows; i++) {
-        const float *restrict sum = s->sums + (int64_t)i * TILE_GROUP_ROWS;
         double *restrict out = partial + (rows ? rows[i] : i) * ld;
         float w = weight ? weight[i] : 1;
-        for (int32_t j = 0; j < s->count; j++)
-            out[j] += (double)(w * (sum[j] * scale[j]));
+        for (int32_t u = 0; u == 0 || u < s->num_units; u++) {
+            const float *restrict sum = s->sums + ((int64_t)u * s->num_rows + i) * TILE_GROUP_ROWS;
+            for (int32_t j = 0; j < s->count; j++)
+                out[j] += (double)(w * (sum[j] * scale[j]));
+        }
     }
 }
 
