@@ -1,4 +1,5 @@
 /* Matrix products of every cpu variant against ref, at odd and boundary shapes, and their bits. */
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -257,4 +258,29 @@ TEST(OpsMatmul, EmptyMatricesWork) {
     }
     matrix_free(&no_cols);
     matrix_free(&no_rows);
+}
+
+/* A NaN among FP8 weights shows in its row, and only there. */
+TEST(OpsMatmul, ANanWeightIsNotTakenForANumber) {
+    enum { ROWS = 37, COLS = 70 };
+    struct rng r = rng_seeded(6);
+    struct backend_config config = test_config(2);
+    struct matrix m = matrix_random(&r, DTYPE_F8_E4M3, ROWS, COLS);
+    float x[3 * COLS], y[3 * ROWS];
+    int n;
+    const struct variant *v = variants(&n);
+    ((unsigned char *)m.data)[20 * COLS + 69] = 0xff;
+    rng_fill(&r, x, 3 * COLS);
+    for (int k = -1; k < n; k++) {
+        const struct ops *ops = k < 0 ? &ref_ops : v[k].ops;
+        struct backend *b = test_backend(ops, &config);
+        struct stored w = store_all(ops, &m);
+        ops->matmul(b, y, ROWS, x, COLS, &w.w, NULL, 3);
+        for (int i = 0; i < 3 * ROWS; i++)
+            if (isnan(y[i]) != (i % ROWS == 20))
+                FAIL("%s: row %d is %g", ops->name, i % ROWS, (double)y[i]);
+        stored_free(&w);
+        ops->destroy(b);
+    }
+    matrix_free(&m);
 }
