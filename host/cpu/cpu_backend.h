@@ -23,6 +23,7 @@ enum {
 struct scratch {
     uint16_t *panel; /* [PANEL_SIZE] */
     float *sums;     /* [ROW_CHUNK, TILE_GROUP_ROWS] */
+    double *product; /* [ROW_CHUNK, TILE_GROUP_ROWS] sums over the units */
     float *act;      /* [ROW_CHUNK, TILE_GROUP_ROWS / 2] */
     /* attention: rows of one unit */
     float *q;                      /* [ATTENTION_ROWS, D] */
@@ -144,10 +145,20 @@ struct next_tiles {
  * of x, or those that d->rows lists; returns the unit's end. */
 int32_t cpu_dot_unit(const struct backend *b, struct dot_args *d, const struct next_tiles *next,
                      const struct packed *x, int32_t row0, int32_t col);
-/* The same for as many units as a call can take, d->num_units: their sums lie one after the other,
- * num_rows * TILE_GROUP_ROWS apart. Sums of ROW_CHUNK rows must fit at d->sums. */
-int32_t cpu_dot_units(const struct backend *b, struct dot_args *d, const struct next_tiles *next,
-                      const struct packed *x, int32_t row0, int32_t col);
+
+/* Where products are added: row i of a call to row rows[i], or i, of `data` [.., ld] float64. */
+struct partial_rows {
+    double *data;
+    int64_t ld;
+    const int32_t *rows; /* or NULL */
+    const float *weight; /* [num_rows], or NULL: 1 */
+};
+/* Adds the sums of all units of x to the partial; `store` says how sums become values, both d and
+ * it use the thread's scratch. They are collected there first: the rows of a partial often lie a
+ * power of two apart, and would drive each other out of the caches. */
+void cpu_add_product(const struct backend *b, const struct scratch *scratch, struct dot_args *d,
+                     struct store_args *store, const struct next_tiles *next,
+                     const struct packed *x, int32_t row0, const struct partial_rows *out);
 void cpu_matmul_exact(struct backend *b, float *y, int64_t ldy, const float *x, int64_t ldx,
                       const struct weight *w, const float *bias, int32_t num_tokens);
 void cpu_matmul(struct backend *b, float *y, int64_t ldy, const float *x, int64_t ldx,

@@ -79,8 +79,10 @@ int32_t cpu_dot_unit(const struct backend *b, struct dot_args *d, const struct n
     }
 }
 
-int32_t cpu_dot_units(const struct backend *b, struct dot_args *d, const struct next_tiles *next,
-                      const struct packed *x, int32_t row0, int32_t col) {
+/* The next units, as many as a call can take: d->num_units. Their sums lie one after the other,
+ * num_rows * TILE_GROUP_ROWS apart. */
+static int32_t dot_units(const struct backend *b, struct dot_args *d, const struct next_tiles *next,
+                         const struct packed *x, int32_t row0, int32_t col) {
     struct segment s = segment_at(x, col);
     int32_t units = s.first && s.last ? (x->cols - col) / s.len : 1;
     int32_t most = SEGMENT_COLS / s.len < ROW_CHUNK / d->num_rows ? SEGMENT_COLS / s.len
@@ -104,6 +106,19 @@ int32_t cpu_dot_units(const struct backend *b, struct dot_args *d, const struct 
     else
         b->kernels->dot(d);
     return end;
+}
+
+void cpu_add_product(const struct backend *b, const struct scratch *scratch, struct dot_args *d,
+                     struct store_args *store, const struct next_tiles *next,
+                     const struct packed *x, int32_t row0, const struct partial_rows *out) {
+    memset(scratch->product, 0, (size_t)d->num_rows * TILE_GROUP_ROWS * sizeof *scratch->product);
+    for (int32_t c = 0; c < x->cols;) {
+        c = dot_units(b, d, next, x, row0, c);
+        store->num_units = d->num_units;
+        b->kernels->add_units(store, scratch->product, out->weight);
+    }
+    b->kernels->add_rows(out->data, out->ld, out->rows, scratch->product, d->num_rows,
+                         store->count);
 }
 
 struct matmul_job {
@@ -145,18 +160,15 @@ static void matmul_group(const struct matmul_job *j, const struct scratch *scrat
             memset(j->partial + (row0 + i) * j->ldy + r0, 0, (size_t)count * sizeof *j->partial);
     else if (w->cols == 0)
         memset(scratch->sums, 0, (size_t)n * TILE_GROUP_ROWS * sizeof *scratch->sums);
-    for (int32_t c = 0; c < w->cols;) {
-        if (!j->partial) {
-            c = cpu_dot_unit(j->b, &d, &next, &j->x, row0, c);
-            continue;
-        }
-        c = cpu_dot_units(j->b, &d, &next, &j->x, row0, c);
-        store.num_units = d.num_units;
-        j->b->kernels->add_partial(&store, j->partial + row0 * j->ldy + r0, j->ldy, NULL, NULL);
+    if (j->partial) {
+        struct partial_rows out = {.data = j->partial + row0 * j->ldy + r0, .ld = j->ldy};
+        cpu_add_product(j->b, scratch, &d, &store, &next, &j->x, row0, &out);
+        return;
     }
-    if (!j->partial)
-        j->b->kernels->store_rows(&store, j->y + row0 * j->ldy + r0, j->ldy,
-                                  j->bias ? j->bias + r0 : NULL);
+    for (int32_t c = 0; c < w->cols;)
+        c = cpu_dot_unit(j->b, &d, &next, &j->x, row0, c);
+    j->b->kernels->store_rows(&store, j->y + row0 * j->ldy + r0, j->ldy,
+                              j->bias ? j->bias + r0 : NULL);
 }
 
 static void matmul_task(void *arg, int32_t task, int32_t thread) {

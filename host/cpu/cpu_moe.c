@@ -179,14 +179,14 @@ static void down_part(const struct moe_job *j, const struct scratch *scratch,
             .scale = w->row_scale ? w->row_scale + h0 : NULL,
             .factor = tile_scale(w->dtype),
         };
-        double *out = j->a->partial + (routed ? 0 : (int64_t)row0 * H) + h0;
+        struct partial_rows out = {
+            .data = j->a->partial + (routed ? 0 : (int64_t)row0 * H) + h0,
+            .ld = H,
+            .rows = routed ? b->pair_tokens + pair0 : NULL,
+            .weight = routed ? b->pair_weights + pair0 : NULL,
+        };
         d.num_rows = n;
-        for (int32_t c = 0; c < w->cols;) {
-            c = cpu_dot_units(b, &d, &next, &p->act, row0, c);
-            store.num_units = d.num_units;
-            b->kernels->add_partial(&store, out, H, routed ? b->pair_tokens + pair0 : NULL,
-                                    routed ? b->pair_weights + pair0 : NULL);
-        }
+        cpu_add_product(b, scratch, &d, &store, &next, &p->act, row0, &out);
     }
 }
 

@@ -75,6 +75,7 @@ static void carve_scratch(struct carver *c, struct scratch *s, size_t head_dim) 
     size_t width = (size_t)attend_width((int32_t)head_dim);
     s->panel = carve(c, PANEL_SIZE, sizeof *s->panel);
     s->sums = carve(c, ROW_CHUNK * TILE_GROUP_ROWS, sizeof(float));
+    s->product = carve(c, ROW_CHUNK * TILE_GROUP_ROWS, sizeof(double));
     s->act = carve(c, ROW_CHUNK * TILE_GROUP_ROWS / 2, sizeof(float));
     s->q = carve(c, ATTENTION_ROWS * head_dim, sizeof(float));
     s->scores = carve(c, ATTENTION_ROWS * PARTITION_KEYS, sizeof(float));

@@ -91,9 +91,8 @@ struct dot_args {
 struct store_args {
     const float *sums; /* [num_rows, TILE_GROUP_ROWS] */
     int32_t num_rows;  /* rows of x */
-    int32_t
-        num_units; /* add_partial: [num_units, num_rows, TILE_GROUP_ROWS], added in order; 0: 1 */
-    int32_t count; /* columns to store: rows of the matrix */
+    int32_t num_units; /* add_units: [num_units, num_rows, TILE_GROUP_ROWS], added in order; 0: 1 */
+    int32_t count;     /* columns to store: rows of the matrix */
     const float *scale; /* [count] or NULL */
     float factor;       /* multiplies too; a power of two */
 };
@@ -136,10 +135,12 @@ struct cpu_kernels {
 
     /* y[i][j] = sum * scale + bias */
     void (*store_rows)(const struct store_args *s, float *y, int64_t ldy, const float *bias);
-    /* partial[rows ? rows[i] : i][j] += (double)(float)(weight[i] * (sum * scale)), unit by unit;
-     * weight NULL: 1 */
-    void (*add_partial)(const struct store_args *s, double *partial, int64_t ld,
-                        const int32_t *rows, const float *weight);
+    /* total[i][j] += (double)(float)(weight[i] * (sum * scale)), unit by unit; weight NULL: 1.
+     * total: [num_rows, TILE_GROUP_ROWS] */
+    void (*add_units)(const struct store_args *s, double *total, const float *weight);
+    /* partial[rows ? rows[i] : i][j] += total[i][j], j < count */
+    void (*add_rows)(double *partial, int64_t ld, const int32_t *rows, const double *total,
+                     int32_t num_rows, int32_t count);
     /* act[i][j] = silu(gate) * up: gate in sums' first columns, up from TILE_GROUP_ROWS / 2 on. */
     void (*silu_mul)(const struct store_args *s, const float *up_scale, float up_factor, float *act,
                      int64_t ld);

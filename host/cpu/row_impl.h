@@ -188,18 +188,45 @@ static void store_rows(const struct store_args *s, float *y, int64_t ldy, const 
     }
 }
 
-static void add_partial(const struct store_args *s, double *partial, int64_t ld,
-                        const int32_t *rows, const float *weight) {
-    float scale[TILE_GROUP_ROWS];
+/* Four columns: t + (double)(w * (x * scale)). */
+VEC __m256d add_four(__m256d t, const float *x, const float *scale, __m128 w) {
+    __m128 value = _mm_mul_ps(w, _mm_mul_ps(_mm_loadu_ps(x), _mm_loadu_ps(scale)));
+    return _mm256_add_pd(t, _mm256_cvtps_pd(value));
+}
+
+/* Whole tiles, whatever the count is: `total` has room for them. All units while the total is in
+ * registers. */
+static void add_units(const struct store_args *s, double *total, const float *weight) {
+    float scale[TILE_GROUP_ROWS] = {0};
     row_scales(s->scale, s->factor, s->count, scale);
-    for (int32_t i = 0; i < s->num_rows; i++) {
-        double *restrict out = partial + (rows ? rows[i] : i) * ld;
-        float w = weight ? weight[i] : 1;
-        for (int32_t u = 0; u == 0 || u < s->num_units; u++) {
-            const float *restrict sum = s->sums + ((int64_t)u * s->num_rows + i) * TILE_GROUP_ROWS;
-            for (int32_t j = 0; j < s->count; j++)
-                out[j] += (double)(w * (sum[j] * scale[j]));
+    for (int32_t i = 0; i < s->num_rows; i++)
+        for (int32_t j = 0; j < s->count; j += TILE_ROWS) {
+            const float *x = s->sums + (int64_t)i * TILE_GROUP_ROWS + j;
+            double *out = total + (int64_t)i * TILE_GROUP_ROWS + j;
+            __m128 w = _mm_set1_ps(weight ? weight[i] : 1);
+            __m256d a = _mm256_loadu_pd(out), b = _mm256_loadu_pd(out + 4);
+            __m256d c = _mm256_loadu_pd(out + 8), d = _mm256_loadu_pd(out + 12);
+            for (int32_t u = 0; u == 0 || u < s->num_units; u++) {
+                a = add_four(a, x, scale + j, w);
+                b = add_four(b, x + 4, scale + j + 4, w);
+                c = add_four(c, x + 8, scale + j + 8, w);
+                d = add_four(d, x + 12, scale + j + 12, w);
+                x += (int64_t)s->num_rows * TILE_GROUP_ROWS;
+            }
+            _mm256_storeu_pd(out, a);
+            _mm256_storeu_pd(out + 4, b);
+            _mm256_storeu_pd(out + 8, c);
+            _mm256_storeu_pd(out + 12, d);
         }
+}
+
+static void add_rows(double *partial, int64_t ld, const int32_t *rows, const double *total,
+                     int32_t num_rows, int32_t count) {
+    for (int32_t i = 0; i < num_rows; i++) {
+        double *restrict out = partial + (rows ? rows[i] : i) * ld;
+        const double *restrict from = total + (int64_t)i * TILE_GROUP_ROWS;
+        for (int32_t j = 0; j < count; j++)
+            out[j] += from[j];
     }
 }
 
