@@ -466,9 +466,9 @@ static bool writes_prose(const char *jinja) {
         end = end ? end : p + strlen(p);
         for (const char *q = p; q < end; q++) {
             bool counts = !code || quote;
-            if (code && quote && *q == '\\' && q + 1 < end)
+            if (quote && *q == '\\' && q + 1 < end)
                 q++;
-            else if (code && quote && *q == quote)
+            else if (quote && *q == quote)
                 quote = '\0';
             else if (code && !quote && !strncmp(q, "raise_exception(", 16))
                 q += strcspn(q, ")") - 1;

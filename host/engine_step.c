@@ -83,13 +83,12 @@ static bool may_stop(const struct request *r) {
 /* Moves what is still held back (half a character, the beginning of a stop string) to e->released.
  * True if it turned out to hold a stop string. */
 static bool release_held_text(struct engine *e, struct request *r) {
-    bool found = false;
     buffer_clear(&e->text);
     buffer_clear(&e->released);
     if (!r->prepared || !e->tokenizer)
         return false;
     detok_flush(&r->detok, &e->text);
-    found = stop_push(&r->stop, e->text.data, e->text.len, may_stop(r), &e->released);
+    bool found = stop_push(&r->stop, e->text.data, e->text.len, may_stop(r), &e->released);
     if (!found)
         stop_flush(&r->stop, &e->released);
     return found;

@@ -136,14 +136,14 @@ struct packed cpu_pack(struct backend *b, const float *x, int64_t ldx, int32_t n
                        int32_t cols, int32_t unit, bool pairs);
 /* Are these weights multiplied by BF16 pairs? */
 bool cpu_uses_pairs(const struct backend *b, const struct weight *w);
-/* The tiles that a thread is likely to need after those of a call; num 0: not known. */
-struct next_tiles {
+/* Tiles of a call, or those that a thread is likely to need after it; num 0: none, not known. */
+struct tile_list {
     int32_t num;
     const void *tiles[MAX_TILES];
 };
 /* The sums of d's tiles over the unit that starts at column `col`, for rows [row0, row0 + num_rows)
  * of x, or those that d->rows lists; returns the unit's end. */
-int32_t cpu_dot_unit(const struct backend *b, struct dot_args *d, const struct next_tiles *next,
+int32_t cpu_dot_unit(const struct backend *b, struct dot_args *d, const struct tile_list *next,
                      const struct packed *x, int32_t row0, int32_t col);
 
 /* Where products are added: row i of a call to row rows[i], or i, of `data` [.., ld] float64. */
@@ -157,8 +157,8 @@ struct partial_rows {
  * it use the thread's scratch. They are collected there first: the rows of a partial often lie a
  * power of two apart, and would drive each other out of the caches. */
 void cpu_add_product(const struct backend *b, const struct scratch *scratch, struct dot_args *d,
-                     struct store_args *store, const struct next_tiles *next,
-                     const struct packed *x, int32_t row0, const struct partial_rows *out);
+                     struct store_args *store, const struct tile_list *next, const struct packed *x,
+                     int32_t row0, const struct partial_rows *out);
 void cpu_matmul_exact(struct backend *b, float *y, int64_t ldy, const float *x, int64_t ldx,
                       const struct weight *w, const float *bias, int32_t num_tokens);
 void cpu_matmul(struct backend *b, float *y, int64_t ldy, const float *x, int64_t ldx,

@@ -48,9 +48,8 @@ bool cpu_uses_pairs(const struct backend *b, const struct weight *w) {
 }
 
 /* The next segment of the same tiles, or the first one of the next; all of MAX_TILES or nothing. */
-static void look_ahead(struct dot_args *d, const struct next_tiles *next, bool last) {
-    int32_t units = d->num_units > 1 ? d->num_units : 1;
-    size_t done = (size_t)(d->col0 + units * d->len + 1) / 2 * tile_pair_bytes(d->dtype);
+static void look_ahead(struct dot_args *d, const struct tile_list *next, bool last) {
+    size_t done = (size_t)(d->col0 + dot_num_units(d) * d->len + 1) / 2 * tile_pair_bytes(d->dtype);
     d->ahead[0] = NULL;
     if (last ? next->num < MAX_TILES : d->num_tiles < MAX_TILES)
         return;
@@ -58,7 +57,7 @@ static void look_ahead(struct dot_args *d, const struct next_tiles *next, bool l
         d->ahead[t] = last ? next->tiles[t] : (const char *)d->tiles[t] + done;
 }
 
-int32_t cpu_dot_unit(const struct backend *b, struct dot_args *d, const struct next_tiles *next,
+int32_t cpu_dot_unit(const struct backend *b, struct dot_args *d, const struct tile_list *next,
                      const struct packed *x, int32_t row0, int32_t col) {
     const uint32_t *data = x->data;
     for (;;) {
@@ -81,7 +80,7 @@ int32_t cpu_dot_unit(const struct backend *b, struct dot_args *d, const struct n
 
 /* The next units, as many as a call can take: d->num_units. Their sums lie one after the other,
  * num_rows * TILE_GROUP_ROWS apart. */
-static int32_t dot_units(const struct backend *b, struct dot_args *d, const struct next_tiles *next,
+static int32_t dot_units(const struct backend *b, struct dot_args *d, const struct tile_list *next,
                          const struct packed *x, int32_t row0, int32_t col) {
     struct segment s = segment_at(x, col);
     int32_t units = s.first && s.last ? (x->cols - col) / s.len : 1;
@@ -109,8 +108,8 @@ static int32_t dot_units(const struct backend *b, struct dot_args *d, const stru
 }
 
 void cpu_add_product(const struct backend *b, const struct scratch *scratch, struct dot_args *d,
-                     struct store_args *store, const struct next_tiles *next,
-                     const struct packed *x, int32_t row0, const struct partial_rows *out) {
+                     struct store_args *store, const struct tile_list *next, const struct packed *x,
+                     int32_t row0, const struct partial_rows *out) {
     memset(scratch->product, 0, (size_t)d->num_rows * TILE_GROUP_ROWS * sizeof *scratch->product);
     for (int32_t c = 0; c < x->cols;) {
         c = dot_units(b, d, next, x, row0, c);
@@ -143,7 +142,7 @@ static void matmul_group(const struct matmul_job *j, const struct scratch *scrat
         .scale = w->row_scale ? w->row_scale + r0 : NULL,
         .factor = tile_scale(w->dtype),
     };
-    struct next_tiles next;
+    struct tile_list next;
     struct dot_args d = {
         .dtype = w->dtype,
         .num_rows = n,

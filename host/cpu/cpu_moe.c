@@ -31,8 +31,6 @@ struct moe_job {
 
 enum { GATE_TILES = MAX_TILES / 2, GATE_ROWS = GATE_TILES * TILE_ROWS };
 
-static const struct next_tiles no_tiles;
-
 size_t cpu_moe_part_bytes(void) {
     return sizeof(struct moe_part);
 }
@@ -57,13 +55,15 @@ static int32_t gate_up_tiles(const struct moe_job *j, int32_t task, const void *
            cpu_tiles(&p->e->up, r0, GATE_TILES, tiles + GATE_TILES);
 }
 
-/* Gate or up sums into columns `column`.. of the scratch sums. */
-static void gate_or_up(const struct moe_job *j, const struct scratch *scratch,
-                       const struct weight *w, const int32_t *rows, int32_t row0, int32_t n,
-                       int32_t r0, int32_t column) {
+/* The sums of tiles of w (gate and up may share a call) into columns `column`.. of the scratch. */
+static void tile_sums(const struct moe_job *j, const struct scratch *scratch,
+                      const struct weight *w, const struct tile_list *tiles,
+                      const struct tile_list *next, const int32_t *rows, int32_t row0, int32_t n,
+                      int32_t column) {
     const struct packed *x = cpu_uses_pairs(j->b, w) ? &j->x_pairs : &j->x;
     struct dot_args d = {
         .dtype = w->dtype,
+        .num_tiles = tiles->num,
         .num_rows = n,
         .rows = rows,
         .sums = scratch->sums + column,
@@ -71,31 +71,9 @@ static void gate_or_up(const struct moe_job *j, const struct scratch *scratch,
         .panel = scratch->panel,
         .finite = true,
     };
-    d.num_tiles = cpu_tiles(w, r0, GATE_TILES, d.tiles);
+    memcpy(d.tiles, tiles->tiles, sizeof d.tiles);
     for (int32_t c = 0; c < w->cols;)
-        c = cpu_dot_unit(j->b, &d, &no_tiles, x, row0, c);
-}
-
-/* Both at once: MAX_TILES streams of weights. */
-static void gate_and_up(const struct moe_job *j, const struct scratch *scratch, int32_t task,
-                        const int32_t *rows, int32_t row0, int32_t n) {
-    const struct expert_weights *e = part_of(j, task)->e;
-    const struct packed *x = cpu_uses_pairs(j->b, &e->gate) ? &j->x_pairs : &j->x;
-    struct next_tiles next;
-    struct dot_args d = {
-        .dtype = e->gate.dtype,
-        .num_tiles = MAX_TILES,
-        .num_rows = n,
-        .rows = rows,
-        .sums = scratch->sums,
-        .lds = TILE_GROUP_ROWS,
-        .panel = scratch->panel,
-        .finite = true,
-    };
-    gate_up_tiles(j, task, d.tiles);
-    next.num = gate_up_tiles(j, task + pool_num_threads(j->b->pool), next.tiles);
-    for (int32_t c = 0; c < e->gate.cols;)
-        c = cpu_dot_unit(j->b, &d, &next, x, row0, c);
+        c = cpu_dot_unit(j->b, &d, next, x, row0, c);
 }
 
 /* Copies columns [r0, r0 + count) of act rows [row0, row0 + n) to their segments. */
@@ -124,8 +102,14 @@ static void gate_up_task(void *arg, int32_t task, int32_t thread) {
     const struct expert_weights *e = p->e;
     int32_t r0 = (task - p->task0) * GATE_ROWS;
     int32_t count = e->gate.rows - r0 < GATE_ROWS ? e->gate.rows - r0 : GATE_ROWS;
-    const void *tiles[MAX_TILES];
-    bool together = gate_up_tiles(j, task, tiles) == MAX_TILES;
+    struct tile_list both = {0}, gate = {0}, up = {0}, next = {0};
+    both.num = gate_up_tiles(j, task, both.tiles);
+    if (both.num > 0) {
+        next.num = gate_up_tiles(j, task + pool_num_threads(b->pool), next.tiles);
+    } else {
+        gate.num = cpu_tiles(&e->gate, r0, GATE_TILES, gate.tiles);
+        up.num = cpu_tiles(&e->up, r0, GATE_TILES, up.tiles);
+    }
     for (int32_t row0 = 0; row0 < p->count; row0 += ROW_CHUNK) {
         int32_t n = p->count - row0 < ROW_CHUNK ? p->count - row0 : ROW_CHUNK;
         const int32_t *rows = j->a->routing ? b->pair_tokens + p->first_pair + row0 : NULL;
@@ -137,11 +121,11 @@ static void gate_up_task(void *arg, int32_t task, int32_t thread) {
             .scale = e->gate.row_scale ? e->gate.row_scale + r0 : NULL,
             .factor = tile_scale(e->gate.dtype),
         };
-        if (together) {
-            gate_and_up(j, scratch, task, rows, packed_row0, n);
+        if (both.num > 0) {
+            tile_sums(j, scratch, &e->gate, &both, &next, rows, packed_row0, n, 0);
         } else {
-            gate_or_up(j, scratch, &e->gate, rows, packed_row0, n, r0, 0);
-            gate_or_up(j, scratch, &e->up, rows, packed_row0, n, r0, GATE_ROWS);
+            tile_sums(j, scratch, &e->gate, &gate, &next, rows, packed_row0, n, 0);
+            tile_sums(j, scratch, &e->up, &up, &next, rows, packed_row0, n, GATE_ROWS);
         }
         b->kernels->silu_mul(&store, e->up.row_scale ? e->up.row_scale + r0 : NULL,
                              tile_scale(e->up.dtype), scratch->act, GATE_ROWS);
@@ -154,7 +138,7 @@ static void down_part(const struct moe_job *j, const struct scratch *scratch,
                       const struct moe_part *p, int32_t h0, int32_t count) {
     const struct backend *b = j->b;
     bool last = p + 1 == b->moe_parts + j->num_parts;
-    struct next_tiles next;
+    struct tile_list next;
     const struct weight *w = &p->e->down;
     int32_t H = b->config.hidden_size;
     struct dot_args d = {

@@ -90,10 +90,6 @@ VEC void dot_ahead(const struct dot_args *a, int64_t at) {
 #undef DOT_AHEAD
 }
 
-static inline int32_t dot_num_units(const struct dot_args *a) {
-    return a->num_units > 1 ? a->num_units : 1;
-}
-
 VEC void dot_block(const enum dtype dtype, const int NT, const int NX, const struct dot_args *a,
                    int32_t tile0, int32_t row0) {
     const size_t pair_bytes = 2 * TILE_ROWS * (dtype == DTYPE_F32 ? 4 : 2);

@@ -87,6 +87,10 @@ struct dot_args {
     const char *ahead[MAX_TILES];
 };
 
+static inline int32_t dot_num_units(const struct dot_args *a) {
+    return a->num_units > 1 ? a->num_units : 1;
+}
+
 /* The sums of up to MAX_TILES tiles, with what is needed to store them. */
 struct store_args {
     const float *sums; /* [num_rows, TILE_GROUP_ROWS] */

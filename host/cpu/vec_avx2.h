@@ -10,6 +10,8 @@
 
 #define VEC static inline __attribute__((always_inline))
 
+#include "host/cpu/vec_e4m3.h"
+
 enum { DOT_MAX_ROWS = 6 }; /* see dot_impl.h */
 #define DOT_SHAPES(X) X(4, 1) X(2, 1) X(2, 2) X(1, 1) X(1, 2) X(1, 3) X(1, 4) X(1, 5) X(1, 6)
 
@@ -86,17 +88,6 @@ VEC v16 v16_scale_by_power(v16 a, v16 n) {
     return (v16){scale_by_power(a.lo, n.lo), scale_by_power(a.hi, n.hi)};
 }
 
-/* E4M3 codes in the upper bytes of 16-bit lanes as F16, times 2^-8: the code is an F16 but for one
- * more exponent bit, which the sign fills and a mask clears. Exact, subnormals too; NaN codes come
- * out as 480 when all are said to be finite. */
-VEC __m256i e4m3_to_f16(__m256i codes, bool finite) {
-    __m256i w = _mm256_and_si256(_mm256_srai_epi16(codes, 1), _mm256_set1_epi16((short)0xbf80));
-    if (finite)
-        return w;
-    __m256i magnitude = _mm256_and_si256(w, _mm256_set1_epi16(0x7fff));
-    return _mm256_or_si256(w, _mm256_cmpeq_epi16(magnitude, _mm256_set1_epi16(0x3f80)));
-}
-
 /* 16 row-major elements, unaligned. E4M3 comes out times 2^-8 (tile_scale). */
 VEC v16 v16_load_dtype(enum dtype dtype, const void *p) {
     const __m128i *q = p;
@@ -108,8 +99,7 @@ VEC v16 v16_load_dtype(enum dtype dtype, const void *p) {
     if (dtype == DTYPE_F16)
         return (v16){_mm256_cvtph_ps(_mm_loadu_si128(q)), _mm256_cvtph_ps(_mm_loadu_si128(q + 1))};
     if (dtype == DTYPE_F8_E4M3) {
-        __m256i w =
-            e4m3_to_f16(_mm256_slli_epi16(_mm256_cvtepu8_epi16(_mm_loadu_si128(q)), 8), false);
+        __m256i w = load_e4m3(p);
         return (v16){_mm256_cvtph_ps(_mm256_castsi256_si128(w)),
                      _mm256_cvtph_ps(_mm256_extracti128_si256(w, 1))};
     }
@@ -137,11 +127,4 @@ VEC void v16_load_pair(enum dtype dtype, const void *p, v16 *even, v16 *odd) {
         *even = v16_load_dtype(dtype, p);
         *odd = v16_load_dtype(dtype, (const char *)p + 16 * (dtype == DTYPE_F16 ? 2 : 4));
     }
-}
-
-/* A pair of columns of an E4M3 tile as a pair of an F16 tile, times 2^-8. */
-VEC void widen_e4m3_pair(const void *p, bool finite, uint16_t *out) {
-    __m256i a = _mm256_loadu_si256(p);
-    _mm256_storeu_si256((void *)out, e4m3_to_f16(_mm256_slli_epi16(a, 8), finite));
-    _mm256_storeu_si256((void *)(out + 16), e4m3_to_f16(a, finite));
 }

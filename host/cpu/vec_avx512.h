@@ -17,6 +17,8 @@
 
 #define VEC static inline __attribute__((always_inline))
 
+#include "host/cpu/vec_e4m3.h"
+
 enum { DOT_MAX_ROWS = 8 }; /* see dot_impl.h */
 /* clang-format off */
 #define DOT_SHAPES(X)                                                                              \
@@ -103,25 +105,13 @@ VEC v16 widen_bf16(__m256i b) {
 #endif
 }
 
-/* E4M3 codes in the upper bytes of 16-bit lanes as F16, times 2^-8: the code is an F16 but for one
- * more exponent bit, which the sign fills and a mask clears. Exact, subnormals too; NaN codes come
- * out as 480 when all are said to be finite. */
-VEC __m256i e4m3_to_f16(__m256i codes, bool finite) {
-    __m256i w = _mm256_and_si256(_mm256_srai_epi16(codes, 1), _mm256_set1_epi16((short)0xbf80));
-    if (finite)
-        return w;
-    __m256i magnitude = _mm256_and_si256(w, _mm256_set1_epi16(0x7fff));
-    return _mm256_or_si256(w, _mm256_cmpeq_epi16(magnitude, _mm256_set1_epi16(0x3f80)));
-}
-
 VEC v16 v16_load_dtype(enum dtype dtype, const void *p) {
     if (dtype == DTYPE_BF16)
         return widen_bf16(_mm256_loadu_si256(p));
     if (dtype == DTYPE_F16)
         return widen_halves(_mm256_loadu_si256(p));
     if (dtype == DTYPE_F8_E4M3)
-        return widen_halves(
-            e4m3_to_f16(_mm256_slli_epi16(_mm256_cvtepu8_epi16(_mm_loadu_si128(p)), 8), false));
+        return widen_halves(load_e4m3(p));
     return v16_load(p);
 }
 
@@ -148,10 +138,4 @@ VEC void v16_load_pair(enum dtype dtype, const void *p, v16 *even, v16 *odd) {
         *even = v16_load_dtype(dtype, p);
         *odd = v16_load_dtype(dtype, (const char *)p + 16 * (dtype == DTYPE_F16 ? 2 : 4));
     }
-}
-
-VEC void widen_e4m3_pair(const void *p, bool finite, uint16_t *out) {
-    __m256i a = _mm256_loadu_si256(p);
-    _mm256_storeu_si256((void *)out, e4m3_to_f16(_mm256_slli_epi16(a, 8), finite));
-    _mm256_storeu_si256((void *)(out + 16), e4m3_to_f16(a, finite));
 }
