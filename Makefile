@@ -41,7 +41,7 @@ ALL_CXXFLAGS = $(CPPFLAGS) -std=c++17 $(COMMON) $(CXXFLAGS)
 
 SRC      := $(wildcard host/*.c host/cpu/*.c net/*.c)
 SRC_CXX  := $(wildcard host/*.cc)
-TEST_SRC := $(filter-out tests/bench_%,$(wildcard tests/*.c))
+TEST_SRC := $(filter-out tests/bench_% tests/gpu_% tests/test_cuda_%,$(wildcard tests/*.c))
 OBJ      := $(SRC:%.c=$(BUILD)/%.o) $(SRC_CXX:%.cc=$(BUILD)/%.o)
 LIB_OBJ  := $(filter-out $(BUILD)/host/main.o,$(OBJ))
 TEST_OBJ := $(TEST_SRC:%.c=$(BUILD)/%.o) $(BUILD)/tests/shim.o

@@ -10,23 +10,31 @@
 
 /* cos and sin of position * inv_freq[i] for every position, as the reference implementations
  * compute them: product and functions in float32. */
-static int make_rope(struct model *m, struct error *error) {
+static void fill_rope(const struct model *m, float *rope) {
     int32_t D = m->config->head_dim, half = D / 2, len = m->options.max_model_len;
-    m->rope_bytes = (size_t)len * (size_t)D * sizeof *m->rope;
-    m->rope = mem_pool_alloc(m->rope_bytes);
-    if (!m->rope)
-        return error_set(error, ERR_NO_MEMORY,
-                         "no memory for %zu bytes of rotation tables; lower --max-model-len (%d)",
-                         m->rope_bytes, len);
     float *inv_freq = xcalloc((size_t)half, sizeof *inv_freq);
     model_config_inv_freq(m->config, inv_freq);
     for (int32_t p = 0; p < len; p++)
         for (int32_t i = 0; i < half; i++) {
             float angle = (float)p * inv_freq[i];
-            m->rope[(int64_t)p * D + i] = cosf(angle);
-            m->rope[(int64_t)p * D + half + i] = sinf(angle);
+            rope[(int64_t)p * D + i] = cosf(angle);
+            rope[(int64_t)p * D + half + i] = sinf(angle);
         }
     free(inv_freq);
+}
+
+/* The same table for every rank, in its backend's memory. */
+static int make_rope(struct model *m, struct error *error) {
+    size_t bytes = (size_t)m->options.max_model_len * (size_t)m->config->head_dim * sizeof(float);
+    float *rope = mem_pool_alloc(bytes);
+    if (!rope)
+        return error_set(error, ERR_NO_MEMORY,
+                         "no memory for %zu bytes of rotation tables; lower --max-model-len (%d)",
+                         bytes, m->options.max_model_len);
+    fill_rope(m, rope);
+    for (int32_t i = 0; i < m->layout.world_size; i++)
+        m->ops->write(m->rank[i].backend, m->rank[i].rope, rope, bytes);
+    mem_pool_free(rope, bytes);
     return 0;
 }
 
@@ -37,7 +45,7 @@ static int32_t max_of(int32_t a, int32_t b) {
 static int create_backend(struct model *m, struct rank *r, struct error *error) {
     const struct model_config *c = m->config;
     const struct rank_layout *l = &r->layout;
-    int32_t n = m->layout.world_size, threads = m->options.threads;
+    int32_t n = m->layout.world_size, threads = m->options.threads, kv_head[MAX_HEADS];
     int32_t intermediate = max_of(l->expert_columns.count, l->ffn_columns.count);
     struct backend_config config = {
         .max_tokens = m->options.max_tokens,
@@ -52,12 +60,14 @@ static int create_backend(struct model *m, struct rank *r, struct error *error) 
         .num_heads = l->q_heads.count,
         .num_kv_heads = l->kv_heads.count,
         .head_dim = c->head_dim,
+        .kv_head = kv_head,
         .threads = max_of(layout_split(threads, n, r->index).count, 1),
+        .max_logits = m->options.max_logits,
+        .vocab_size = c->vocab_size,
     };
     int32_t group = c->num_attention_heads / c->num_key_value_heads;
-    r->kv_head = xcalloc((size_t)l->q_heads.count + 1, sizeof *r->kv_head);
     for (int32_t h = 0; h < l->q_heads.count; h++)
-        r->kv_head[h] = (l->q_heads.first + h) / group - l->kv_heads.first;
+        kv_head[h] = (l->q_heads.first + h) / group - l->kv_heads.first;
     return m->ops->create(&config, &r->backend, error);
 }
 
@@ -67,14 +77,16 @@ static void carve_activations(struct model *m, struct rank *r, struct carver *c)
     size_t H = (size_t)config->hidden_size, D = (size_t)config->head_dim;
     size_t Hq = (size_t)r->layout.q_heads.count, Hkv = (size_t)r->layout.kv_heads.count;
     size_t E = (size_t)config->router.num_experts, K = (size_t)config->router.num_experts_per_tok;
+    size_t act = m->ops->act_bytes, partial = m->ops->partial_bytes;
     r->hidden = carve(c, T * H * sizeof(float));
-    r->x = carve(c, T * H * sizeof(float));
-    r->qkv = carve(c, T * (Hq + 2 * Hkv) * D * sizeof(float));
-    r->attn = carve(c, T * Hq * D * sizeof(float));
-    r->partial = carve(c, T * H * sizeof(double));
-    r->sums = carve(c, T * 2 * sizeof(double));
+    r->x = carve(c, T * H * act);
+    r->qkv = carve(c, T * (Hq + 2 * Hkv) * D * act);
+    r->attn = carve(c, T * Hq * D * act);
+    r->partial = carve(c, T * H * partial);
+    r->sums = carve(c, T * 2 * partial);
     r->last_hidden = carve(c, R * H * sizeof(float));
-    r->last_x = carve(c, R * H * sizeof(float));
+    r->last_x = carve(c, R * H * act);
+    r->rope = carve(c, (size_t)m->options.max_model_len * D * sizeof(float));
     r->routing.topk_ids = carve(c, T * K * sizeof(int32_t));
     r->routing.topk_weights = carve(c, T * K * sizeof(float));
     r->routing.expert_counts = carve(c, E * sizeof(int32_t));
@@ -90,8 +102,9 @@ static int alloc_activations(struct model *m, struct rank *r, struct error *erro
     if (!r->act_memory)
         return error_set(error, ERR_NO_MEMORY,
                          "rank %d: no memory for %.2f GB of activations; lower "
-                         "--max-num-batched-tokens (%d)",
-                         r->index, (double)r->act_bytes / 1e9, m->options.max_tokens);
+                         "--max-num-batched-tokens (%d) or --max-model-len (%d)",
+                         r->index, (double)r->act_bytes / 1e9, m->options.max_tokens,
+                         m->options.max_model_len);
     c = (struct carver){.memory = r->act_memory};
     carve_activations(m, r, &c);
     return 0;
@@ -110,8 +123,8 @@ static int choose_kv_blocks(struct model *m, struct error *error) {
     for (int32_t i = 0; i < m->layout.world_size; i++)
         block += (int64_t)kv_block_bytes(m, &m->rank[i]);
     int64_t wanted = per_seq * o->max_seqs, limit = o->kv_bytes;
-    if (limit == 0)
-        limit = (int64_t)((double)mem_available_bytes() * 0.4);
+    for (int32_t i = 0; i < m->layout.world_size && o->kv_bytes == 0; i++)
+        limit += m->ops->kv_budget(m->rank[i].backend);
     if (o->num_kv_blocks > 0)
         wanted = o->num_kv_blocks;
     else if (o->kv_bytes > 0 || wanted * block > limit)
@@ -163,7 +176,7 @@ static int create_ranks(struct model *m, struct error *error) {
 static int alloc_logits(struct model *m, struct error *error) {
     m->logits_bytes =
         (size_t)m->options.max_logits * (size_t)m->config->vocab_size * sizeof *m->logits;
-    m->logits = mem_pool_alloc(m->logits_bytes);
+    m->logits = m->ops->alloc(m->rank[0].backend, m->logits_bytes);
     if (!m->logits)
         return error_set(error, ERR_NO_MEMORY,
                          "no memory for %zu bytes of logits; lower --max-num-seqs (%d)",
@@ -182,9 +195,9 @@ int model_create(const struct model_config *config, const struct weights *weight
     m->attention_scale = 1 / sqrtf((float)config->head_dim);
     int rc = layout_make(config, options->world_size, &options->layout, &m->layout, error);
     if (rc == 0)
-        rc = make_rope(m, error);
-    if (rc == 0)
         rc = create_ranks(m, error);
+    if (rc == 0)
+        rc = make_rope(m, error);
     if (rc == 0)
         rc = alloc_logits(m, error);
     if (rc == 0)
@@ -210,7 +223,6 @@ static void destroy_rank(struct model *m, struct rank *r) {
     for (int32_t i = 0; r->layers && i < m->config->num_hidden_layers; i++)
         free(r->layers[i].experts);
     free(r->layers);
-    free(r->kv_head);
     m->ops->destroy(r->backend);
 }
 
@@ -218,10 +230,10 @@ void model_destroy(struct model *m) {
     if (!m)
         return;
     ranks_destroy(m->ranks);
+    if (m->rank[0].backend)
+        m->ops->free(m->rank[0].backend, m->logits, m->logits_bytes);
     for (int32_t i = 0; i < m->layout.world_size; i++)
         destroy_rank(m, &m->rank[i]);
-    mem_pool_free(m->rope, m->rope_bytes);
-    mem_pool_free(m->logits, m->logits_bytes);
     free(m);
 }
 
@@ -253,7 +265,7 @@ static void put_count(struct buffer *out, int64_t n) {
 
 void model_describe(const struct model *m, struct buffer *out) {
     const struct model_config *c = m->config;
-    size_t kv = 0, weights = 0, act = m->logits_bytes + m->rope_bytes;
+    size_t kv = 0, weights = 0, act = m->logits_bytes;
     for (int32_t i = 0; i < m->layout.world_size; i++) {
         kv += m->rank[i].kv_bytes;
         weights += m->rank[i].weights_bytes;

@@ -13,10 +13,10 @@
 #include "host/mem.h"
 #include "host/model_internal.h"
 
-static void attention_block(struct model *m, struct rank *r, struct layer *l) {
+static void attention_block(struct model *m, struct rank *r, struct layer *l,
+                            const struct batch *batch) {
     const struct model_config *c = m->config;
     const struct ops *ops = m->ops;
-    const struct batch *batch = m->batch;
     int32_t T = batch->num_tokens, D = c->head_dim;
     int32_t Hq = r->layout.q_heads.count, Hkv = r->layout.kv_heads.count;
     int64_t ld = (int64_t)(Hq + 2 * Hkv) * D;
@@ -35,7 +35,7 @@ static void attention_block(struct model *m, struct rank *r, struct layer *l) {
         .sum_squares = r->sums,
         .q_width = c->num_attention_heads * D,
         .k_width = c->num_key_value_heads * D,
-        .rope = m->rope,
+        .rope = r->rope,
         .kv = l->kv,
     };
     struct attention_args attention = {
@@ -46,7 +46,6 @@ static void attention_block(struct model *m, struct rank *r, struct layer *l) {
         .num_heads = Hq,
         .num_kv_heads = Hkv,
         .head_dim = D,
-        .kv_head = r->kv_head,
         .scale = m->attention_scale,
         .window = c->sliding_window,
         .kv = l->kv,
@@ -64,9 +63,8 @@ static void attention_block(struct model *m, struct rank *r, struct layer *l) {
     ranks_all_reduce(m->ranks, r->index, r->partial, (int64_t)T * c->hidden_size);
 }
 
-static void ffn_block(struct model *m, struct rank *r, struct layer *l) {
+static void ffn_block(struct model *m, struct rank *r, struct layer *l, int32_t T) {
     const struct model_config *c = m->config;
-    int32_t T = m->batch->num_tokens;
     bool moe = l->router.rows > 0;
     if (moe)
         m->ops->router(r->backend, &r->routing, r->x, &l->router, &c->router, T);
@@ -76,6 +74,7 @@ static void ffn_block(struct model *m, struct rank *r, struct layer *l) {
         .routing = moe ? &r->routing : NULL,
         .experts = l->experts,
         .num_experts = l->num_experts,
+        .table = l->expert_table,
         .num_experts_per_tok = c->router.num_experts_per_tok,
         .unit = l->unit,
         .partial = r->partial,
@@ -84,28 +83,38 @@ static void ffn_block(struct model *m, struct rank *r, struct layer *l) {
     ranks_all_reduce(m->ranks, r->index, r->partial, (int64_t)T * c->hidden_size);
 }
 
+static void run_layers(struct model *m, struct rank *r, const struct batch *batch) {
+    const struct model_config *c = m->config;
+    const struct ops *ops = m->ops;
+    int32_t T = batch->num_tokens, H = c->hidden_size, R = batch->num_logits;
+    const void *pending = NULL; /* the partial that the next norm adds to the residual */
+
+    ops->embed(r->backend, r->hidden, batch->tokens, T);
+    for (int32_t i = 0; i < c->num_hidden_layers; i++) {
+        struct layer *l = &r->layers[i];
+        ops->add_norm(r->backend, r->x, r->hidden, pending, l->attn_norm, c->rms_norm_eps, T, H);
+        attention_block(m, r, l, batch);
+        ops->add_norm(r->backend, r->x, r->hidden, r->partial, l->ffn_norm, c->rms_norm_eps, T, H);
+        ffn_block(m, r, l, T);
+        pending = r->partial;
+    }
+    ops->gather_rows(r->backend, r->last_hidden, r->hidden, pending, batch->logits_rows, R, H);
+    ops->add_norm(r->backend, r->last_x, r->last_hidden, NULL, r->norm, c->rms_norm_eps, R, H);
+    ops->logits(r->backend, m->logits + r->layout.vocab.first, c->vocab_size, r->last_x, H,
+                &r->lm_head, R);
+}
+
 void model_forward(void *ctx, int32_t rank) {
     struct model *m = ctx;
     struct rank *r = &m->rank[rank];
-    const struct model_config *c = m->config;
     const struct batch *batch = m->batch;
-    int32_t T = batch->num_tokens, H = c->hidden_size, R = batch->num_logits;
-    const double *pending = NULL; /* the partial that the next norm adds to the residual */
 
     mem_step_begin();
-    m->ops->embed(r->backend, r->hidden, &m->weights->embed, batch->tokens, T);
-    for (int32_t i = 0; i < c->num_hidden_layers; i++) {
-        struct layer *l = &r->layers[i];
-        m->ops->add_norm(r->backend, r->x, r->hidden, pending, l->attn_norm, c->rms_norm_eps, T, H);
-        attention_block(m, r, l);
-        m->ops->add_norm(r->backend, r->x, r->hidden, r->partial, l->ffn_norm, c->rms_norm_eps, T,
-                         H);
-        ffn_block(m, r, l);
-        pending = r->partial;
-    }
-    m->ops->gather_rows(r->backend, r->last_hidden, r->hidden, pending, batch->logits_rows, R, H);
-    m->ops->add_norm(r->backend, r->last_x, r->last_hidden, NULL, r->norm, c->rms_norm_eps, R, H);
-    m->ops->matmul(r->backend, m->logits + r->layout.vocab.first, c->vocab_size, r->last_x, H,
-                   &r->lm_head, NULL, R);
+    if (m->ops->begin_step)
+        batch = m->ops->begin_step(r->backend, batch);
+    if (batch)
+        run_layers(m, r, batch);
+    if (m->ops->end_step)
+        m->ops->end_step(r->backend);
     mem_step_end();
 }

@@ -14,7 +14,8 @@ struct layer {
     struct weight router;           /* [E, H]; rows == 0 in a dense layer */
     struct expert_weights *experts; /* [num_experts], owned; one in a dense layer */
     int32_t num_experts;
-    int32_t unit; /* reduction unit of the down projections */
+    const void *expert_table; /* what the backend made of them */
+    int32_t unit;             /* reduction unit of the down projections */
     struct kv_layer kv;
 };
 
@@ -27,7 +28,6 @@ struct rank {
     struct layer *layers;    /* [L], owned */
     float *norm;             /* [H] */
     struct weight lm_head;   /* [V of the rank, H] */
-    int32_t *kv_head;        /* [Hq] local KV head of each query head; owned */
 
     void *weights_memory; /* owned; one arena */
     size_t weights_bytes;
@@ -35,12 +35,15 @@ struct rank {
     size_t kv_bytes;
     void *act_memory; /* owned; what follows points into it */
     size_t act_bytes;
-    float *hidden, *x;           /* [T, H] */
-    float *qkv;                  /* [T, (Hq + 2 Hkv) D] */
-    float *attn;                 /* [T, Hq D] */
-    double *partial;             /* [T, H] */
-    double *sums;                /* [T, 2] */
-    float *last_hidden, *last_x; /* [R, H] rows whose logits are wanted */
+    float *hidden;      /* [T, H] the residual stream */
+    void *x;            /* [T, H] */
+    void *qkv;          /* [T, (Hq + 2 Hkv) D] */
+    void *attn;         /* [T, Hq D] */
+    void *partial;      /* [T, H] */
+    void *sums;         /* [T, 2] partials */
+    float *last_hidden; /* [R, H] rows whose logits are wanted */
+    void *last_x;       /* [R, H] */
+    float *rope;        /* [max_model_len, D] cosines, sines */
     struct routing routing;
 };
 
@@ -55,16 +58,15 @@ struct model {
     enum dtype kv_dtype;
     int32_t num_kv_blocks;
     float attention_scale; /* 1 / sqrt(D) */
-    float *rope;           /* [max_model_len, D] cosines, sines; owned */
-    size_t rope_bytes;
-    float *logits; /* [R, V]; owned */
+    float *logits;         /* [R, V] in memory of rank 0's backend; owned */
     size_t logits_bytes;
     double load_seconds;
     int64_t load_bytes;        /* read from the checkpoint, over all ranks */
     const struct batch *batch; /* of the step in progress */
 };
 
-/* Hands out 64-byte aligned pieces of an arena; with memory == NULL it only adds up the sizes. */
+/* Hands out aligned pieces of an arena; with memory == NULL it only adds up the sizes. */
+enum { CARVE_ALIGN = 256 }; /* bytes: what GPUs like, and a multiple of a cache line */
 struct carver {
     char *memory;
     size_t used;

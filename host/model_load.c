@@ -22,6 +22,7 @@ enum { MAX_SLICES = 3 };
 
 /* Fill one matrix from up to three tensors stacked by rows (q, k, v). */
 struct job {
+    struct backend *backend;
     struct weight *weight;
     struct tensor_slice slice[MAX_SLICES];
     int32_t num_slices;
@@ -30,6 +31,7 @@ struct job {
 struct loader {
     struct model *model;
     struct carver carver; /* of the rank being laid out */
+    struct rank *rank;    /* that rank */
     bool filling;         /* the second walk: memory is there */
     struct job *jobs;     /* owned */
     int32_t num_jobs, cap_jobs;
@@ -41,7 +43,7 @@ struct loader {
 
 void *carve(struct carver *c, size_t bytes) {
     void *p = c->memory ? c->memory + c->used : NULL;
-    c->used += (bytes + 63) / 64 * 64;
+    c->used += (bytes + CARVE_ALIGN - 1) / CARVE_ALIGN * CARVE_ALIGN;
     return p;
 }
 
@@ -64,30 +66,31 @@ static int64_t slice_bytes(const struct tensor_slice *s) {
 }
 
 /* One matrix made of slices stacked by rows. */
-static void place_matrix(struct loader *l, struct weight *w, const struct tensor_slice *slices,
-                         int32_t n) {
+static void place_matrix(struct loader *l, struct weight *w, enum weight_use use,
+                         const struct tensor_slice *slices, int32_t n) {
     int32_t rows = 0;
     for (int32_t i = 0; i < n; i++)
         rows += slices[i].rows;
     enum dtype dtype = slices[0].source->dtype;
-    void *memory = carve(&l->carver, l->model->ops->weight_bytes(dtype, rows, slices[0].cols));
+    void *memory = carve(&l->carver, l->model->ops->weight_bytes(use, dtype, rows, slices[0].cols));
     if (!l->filling)
         return;
-    l->model->ops->weight_init(w, dtype, rows, slices[0].cols, memory);
+    l->model->ops->weight_init(l->rank->backend, w, use, dtype, rows, slices[0].cols, memory);
     if (l->num_jobs == l->cap_jobs) {
         l->cap_jobs = l->cap_jobs ? 2 * l->cap_jobs : 256;
         l->jobs = xrealloc(l->jobs, (size_t)l->cap_jobs * sizeof *l->jobs);
     }
     struct job *j = &l->jobs[l->num_jobs++];
-    *j = (struct job){.weight = w, .num_slices = n};
+    *j = (struct job){.backend = l->rank->backend, .weight = w, .num_slices = n};
     for (int32_t i = 0; i < n; i++) {
         j->slice[i] = slices[i];
         l->bytes_total += slice_bytes(&slices[i]);
     }
 }
 
-static void place_one(struct loader *l, struct weight *w, struct tensor_slice slice) {
-    place_matrix(l, w, &slice, 1);
+static void place_one(struct loader *l, struct weight *w, enum weight_use use,
+                      struct tensor_slice slice) {
+    place_matrix(l, w, use, &slice, 1);
 }
 
 /* Rows of a vector as float32; NULL when the family has no such tensor. */
@@ -98,9 +101,14 @@ static float *place_vector(struct loader *l, const struct tensor_slice *slices, 
     if (slices[0].source->rows == 0)
         return NULL;
     float *out = carve(&l->carver, (size_t)total * sizeof *out);
-    for (int32_t i = 0, at = 0; i < n && l->filling; i++)
+    if (!l->filling)
+        return out;
+    float *values = xmalloc((size_t)total * sizeof *values);
+    for (int32_t i = 0, at = 0; i < n; i++)
         for (int32_t r = 0; r < slices[i].rows; r++)
-            out[at++] = tensor_source_at(slices[i].source, slices[i].row0 + r);
+            values[at++] = tensor_source_at(slices[i].source, slices[i].row0 + r);
+    l->model->ops->write(l->rank->backend, out, values, (size_t)total * sizeof *values);
+    free(values);
     return out;
 }
 
@@ -122,9 +130,9 @@ static void place_experts(struct loader *l, struct rank *r, int32_t index, struc
         const struct expert_source *s = &src->experts[experts.first + i];
         struct expert_weights scratch, *e = l->filling ? &out->experts[i] : &scratch;
         e->expert = experts.first + i;
-        place_one(l, &e->gate, slice_rows(&s->gate, cols));
-        place_one(l, &e->up, slice_rows(&s->up, cols));
-        place_one(l, &e->down, slice_cols(&s->down, cols));
+        place_one(l, &e->gate, WEIGHT_EXPERT, slice_rows(&s->gate, cols));
+        place_one(l, &e->up, WEIGHT_EXPERT, slice_rows(&s->up, cols));
+        place_one(l, &e->down, WEIGHT_EXPERT, slice_cols(&s->down, cols));
     }
 }
 
@@ -149,20 +157,22 @@ static void place_layer(struct loader *l, struct rank *r, int32_t index) {
         out->q_norm = place_whole_vector(l, &s->q_norm);
         out->k_norm = place_whole_vector(l, &s->k_norm);
     }
-    place_matrix(l, &out->qkv, qkv, 3);
-    place_one(l, &out->o, slice_cols(&s->o, q));
+    place_matrix(l, &out->qkv, WEIGHT_DENSE, qkv, 3);
+    place_one(l, &out->o, WEIGHT_DENSE, slice_cols(&s->o, q));
     if (s->router.rows > 0)
-        place_one(l, &out->router, slice_rows(&s->router, (struct range){0, s->router.rows}));
+        place_one(l, &out->router, WEIGHT_DENSE,
+                  slice_rows(&s->router, (struct range){0, s->router.rows}));
     place_experts(l, r, index, out);
 }
 
 static void place_rank(struct loader *l, struct rank *r) {
     const struct weights *w = l->model->weights;
     l->carver.used = 0;
+    l->rank = r;
     for (int32_t i = 0; i < l->model->config->num_hidden_layers; i++)
         place_layer(l, r, i);
     r->norm = place_whole_vector(l, &w->norm);
-    place_one(l, &r->lm_head, slice_rows(&w->lm_head, r->layout.vocab));
+    place_one(l, &r->lm_head, WEIGHT_DENSE, slice_rows(&w->lm_head, r->layout.vocab));
 }
 
 static int lay_out_rank(struct loader *l, struct rank *r, struct error *error) {
@@ -190,7 +200,7 @@ static void *run_jobs(void *arg) {
             return NULL;
         const struct job *j = &l->jobs[i];
         for (int32_t s = 0, row = 0; s < j->num_slices; row += j->slice[s++].rows) {
-            l->model->ops->weight_put(j->weight, row, &j->slice[s]);
+            l->model->ops->weight_put(j->backend, j->weight, row, &j->slice[s]);
             atomic_fetch_add(&l->bytes_done, slice_bytes(&j->slice[s]));
         }
     }
@@ -235,6 +245,15 @@ static void fill(struct loader *l) {
         show_progress(l, terminal, &quarter);
 }
 
+/* What follows once every matrix is in place. */
+static int finish_rank(struct model *m, struct rank *r, struct error *error) {
+    for (int32_t i = 0; i < m->config->num_hidden_layers && m->ops->experts_init; i++) {
+        struct layer *l = &r->layers[i];
+        l->expert_table = m->ops->experts_init(r->backend, l->experts, l->num_experts);
+    }
+    return m->ops->embed_init(r->backend, &m->weights->embed, error);
+}
+
 int model_load_weights(struct model *m, struct error *error) {
     struct loader l = {.model = m, .start_us = clock_us()};
     int rc = 0;
@@ -242,6 +261,8 @@ int model_load_weights(struct model *m, struct error *error) {
         rc = lay_out_rank(&l, &m->rank[i], error);
     if (rc == 0)
         fill(&l);
+    for (int32_t i = 0; i < m->layout.world_size && rc == 0; i++)
+        rc = finish_rank(m, &m->rank[i], error);
     m->load_seconds = (double)(clock_us() - l.start_us) / 1e6;
     m->load_bytes = l.bytes_total;
     free(l.jobs);

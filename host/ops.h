@@ -2,12 +2,13 @@
  *
  *   ref   scalar C, float32: the specification that the others are tested against
  *   cpu   AVX2 / AVX-512, chosen at run time, with its own threads
- *   cuda  (later) one GPU
+ *   cuda  one GPU; only where the CUDA Toolkit was there when moeserve was built
  *
- * A backend object belongs to one rank and is driven by that rank's thread alone. Activations live
- * in memory from ops->alloc; on the host they are float32. Weights are stored in the backend's own
- * layout by weight_put. Ops return when their result may be read by the next op of the same
- * backend.
+ * A backend object belongs to one rank and is driven by that rank's thread alone. Everything that
+ * ops read and write lives in memory from ops->alloc, which the host cannot look into when it
+ * belongs to a GPU. Activations (`x`, qkv, attention output) have elements of act_bytes, partials
+ * of partial_bytes; only ops know their types. Weights are stored in the backend's own layout by
+ * weight_put. Ops return when their result may be read by the next op of the same backend.
  *
  * Shape letters: T tokens in the batch, S sequences, R rows of logits, H hidden, I intermediate of
  * an expert or dense FFN (the rank's columns of it), E experts, K experts per token, Hq/Hkv heads
@@ -15,7 +16,8 @@
  * elements.
  *
  * Determinism. Every output element is computed in an order that depends on the op's shapes alone,
- * never on T, on the other rows, on the number of threads or on the number of ranks. Sums that are
+ * never on T, on the other rows, on the number of threads or on the number of ranks (cuda: with
+ * `batch_invariant`, and for one rank). Sums that are
  * cut across ranks (attention output, FFN down projection) are "partials": float32 sums over fixed
  * units of columns (the reduction unit: one head, or layout.h's ffn_unit columns), each rounded to
  * float32 and then added in float64. A sum of float32 values in float64 is exact unless their
@@ -49,14 +51,31 @@ struct backend_config {
     int32_t num_heads;           /* Hq of the rank */
     int32_t num_kv_heads;        /* Hkv of the rank */
     int32_t head_dim;            /* D */
+    const int32_t *kv_head;      /* [Hq] the rank's KV head that each of its query heads reads,
+                                    ascending; copied by create */
     int32_t threads;             /* CPU threads, the caller's included; >= 1 */
+
+    /* GPUs only. */
+    int32_t device;           /* its number */
+    int32_t max_logits;       /* largest R */
+    int32_t vocab_size;       /* V */
+    float memory_utilization; /* share of the card's memory that may be used, all told */
+    bool batch_invariant;     /* orders of sums independent of the batch */
+    bool enforce_eager;       /* no recorded steps (CUDA graphs) */
+    bool embedding_on_host;   /* the embedding table stays in pinned host memory */
 };
 
+struct sample_job;
+struct sample_result;
 struct backend; /* opaque; each backend has its own */
+
+/* What a matrix is multiplied with: backends may arrange it accordingly. */
+enum weight_use { WEIGHT_DENSE, WEIGHT_EXPERT };
 
 /* A matrix [rows, cols] ([out, in]) in the backend's layout. */
 struct weight {
     enum dtype dtype; /* as stored */
+    enum weight_use use;
     int32_t rows, cols;
     void *data;       /* in memory given to weight_init; borrowed */
     float *row_scale; /* [rows] multiplies output row r (FP8); NULL when all are 1. Borrowed. */
@@ -94,7 +113,7 @@ struct kv_layer {
 
 struct qkv_args {
     const struct batch *batch;
-    float *qkv; /* [T, ld]: Hq query heads, then Hkv key heads, then Hkv value heads */
+    void *qkv; /* [T, ld]: Hq query heads, then Hkv key heads, then Hkv value heads */
     int64_t ld;
     int32_t num_heads, num_kv_heads, head_dim; /* of the rank */
     float clip; /* clamp q, k, v to +-clip, after the norm and before rope; 0: off */
@@ -102,39 +121,41 @@ struct qkv_args {
     const float *q_norm; /* HEAD: [D]; PROJECTION: [Hq*D] of the rank */
     const float *k_norm; /* HEAD: [D]; PROJECTION: [Hkv*D] of the rank */
     float eps;
-    const double *sum_squares; /* [T, 2] of the whole q and k rows, PROJECTION only */
-    int32_t q_width, k_width;  /* columns of the whole q and k projections, PROJECTION only */
-    const float *rope;         /* [max_model_len, D] cosines of D/2 frequencies, then sines */
+    const void *sum_squares;  /* [T, 2] partials: of the whole q and k rows, PROJECTION only */
+    int32_t q_width, k_width; /* columns of the whole q and k projections, PROJECTION only */
+    const float *rope;        /* [max_model_len, D] cosines of D/2 frequencies, then sines */
     struct kv_layer kv;
 };
 
 struct attention_args {
     const struct batch *batch;
-    const float *qkv; /* [T, ld], query heads in the first Hq*D columns, rotated */
+    const void *qkv; /* [T, ld], query heads in the first Hq*D columns, rotated */
     int64_t ld;
-    float *out;                                /* [T, Hq*D] */
+    void *out;                                 /* [T, Hq*D] */
     int32_t num_heads, num_kv_heads, head_dim; /* of the rank */
-    const int32_t *kv_head; /* [Hq] the rank's KV head that each of its query heads reads */
-    float scale;            /* of q.k, normally 1/sqrt(D) */
-    int32_t window;         /* keys at position <= own - window are not seen; 0: all are */
+    float scale;                               /* of q.k, normally 1/sqrt(D) */
+    int32_t window; /* keys at position <= own - window are not seen; 0: all are */
     struct kv_layer kv;
 };
 
 struct moe_args {
     int32_t num_tokens;            /* T */
-    const float *x;                /* [T, H] normalised hidden states */
+    const void *x;                 /* [T, H] normalised hidden states */
     const struct routing *routing; /* NULL: dense, experts[0] takes every token with weight 1 */
     const struct expert_weights *experts; /* [num_experts] of the rank, ascending by number */
     int32_t num_experts;
+    const void *table;           /* what experts_init made of them */
     int32_t num_experts_per_tok; /* K; ignored when dense */
     int32_t unit;                /* reduction unit of the down projection, in columns of I */
     bool accumulate;             /* add to `partial` instead of overwriting it */
-    double *partial;             /* [T, H] */
+    void *partial;               /* [T, H] */
 };
 
 struct ops {
-    const char *name;    /* "ref", "cpu-avx2", "cpu-avx512", "cpu-avx512bf16" */
-    enum dtype kv_dtype; /* what `--kv-cache-dtype auto` means */
+    const char *name;     /* "ref", "cpu-avx2", "cpu-avx512", "cpu-avx512bf16", "cuda" */
+    enum dtype kv_dtype;  /* what `--kv-cache-dtype auto` means */
+    size_t act_bytes;     /* of an element of an activation: float32 4, bf16 2 */
+    size_t partial_bytes; /* of a partial: float64 8, float32 4 */
 
     int (*create)(const struct backend_config *config, struct backend **out, struct error *error);
     void (*destroy)(struct backend *b); /* NULL is fine */
@@ -142,46 +163,66 @@ struct ops {
     /* Large zeroed memory of the device, NULL when there is none left; free takes the same size. */
     void *(*alloc)(struct backend *b, size_t bytes);
     void (*free)(struct backend *b, void *p, size_t bytes);
+    /* Copies host memory to memory from alloc. */
+    void (*write)(struct backend *b, void *to, const void *from, size_t bytes);
+    /* Bytes that a KV cache may take now, when nothing else was said. */
+    int64_t (*kv_budget)(struct backend *b);
 
     /* Storing weights. weight_bytes says how much memory (64-byte aligned) weight_init wants for a
      * matrix; weight_put fills rows row0.. from a slice of the checkpoint (or its dummy). The FP8
      * scale of the source goes to row_scale. Slices of one matrix share their dtype. weight_put may
      * be called from several threads for different matrices. */
-    size_t (*weight_bytes)(enum dtype dtype, int32_t rows, int32_t cols);
-    void (*weight_init)(struct weight *w, enum dtype dtype, int32_t rows, int32_t cols,
-                        void *memory);
-    void (*weight_put)(struct weight *w, int32_t row0, const struct tensor_slice *slice);
+    size_t (*weight_bytes)(enum weight_use use, enum dtype dtype, int32_t rows, int32_t cols);
+    void (*weight_init)(struct backend *b, struct weight *w, enum weight_use use, enum dtype dtype,
+                        int32_t rows, int32_t cols, void *memory);
+    void (*weight_put)(struct backend *b, struct weight *w, int32_t row0,
+                       const struct tensor_slice *slice);
+    /* Once for each layer, when all weights are there: a table of its experts for moe_args, owned
+     * by the backend. NULL function: moe wants none. */
+    const void *(*experts_init)(struct backend *b, const struct expert_weights *experts, int32_t n);
+    /* The embedding table, for `embed`. It may stay where it is, row-major in host memory, maybe
+     * unaligned: it is borrowed. */
+    int (*embed_init)(struct backend *b, const struct tensor_source *table, struct error *error);
 
     /* Bytes of one KV block of one layer, for Hkv heads. */
     size_t (*kv_block_bytes)(enum dtype dtype, int32_t num_kv_heads, int32_t head_dim);
 
-    /* hidden[t] = table[tokens[t]]. The table stays in host memory, row-major, maybe unaligned. */
-    void (*embed)(struct backend *b, float *hidden, const struct tensor_source *table,
-                  const int32_t *tokens, int32_t num_tokens);
+    /* A step begins. Returns the batch that its ops are to be given: on a GPU its arrays lie in
+     * device memory, and it may be padded with rows that come to nothing (slot -1). NULL: the step
+     * was recorded before and runs already. end_step follows in either case. NULL functions: the
+     * batch is taken as it is. */
+    const struct batch *(*begin_step)(struct backend *b, const struct batch *batch);
+    void (*end_step)(struct backend *b);
+
+    /* hidden[t] = table[tokens[t]] */
+    void (*embed)(struct backend *b, float *hidden, const int32_t *tokens, int32_t num_tokens);
 
     /* hidden += partial (unless NULL; rounded to float32 first), then
      * x = hidden / sqrt(mean(hidden^2) + eps) * norm. All [T, H]; norm [H]. x != hidden. */
-    void (*add_norm)(struct backend *b, float *x, float *hidden, const double *partial,
+    void (*add_norm)(struct backend *b, void *x, float *hidden, const void *partial,
                      const float *norm, float eps, int32_t num_tokens, int32_t hidden_size);
 
     /* out[r] = hidden[rows[r]] + partial[rows[r]]: the rows whose logits are wanted. [R, H] */
-    void (*gather_rows)(struct backend *b, float *out, const float *hidden, const double *partial,
+    void (*gather_rows)(struct backend *b, float *out, const float *hidden, const void *partial,
                         const int32_t *rows, int32_t num_rows, int32_t hidden_size);
 
     /* y[t, r] = sum_c x[t, c] w[r, c] * row_scale[r] + bias[r]. y has stride ldy, x stride ldx;
      * bias [rows] or NULL. */
-    void (*matmul)(struct backend *b, float *y, int64_t ldy, const float *x, int64_t ldx,
+    void (*matmul)(struct backend *b, void *y, int64_t ldy, const void *x, int64_t ldx,
                    const struct weight *w, const float *bias, int32_t num_tokens);
+    /* The same without bias, in float32: y [R, rows]. */
+    void (*logits)(struct backend *b, float *y, int64_t ldy, const void *x, int64_t ldx,
+                   const struct weight *w, int32_t num_rows);
 
     /* The same as a partial over units of `unit` columns (the last may be short), without bias:
      * partial[t, r] = sum over units u of (double)(float)(row_scale[r] * sum_{c in u} x w). [T,
      * rows] */
-    void (*matmul_partial)(struct backend *b, double *partial, const float *x, int64_t ldx,
+    void (*matmul_partial)(struct backend *b, void *partial, const void *x, int64_t ldx,
                            const struct weight *w, int32_t unit, int32_t num_tokens);
 
     /* sums[t] = {sum of q^2 over the rank's heads, sum of k^2 over KV heads [first, first+count)},
      * as partials with one head a unit. [T, 2] (QK_NORM_PROJECTION only) */
-    void (*qk_sum_squares)(struct backend *b, double *sums, const struct qkv_args *a,
+    void (*qk_sum_squares)(struct backend *b, void *sums, const struct qkv_args *a,
                            int32_t first_kv_head, int32_t num_counted);
 
     /* Normalises, clips and rotates q (in place) and k, and writes k and v to their KV slots.
@@ -192,15 +233,19 @@ struct ops {
     void (*attention)(struct backend *b, const struct attention_args *a);
 
     /* Scores, top-k, weights (see router_config) and the permutation. gate is [E, H]. */
-    void (*router)(struct backend *b, struct routing *out, const float *x,
-                   const struct weight *gate, const struct router_config *config,
-                   int32_t num_tokens);
+    void (*router)(struct backend *b, struct routing *out, const void *x, const struct weight *gate,
+                   const struct router_config *config, int32_t num_tokens);
 
     /* For the rank's experts e and their pairs (t, k):
      *   a = silu(gate x_t) * (up x_t);   partial[t] += topk_weights[t, k] * (down a)
      * each unit's contribution (float)(weight * unit sum) added in float64. Experts of other ranks
      * are left to them. Each weight byte is read once. */
     void (*moe)(struct backend *b, const struct moe_args *a);
+
+    /* Does the jobs on the step's logits [R, V], whose results wait in host memory on return. NULL:
+     * logits lie in host memory, for the host's sampler. */
+    void (*sample)(struct backend *b, const float *logits, const struct sample_job *jobs,
+                   int32_t num_jobs, struct sample_result *results);
 
     /* A line about the chosen kernels for the start-up table ("AVX2, 2 threads"). Static or owned
      * by the backend. */

@@ -14,9 +14,11 @@
 
 struct backend {
     struct backend_config config;
-    float *act;    /* [I] one token's activations in an expert */
-    float *scores; /* [max_model_len] one query's scores */
-    float *logits; /* [E] */
+    const struct tensor_source *table; /* the embedding's; borrowed */
+    int32_t *kv_head;                  /* [Hq] */
+    float *act;                        /* [I] one token's activations in an expert */
+    float *scores;                     /* [max_model_len] one query's scores */
+    float *logits;                     /* [E] */
 };
 
 static int ref_create(const struct backend_config *config, struct backend **out,
@@ -24,6 +26,9 @@ static int ref_create(const struct backend_config *config, struct backend **out,
     (void)error;
     struct backend *b = xcalloc(1, sizeof *b);
     b->config = *config;
+    b->kv_head = xcalloc((size_t)config->num_heads + 1, sizeof *b->kv_head);
+    memcpy(b->kv_head, config->kv_head, (size_t)config->num_heads * sizeof *b->kv_head);
+    b->config.kv_head = b->kv_head;
     b->act = xcalloc((size_t)config->max_intermediate + 1, sizeof *b->act);
     b->scores = xcalloc((size_t)config->max_model_len + 1, sizeof *b->scores);
     b->logits = xcalloc((size_t)config->num_experts + 1, sizeof *b->logits);
@@ -34,6 +39,7 @@ static int ref_create(const struct backend_config *config, struct backend **out,
 static void ref_destroy(struct backend *b) {
     if (!b)
         return;
+    free(b->kv_head);
     free(b->act);
     free(b->scores);
     free(b->logits);
@@ -50,6 +56,16 @@ static void ref_free(struct backend *b, void *p, size_t bytes) {
     mem_pool_free(p, bytes);
 }
 
+static void ref_write(struct backend *b, void *to, const void *from, size_t bytes) {
+    (void)b;
+    memcpy(to, from, bytes);
+}
+
+static int64_t ref_kv_budget(struct backend *b) {
+    (void)b;
+    return (int64_t)((double)mem_available_bytes() * 0.4);
+}
+
 /* ---- weights: row-major, then the row scales ----------------------------------------------------
  */
 
@@ -57,21 +73,25 @@ static size_t align64(size_t n) {
     return (n + 63) / 64 * 64;
 }
 
-static size_t ref_weight_bytes(enum dtype dtype, int32_t rows, int32_t cols) {
+static size_t ref_weight_bytes(enum weight_use use, enum dtype dtype, int32_t rows, int32_t cols) {
+    (void)use;
     return align64((size_t)rows * (size_t)cols * dtype_bytes(dtype)) +
            align64((size_t)rows * sizeof(float));
 }
 
-static void ref_weight_init(struct weight *w, enum dtype dtype, int32_t rows, int32_t cols,
-                            void *memory) {
+static void ref_weight_init(struct backend *b, struct weight *w, enum weight_use use,
+                            enum dtype dtype, int32_t rows, int32_t cols, void *memory) {
+    (void)b;
     size_t matrix = align64((size_t)rows * (size_t)cols * dtype_bytes(dtype));
-    *w = (struct weight){.dtype = dtype, .rows = rows, .cols = cols, .data = memory};
+    *w = (struct weight){.dtype = dtype, .use = use, .rows = rows, .cols = cols, .data = memory};
     w->row_scale = (float *)(void *)((char *)memory + matrix);
     for (int32_t r = 0; r < rows; r++)
         w->row_scale[r] = 1;
 }
 
-static void ref_weight_put(struct weight *w, int32_t row0, const struct tensor_slice *slice) {
+static void ref_weight_put(struct backend *b, struct weight *w, int32_t row0,
+                           const struct tensor_slice *slice) {
+    (void)b;
     for (int32_t r = 0; r < slice->rows; r++) {
         for (int32_t c = 0; c < slice->cols; c++)
             dtype_store(
@@ -104,13 +124,18 @@ static double dot_units(const struct weight *w, int32_t r, const float *x, int32
 /* ---- embedding, norm, projections ---------------------------------------------------------------
  */
 
-static void ref_embed(struct backend *b, float *hidden, const struct tensor_source *table,
-                      const int32_t *tokens, int32_t num_tokens) {
-    int32_t H = table->cols;
-    (void)b;
+static int ref_embed_init(struct backend *b, const struct tensor_source *table,
+                          struct error *error) {
+    (void)error;
+    b->table = table;
+    return 0;
+}
+
+static void ref_embed(struct backend *b, float *hidden, const int32_t *tokens, int32_t num_tokens) {
+    int32_t H = b->table->cols;
     for (int32_t t = 0; t < num_tokens; t++)
         for (int32_t i = 0; i < H; i++)
-            hidden[(int64_t)t * H + i] = tensor_source_at(table, (int64_t)tokens[t] * H + i);
+            hidden[(int64_t)t * H + i] = tensor_source_at(b->table, (int64_t)tokens[t] * H + i);
 }
 
 /* 1 / sqrt(sum / n + eps) */
@@ -118,8 +143,10 @@ static float inverse_rms(double sum, int32_t n, float eps) {
     return (float)(1.0 / sqrt(sum / n + (double)eps));
 }
 
-static void ref_add_norm(struct backend *b, float *x, float *hidden, const double *partial,
+static void ref_add_norm(struct backend *b, void *x_, float *hidden, const void *partial_,
                          const float *norm, float eps, int32_t num_tokens, int32_t H) {
+    float *x = x_;
+    const double *partial = partial_;
     (void)b;
     for (int32_t t = 0; t < num_tokens; t++) {
         float *h = hidden + (int64_t)t * H, *out = x + (int64_t)t * H;
@@ -136,8 +163,9 @@ static void ref_add_norm(struct backend *b, float *x, float *hidden, const doubl
 }
 
 static void ref_gather_rows(struct backend *b, float *out, const float *hidden,
-                            const double *partial, const int32_t *rows, int32_t num_rows,
+                            const void *partial_, const int32_t *rows, int32_t num_rows,
                             int32_t H) {
+    const double *partial = partial_;
     (void)b;
     for (int32_t r = 0; r < num_rows; r++)
         for (int32_t i = 0; i < H; i++) {
@@ -146,16 +174,25 @@ static void ref_gather_rows(struct backend *b, float *out, const float *hidden,
         }
 }
 
-static void ref_matmul(struct backend *b, float *y, int64_t ldy, const float *x, int64_t ldx,
+static void ref_matmul(struct backend *b, void *y_, int64_t ldy, const void *x_, int64_t ldx,
                        const struct weight *w, const float *bias, int32_t num_tokens) {
+    float *y = y_;
+    const float *x = x_;
     (void)b;
     for (int32_t t = 0; t < num_tokens; t++)
         for (int32_t r = 0; r < w->rows; r++)
             y[t * ldy + r] = dot(w, r, x + t * ldx, 0, w->cols) + (bias ? bias[r] : 0);
 }
 
-static void ref_matmul_partial(struct backend *b, double *partial, const float *x, int64_t ldx,
+static void ref_logits(struct backend *b, float *y, int64_t ldy, const void *x, int64_t ldx,
+                       const struct weight *w, int32_t num_rows) {
+    ref_matmul(b, y, ldy, x, ldx, w, NULL, num_rows);
+}
+
+static void ref_matmul_partial(struct backend *b, void *partial_, const void *x_, int64_t ldx,
                                const struct weight *w, int32_t unit, int32_t num_tokens) {
+    double *partial = partial_;
+    const float *x = x_;
     (void)b;
     for (int32_t t = 0; t < num_tokens; t++)
         for (int32_t r = 0; r < w->rows; r++)
@@ -178,11 +215,12 @@ static double head_sum_squares(const float *x, int32_t D) {
     return sum;
 }
 
-static void ref_qk_sum_squares(struct backend *b, double *sums, const struct qkv_args *a,
+static void ref_qk_sum_squares(struct backend *b, void *sums_, const struct qkv_args *a,
                                int32_t first_kv_head, int32_t num_counted) {
+    double *sums = sums_;
     (void)b;
     for (int32_t t = 0; t < a->batch->num_tokens; t++) {
-        const float *q = a->qkv + t * a->ld;
+        const float *q = (const float *)a->qkv + t * a->ld;
         const float *k = q + (int64_t)a->num_heads * a->head_dim;
         sums[2 * t] = sums[2 * t + 1] = 0;
         for (int32_t h = 0; h < a->num_heads; h++)
@@ -228,14 +266,15 @@ static int64_t kv_index(int64_t slot, int32_t head, int32_t Hkv, int32_t D, bool
 static void ref_qk_rope_kv_write(struct backend *b, const struct qkv_args *a) {
     int32_t D = a->head_dim, Hq = a->num_heads, Hkv = a->num_kv_heads;
     bool per_head = a->norm == QK_NORM_HEAD;
+    const double *sums = a->sum_squares;
     (void)b;
     for (int32_t t = 0; t < a->batch->num_tokens; t++) {
-        float *q = a->qkv + t * a->ld, *k = q + (int64_t)Hq * D, *v = k + (int64_t)Hkv * D;
+        float *q = (float *)a->qkv + t * a->ld, *k = q + (int64_t)Hq * D, *v = k + (int64_t)Hkv * D;
         const float *cos_sin = a->rope + (int64_t)a->batch->positions[t] * D;
         float q_rms = 1, k_rms = 1;
         if (a->norm == QK_NORM_PROJECTION) {
-            q_rms = inverse_rms(a->sum_squares[2 * t], a->q_width, a->eps);
-            k_rms = inverse_rms(a->sum_squares[2 * t + 1], a->k_width, a->eps);
+            q_rms = inverse_rms(sums[2 * t], a->q_width, a->eps);
+            k_rms = inverse_rms(sums[2 * t + 1], a->k_width, a->eps);
         }
         for (int32_t h = 0; h < Hq; h++)
             norm_and_rotate(a, q + h * D, per_head ? a->q_norm : norm_of(a->q_norm, h, D), q_rms,
@@ -290,6 +329,8 @@ static void attend(struct backend *b, const struct attention_args *a, const floa
 
 static void ref_attention(struct backend *b, const struct attention_args *a) {
     const struct batch *batch = a->batch;
+    const float *qkv = a->qkv;
+    float *out = a->out;
     int32_t D = a->head_dim;
     for (int32_t s = 0; s < batch->num_seqs; s++) {
         const int32_t *blocks = batch->block_tables + (int64_t)s * batch->max_blocks;
@@ -297,9 +338,8 @@ static void ref_attention(struct backend *b, const struct attention_args *a) {
             int32_t last = batch->positions[t] + 1;
             int32_t first = a->window > 0 && last > a->window ? last - a->window : 0;
             for (int32_t h = 0; h < a->num_heads; h++)
-                attend(b, a, a->qkv + t * a->ld + h * D,
-                       a->out + ((int64_t)t * a->num_heads + h) * D, blocks, a->kv_head[h], first,
-                       last);
+                attend(b, a, qkv + t * a->ld + h * D, out + ((int64_t)t * a->num_heads + h) * D,
+                       blocks, b->kv_head[h], first, last);
         }
     }
 }
@@ -359,9 +399,10 @@ static void group_by_expert(struct routing *r, int32_t E, int32_t pairs) {
                 r->permutation[at++] = p;
 }
 
-static void ref_router(struct backend *b, struct routing *out, const float *x,
+static void ref_router(struct backend *b, struct routing *out, const void *x_,
                        const struct weight *gate, const struct router_config *c,
                        int32_t num_tokens) {
+    const float *x = x_;
     int32_t E = c->num_experts, K = c->num_experts_per_tok;
     for (int32_t t = 0; t < num_tokens; t++) {
         float *z = b->logits, *w = out->topk_weights + (int64_t)t * K, sum = 0;
@@ -392,8 +433,10 @@ static void run_expert(struct backend *b, const struct expert_weights *e, const 
 
 static void ref_moe(struct backend *b, const struct moe_args *a) {
     int32_t H = b->config.hidden_size, K = a->routing ? a->num_experts_per_tok : 1;
+    const float *x = a->x;
+    double *partial = a->partial;
     if (!a->accumulate)
-        memset(a->partial, 0, (size_t)a->num_tokens * (size_t)H * sizeof *a->partial);
+        memset(partial, 0, (size_t)a->num_tokens * (size_t)H * sizeof *partial);
     for (int32_t i = 0; i < a->num_experts; i++) {
         const struct expert_weights *e = &a->experts[i];
         int32_t first = a->routing ? a->routing->expert_offsets[e->expert] : 0;
@@ -401,8 +444,8 @@ static void ref_moe(struct backend *b, const struct moe_args *a) {
         for (int32_t j = first; j < last; j++) {
             int32_t p = a->routing ? a->routing->permutation[j] : j;
             float weight = a->routing ? a->routing->topk_weights[p] : 1;
-            run_expert(b, e, a->x + (int64_t)(p / K) * H, weight, a->unit,
-                       a->partial + (int64_t)(p / K) * H);
+            run_expert(b, e, x + (int64_t)(p / K) * H, weight, a->unit,
+                       partial + (int64_t)(p / K) * H);
         }
     }
 }
@@ -415,18 +458,24 @@ static const char *ref_describe(struct backend *b) {
 const struct ops ref_ops = {
     .name = "ref",
     .kv_dtype = DTYPE_F32,
+    .act_bytes = sizeof(float),
+    .partial_bytes = sizeof(double),
     .create = ref_create,
     .destroy = ref_destroy,
     .alloc = ref_alloc,
     .free = ref_free,
+    .write = ref_write,
+    .kv_budget = ref_kv_budget,
     .weight_bytes = ref_weight_bytes,
     .weight_init = ref_weight_init,
     .weight_put = ref_weight_put,
     .kv_block_bytes = ref_kv_block_bytes,
+    .embed_init = ref_embed_init,
     .embed = ref_embed,
     .add_norm = ref_add_norm,
     .gather_rows = ref_gather_rows,
     .matmul = ref_matmul,
+    .logits = ref_logits,
     .matmul_partial = ref_matmul_partial,
     .qk_sum_squares = ref_qk_sum_squares,
     .qk_rope_kv_write = ref_qk_rope_kv_write,

@@ -92,14 +92,15 @@ static struct weight random_weight(enum dtype dtype, int32_t rows, int32_t cols)
         .data = data, .dtype = dtype, .rows = rows, .cols = cols, .scale = 1, .name = "bench"};
     struct tensor_slice slice = {&source, 0, rows, 0, cols};
     struct weight w;
-    ops->weight_init(&w, dtype, rows, cols, pool(ops->weight_bytes(dtype, rows, cols)));
-    ops->weight_put(&w, 0, &slice);
+    ops->weight_init(backend, &w, WEIGHT_DENSE, dtype, rows, cols,
+                     pool(ops->weight_bytes(WEIGHT_DENSE, dtype, rows, cols)));
+    ops->weight_put(backend, &w, 0, &slice);
     free(data);
     return w;
 }
 
 static void free_weight(struct weight *w) {
-    ops->free(backend, w->data, ops->weight_bytes(w->dtype, w->rows, w->cols));
+    ops->free(backend, w->data, ops->weight_bytes(w->use, w->dtype, w->rows, w->cols));
 }
 
 /* ---- matmul -------------------------------------------------------------------------------------
@@ -216,7 +217,6 @@ struct attention_bench {
     struct attention_args a;
     struct batch batch;
     int32_t tables[SEQS * BLOCKS], cu_seqlens[SEQS + 1], seq_lens[SEQS], positions[MAX_T];
-    int32_t kv_head[HQ];
 };
 
 static void attention_run(void *arg, int32_t run) {
@@ -233,8 +233,6 @@ static void bench_attention(enum dtype dtype) {
         kv[i] = (char)(i % 64 * 0x9d & 0x3f); /* small positive numbers in every dtype */
     for (int32_t i = 0; i < SEQS * BLOCKS; i++)
         m->tables[i] = i;
-    for (int32_t h = 0; h < HQ; h++)
-        m->kv_head[h] = h * HKV / HQ;
     m->batch = (struct batch){.num_tokens = SEQS,
                               .num_seqs = SEQS,
                               .positions = m->positions,
@@ -249,7 +247,6 @@ static void bench_attention(enum dtype dtype) {
                                    .num_heads = HQ,
                                    .num_kv_heads = HKV,
                                    .head_dim = D,
-                                   .kv_head = m->kv_head,
                                    .scale = 0.125f,
                                    .kv = {kv, dtype}};
     for (int32_t s = 0; s < SEQS; s++) {
@@ -288,6 +285,7 @@ int main(int argc, char **argv) {
         fprintf(stderr, "bench_ops: %s\n", ops ? "--threads wants 1 or more" : error.text);
         return 1;
     }
+    int32_t kv_head[HQ];
     struct backend_config config = {
         .max_tokens = MAX_T,
         .max_seqs = SEQS,
@@ -300,8 +298,11 @@ int main(int argc, char **argv) {
         .num_heads = HQ,
         .num_kv_heads = HKV,
         .head_dim = D,
+        .kv_head = kv_head,
         .threads = threads,
     };
+    for (int32_t h = 0; h < HQ; h++)
+        kv_head[h] = h * HKV / HQ;
     if (ops->create(&config, &backend, &error) != 0) {
         fprintf(stderr, "bench_ops: %s\n", error.text);
         return 1;

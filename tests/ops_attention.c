@@ -47,6 +47,7 @@ struct session *session_open(const struct ops *ops, int32_t threads, const struc
     config.head_dim = c->D;
     config.num_heads = c->Hq;
     config.num_kv_heads = c->Hkv;
+    config.kv_head = s->kv_head;
     s->ops = ops;
     s->c = *c;
     s->poison_position = -1;
@@ -176,7 +177,6 @@ float *session_step(struct session *s, const struct chunk *chunks, int32_t num_c
         .num_heads = s->c.Hq,
         .num_kv_heads = s->c.Hkv,
         .head_dim = s->c.D,
-        .kv_head = s->kv_head,
         .scale = 3 / sqrtf((float)s->c.D), /* sharper than usual */
         .window = s->c.window,
         .kv = {s->kv, s->c.kv_dtype},

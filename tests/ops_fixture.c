@@ -164,16 +164,16 @@ void matrix_free(struct matrix *m) {
 struct stored store_matrix(const struct ops *ops, const struct matrix *m, int32_t row0,
                            int32_t rows, int32_t col0, int32_t cols) {
     struct stored s;
-    size_t bytes = ops->weight_bytes(m->source.dtype, rows, cols);
+    size_t bytes = ops->weight_bytes(WEIGHT_DENSE, m->source.dtype, rows, cols);
     int32_t half = rows / 3;
     s.memory = xmalloc(bytes + 64 + 64);
     memset(s.memory, 0xff, bytes + 64 + 64); /* NaNs in whatever the layout pads */
     void *aligned = (void *)(((uintptr_t)s.memory + 63) / 64 * 64);
-    ops->weight_init(&s.w, m->source.dtype, rows, cols, aligned);
+    ops->weight_init(NULL, &s.w, WEIGHT_DENSE, m->source.dtype, rows, cols, aligned);
     struct tensor_slice a = {&m->source, row0, half, col0, cols};
     struct tensor_slice b = {&m->source, row0 + half, rows - half, col0, cols};
-    ops->weight_put(&s.w, 0, &a);
-    ops->weight_put(&s.w, half, &b);
+    ops->weight_put(NULL, &s.w, 0, &a);
+    ops->weight_put(NULL, &s.w, half, &b);
     return s;
 }
 
@@ -190,6 +190,7 @@ void stored_free(struct stored *s) {
  */
 
 struct backend_config test_config(int32_t threads) {
+    static const int32_t kv_head[36]; /* every query head reads KV head 0 */
     return (struct backend_config){
         .max_tokens = 300,
         .max_seqs = 40,
@@ -202,6 +203,7 @@ struct backend_config test_config(int32_t threads) {
         .num_heads = 36,
         .num_kv_heads = 36,
         .head_dim = 128,
+        .kv_head = kv_head,
         .threads = threads,
     };
 }

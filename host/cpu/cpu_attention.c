@@ -28,18 +28,6 @@ size_t cpu_attention_unit_bytes(void) {
     return sizeof(struct attention_unit);
 }
 
-/* The rank's query heads grouped by the KV head that they read. */
-static void group_heads(struct backend *b, const struct attention_args *a) {
-    int32_t at = 0;
-    for (int32_t kv = 0; kv < a->num_kv_heads; kv++) {
-        b->head_offsets[kv] = at;
-        for (int32_t h = 0; h < a->num_heads; h++)
-            if (a->kv_head[h] == kv)
-                b->head_list[at++] = h;
-    }
-    b->head_offsets[a->num_kv_heads] = at;
-}
-
 static int32_t heads_of(const struct backend *b, int32_t kv_head) {
     return b->head_offsets[kv_head + 1] - b->head_offsets[kv_head];
 }
@@ -80,7 +68,8 @@ static struct attend_args prepare_unit(const struct attention_job *j,
     const int32_t *head = j->b->head_list + j->b->head_offsets[u->kv_head];
     for (int32_t r = 0; r < u->num_rows; r++) {
         int32_t t = a->batch->cu_seqlens[u->seq] + (u->row0 + r) / heads;
-        const float *q = a->qkv + t * a->ld + (int64_t)head[(u->row0 + r) % heads] * D;
+        const float *q =
+            (const float *)a->qkv + t * a->ld + (int64_t)head[(u->row0 + r) % heads] * D;
         memcpy(scratch->q + (int64_t)r * D, q, (size_t)D * sizeof *q);
         visible_keys(a, t, &scratch->first_key[r], &scratch->last_key[r]);
     }
@@ -118,7 +107,8 @@ static void store_total(const struct attention_job *j, const struct attention_un
     const int32_t *head = j->b->head_list + j->b->head_offsets[u->kv_head];
     for (int32_t r = 0; r < u->num_rows; r++) {
         int32_t t = a->batch->cu_seqlens[u->seq] + (u->row0 + r) / heads;
-        float *out = a->out + ((int64_t)t * a->num_heads + head[(u->row0 + r) % heads]) * D;
+        float *out =
+            (float *)a->out + ((int64_t)t * a->num_heads + head[(u->row0 + r) % heads]) * D;
         const float *sum = total->out + (int64_t)r * attend_width(D);
         float inverse = 1 / total->sum[r];
         for (int32_t d = 0; d < D; d++)
@@ -191,7 +181,6 @@ void cpu_attention(struct backend *b, const struct attention_args *a) {
     struct attention_job job = {.b = b, .a = a};
     if (a->num_heads == 0 || a->num_kv_heads == 0)
         return;
-    group_heads(b, a);
     for (int32_t s = 0; s < a->batch->num_seqs; s++)
         for (int32_t kv = 0; kv < a->num_kv_heads; kv++)
             add_units(&job, s, kv);

@@ -39,6 +39,7 @@ struct backend {
     struct backend_config config;
     const struct cpu_kernels *kernels; /* static */
     struct pool *pool;                 /* owned */
+    const struct tensor_source *table; /* the embedding's; borrowed */
     char description[128];
     void *memory; /* owned; everything below lies in it */
     size_t memory_bytes;
@@ -116,9 +117,11 @@ void cpu_run(struct backend *b, pool_fn *fn, void *arg, int32_t num_tasks, int64
 /* ---- cpu_weights.c ------------------------------------------------------------------------------
  */
 
-size_t cpu_weight_bytes(enum dtype dtype, int32_t rows, int32_t cols);
-void cpu_weight_init(struct weight *w, enum dtype dtype, int32_t rows, int32_t cols, void *memory);
-void cpu_weight_put(struct weight *w, int32_t row0, const struct tensor_slice *slice);
+size_t cpu_weight_bytes(enum weight_use use, enum dtype dtype, int32_t rows, int32_t cols);
+void cpu_weight_init(struct backend *b, struct weight *w, enum weight_use use, enum dtype dtype,
+                     int32_t rows, int32_t cols, void *memory);
+void cpu_weight_put(struct backend *b, struct weight *w, int32_t row0,
+                    const struct tensor_slice *slice);
 size_t cpu_kv_block_bytes(enum dtype dtype, int32_t num_kv_heads, int32_t head_dim);
 /* Where a KV head's keys and values lie in a block. */
 size_t cpu_keys_offset(enum dtype dtype, int32_t head, int32_t head_dim);
@@ -161,9 +164,11 @@ void cpu_add_product(const struct backend *b, const struct scratch *scratch, str
                      int32_t row0, const struct partial_rows *out);
 void cpu_matmul_exact(struct backend *b, float *y, int64_t ldy, const float *x, int64_t ldx,
                       const struct weight *w, const float *bias, int32_t num_tokens);
-void cpu_matmul(struct backend *b, float *y, int64_t ldy, const float *x, int64_t ldx,
+void cpu_matmul(struct backend *b, void *y, int64_t ldy, const void *x, int64_t ldx,
                 const struct weight *w, const float *bias, int32_t num_tokens);
-void cpu_matmul_partial(struct backend *b, double *partial, const float *x, int64_t ldx,
+void cpu_logits(struct backend *b, float *y, int64_t ldy, const void *x, int64_t ldx,
+                const struct weight *w, int32_t num_rows);
+void cpu_matmul_partial(struct backend *b, void *partial, const void *x, int64_t ldx,
                         const struct weight *w, int32_t unit, int32_t num_tokens);
 
 /* ---- cpu_moe.c ----------------------------------------------------------------------------------
@@ -181,16 +186,16 @@ void cpu_attention(struct backend *b, const struct attention_args *a);
 /* ---- cpu_rows.c ---------------------------------------------------------------------------------
  */
 
-void cpu_embed(struct backend *b, float *hidden, const struct tensor_source *table,
-               const int32_t *tokens, int32_t num_tokens);
-void cpu_add_norm(struct backend *b, float *x, float *hidden, const double *partial,
-                  const float *norm, float eps, int32_t num_tokens, int32_t hidden_size);
-void cpu_gather_rows(struct backend *b, float *out, const float *hidden, const double *partial,
+int cpu_embed_init(struct backend *b, const struct tensor_source *table, struct error *error);
+void cpu_embed(struct backend *b, float *hidden, const int32_t *tokens, int32_t num_tokens);
+void cpu_add_norm(struct backend *b, void *x, float *hidden, const void *partial, const float *norm,
+                  float eps, int32_t num_tokens, int32_t hidden_size);
+void cpu_gather_rows(struct backend *b, float *out, const float *hidden, const void *partial,
                      const int32_t *rows, int32_t num_rows, int32_t hidden_size);
-void cpu_qk_sum_squares(struct backend *b, double *sums, const struct qkv_args *a,
+void cpu_qk_sum_squares(struct backend *b, void *sums, const struct qkv_args *a,
                         int32_t first_kv_head, int32_t num_counted);
 void cpu_qk_rope_kv_write(struct backend *b, const struct qkv_args *a);
-void cpu_router(struct backend *b, struct routing *out, const float *x, const struct weight *gate,
+void cpu_router(struct backend *b, struct routing *out, const void *x, const struct weight *gate,
                 const struct router_config *config, int32_t num_tokens);
 
 #ifdef __cplusplus

@@ -199,12 +199,17 @@ void cpu_matmul_exact(struct backend *b, float *y, int64_t ldy, const float *x, 
     matmul(b, y, ldy, x, ldx, w, bias, num_tokens, false);
 }
 
-void cpu_matmul(struct backend *b, float *y, int64_t ldy, const float *x, int64_t ldx,
+void cpu_matmul(struct backend *b, void *y, int64_t ldy, const void *x, int64_t ldx,
                 const struct weight *w, const float *bias, int32_t num_tokens) {
     matmul(b, y, ldy, x, ldx, w, bias, num_tokens, cpu_uses_pairs(b, w));
 }
 
-void cpu_matmul_partial(struct backend *b, double *partial, const float *x, int64_t ldx,
+void cpu_logits(struct backend *b, float *y, int64_t ldy, const void *x, int64_t ldx,
+                const struct weight *w, int32_t num_rows) {
+    matmul(b, y, ldy, x, ldx, w, NULL, num_rows, cpu_uses_pairs(b, w));
+}
+
+void cpu_matmul_partial(struct backend *b, void *partial, const void *x, int64_t ldx,
                         const struct weight *w, int32_t unit, int32_t num_tokens) {
     struct matmul_job job = {.b = b, .w = w, .partial = partial, .ldy = w->rows};
     CHECK(unit > 0 && unit % 2 == 0, "unit %d: columns are stored in pairs", unit);

@@ -164,7 +164,7 @@ static void down_part(const struct moe_job *j, const struct scratch *scratch,
             .factor = tile_scale(w->dtype),
         };
         struct partial_rows out = {
-            .data = j->a->partial + (routed ? 0 : (int64_t)row0 * H) + h0,
+            .data = (double *)j->a->partial + (routed ? 0 : (int64_t)row0 * H) + h0,
             .ld = H,
             .rows = routed ? b->pair_tokens + pair0 : NULL,
             .weight = routed ? b->pair_weights + pair0 : NULL,
@@ -180,7 +180,8 @@ static void down_task(void *arg, int32_t task, int32_t thread) {
     int32_t count = H - h0 < TILE_GROUP_ROWS ? H - h0 : TILE_GROUP_ROWS;
     if (j->zero)
         for (int32_t t = 0; t < j->a->num_tokens; t++)
-            memset(j->a->partial + (int64_t)t * H + h0, 0, (size_t)count * sizeof(double));
+            memset((double *)j->a->partial + (int64_t)t * H + h0, 0,
+                   (size_t)count * sizeof(double));
     for (int32_t i = 0; i < j->num_parts; i++)
         down_part(j, &j->b->scratch[thread], &j->b->moe_parts[i], h0, count);
 }
@@ -260,5 +261,5 @@ void cpu_moe(struct backend *b, const struct moe_args *a) {
         cpu_run(b, down_task, &job, groups, work);
     }
     if (job.zero) /* no expert of this rank has a token */
-        memset(a->partial, 0, (size_t)a->num_tokens * (size_t)H * sizeof *a->partial);
+        memset(a->partial, 0, (size_t)a->num_tokens * (size_t)H * sizeof(double));
 }

@@ -124,6 +124,19 @@ static size_t carve_workspace(struct backend *b, char *base) {
     return carver.used;
 }
 
+/* The rank's query heads grouped by the KV head that they read. */
+static void group_heads(struct backend *b) {
+    const struct backend_config *c = &b->config;
+    int32_t at = 0;
+    for (int32_t kv = 0; kv < c->num_kv_heads; kv++) {
+        b->head_offsets[kv] = at;
+        for (int32_t h = 0; h < c->num_heads; h++)
+            if (c->kv_head[h] == kv)
+                b->head_list[at++] = h;
+    }
+    b->head_offsets[c->num_kv_heads] = at;
+}
+
 /* ---- the backend object -------------------------------------------------------------------------
  */
 
@@ -153,6 +166,8 @@ int cpu_create(const struct cpu_kernels *kernels, const struct backend_config *c
         goto fail;
     }
     carve_workspace(b, b->memory);
+    group_heads(b);
+    b->config.kv_head = NULL; /* was borrowed */
     b->pool = pool_create(config->threads);
     if (!b->pool) {
         rc = error_set(error, ERR_NO_MEMORY, "cannot start %d threads; --threads makes it fewer",
@@ -176,6 +191,17 @@ static void cpu_free(struct backend *b, void *p, size_t bytes) {
     mem_pool_free(p, bytes);
 }
 
+static void cpu_write(struct backend *b, void *to, const void *from, size_t bytes) {
+    (void)b;
+    memcpy(to, from, bytes);
+}
+
+/* The rest is for the page cache of the checkpoint's files and for other programs. */
+static int64_t cpu_kv_budget(struct backend *b) {
+    (void)b;
+    return (int64_t)((double)mem_available_bytes() * 0.4);
+}
+
 static const char *cpu_describe(struct backend *b) {
     return b->description;
 }
@@ -185,11 +211,13 @@ static const char *cpu_describe(struct backend *b) {
 
 #define CPU_TABLE(isa_name, create_fn)                                                             \
     {                                                                                              \
-        .name = isa_name, .kv_dtype = DTYPE_BF16, .create = create_fn, .destroy = cpu_destroy,     \
-        .alloc = cpu_alloc, .free = cpu_free, .weight_bytes = cpu_weight_bytes,                    \
-        .weight_init = cpu_weight_init, .weight_put = cpu_weight_put,                              \
-        .kv_block_bytes = cpu_kv_block_bytes, .embed = cpu_embed, .add_norm = cpu_add_norm,        \
-        .gather_rows = cpu_gather_rows, .matmul = cpu_matmul,                                      \
+        .name = isa_name, .kv_dtype = DTYPE_BF16, .act_bytes = sizeof(float),                      \
+        .partial_bytes = sizeof(double), .create = create_fn, .destroy = cpu_destroy,              \
+        .alloc = cpu_alloc, .free = cpu_free, .write = cpu_write, .kv_budget = cpu_kv_budget,      \
+        .weight_bytes = cpu_weight_bytes, .weight_init = cpu_weight_init,                          \
+        .weight_put = cpu_weight_put, .kv_block_bytes = cpu_kv_block_bytes,                        \
+        .embed_init = cpu_embed_init, .embed = cpu_embed, .add_norm = cpu_add_norm,                \
+        .gather_rows = cpu_gather_rows, .matmul = cpu_matmul, .logits = cpu_logits,                \
         .matmul_partial = cpu_matmul_partial, .qk_sum_squares = cpu_qk_sum_squares,                \
         .qk_rope_kv_write = cpu_qk_rope_kv_write, .attention = cpu_attention,                      \
         .router = cpu_router, .moe = cpu_moe, .describe = cpu_describe,                            \

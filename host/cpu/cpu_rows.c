@@ -11,30 +11,35 @@
 struct embed_job {
     struct backend *b;
     float *hidden;
-    const struct tensor_source *table;
     const int32_t *tokens;
 };
 
 static void embed_rows(void *arg, int32_t first, int32_t last) {
     const struct embed_job *j = arg;
-    int32_t H = j->table->cols;
+    const struct tensor_source *table = j->b->table;
+    int32_t H = table->cols;
     for (int32_t t = first; t < last; t++) {
         int64_t at = (int64_t)j->tokens[t] * H;
         float *out = j->hidden + (int64_t)t * H;
-        if (j->table->data)
+        if (table->data)
             j->b->kernels->load_row(
-                out, j->table->dtype,
-                (const char *)j->table->data + (size_t)at * dtype_bytes(j->table->dtype), H);
+                out, table->dtype,
+                (const char *)table->data + (size_t)at * dtype_bytes(table->dtype), H);
         else
             for (int32_t i = 0; i < H; i++)
-                out[i] = tensor_source_at(j->table, at + i);
+                out[i] = tensor_source_at(table, at + i);
     }
 }
 
-void cpu_embed(struct backend *b, float *hidden, const struct tensor_source *table,
-               const int32_t *tokens, int32_t num_tokens) {
-    struct embed_job job = {b, hidden, table, tokens};
-    cpu_for_rows(b, num_tokens, table->cols, embed_rows, &job);
+int cpu_embed_init(struct backend *b, const struct tensor_source *table, struct error *error) {
+    (void)error;
+    b->table = table;
+    return 0;
+}
+
+void cpu_embed(struct backend *b, float *hidden, const int32_t *tokens, int32_t num_tokens) {
+    struct embed_job job = {b, hidden, tokens};
+    cpu_for_rows(b, num_tokens, b->table->cols, embed_rows, &job);
 }
 
 struct norm_job {
@@ -55,22 +60,23 @@ static void norm_rows(void *arg, int32_t first, int32_t last) {
     }
 }
 
-void cpu_add_norm(struct backend *b, float *x, float *hidden, const double *partial,
-                  const float *norm, float eps, int32_t num_tokens, int32_t hidden_size) {
+void cpu_add_norm(struct backend *b, void *x, float *hidden, const void *partial, const float *norm,
+                  float eps, int32_t num_tokens, int32_t hidden_size) {
     struct norm_job job = {b, x, hidden, partial, norm, eps, hidden_size};
     cpu_for_rows(b, num_tokens, 4 * hidden_size, norm_rows, &job);
 }
 
-void cpu_gather_rows(struct backend *b, float *out, const float *hidden, const double *partial,
+void cpu_gather_rows(struct backend *b, float *out, const float *hidden, const void *partial,
                      const int32_t *rows, int32_t num_rows, int32_t hidden_size) {
+    const double *add = partial;
     (void)b;
     for (int32_t r = 0; r < num_rows; r++) {
         const float *from = hidden + (int64_t)rows[r] * hidden_size;
         float *to = out + (int64_t)r * hidden_size;
         memcpy(to, from, (size_t)hidden_size * sizeof *to);
-        if (partial)
+        if (add)
             for (int32_t i = 0; i < hidden_size; i++)
-                to[i] += (float)partial[(int64_t)rows[r] * hidden_size + i];
+                to[i] += (float)add[(int64_t)rows[r] * hidden_size + i];
     }
 }
 
@@ -93,7 +99,8 @@ static void sum_squares_rows(void *arg, int32_t first, int32_t last) {
     const struct qkv_job *j = arg;
     const struct qkv_args *a = j->a;
     for (int32_t t = first; t < last; t++) {
-        const float *q = a->qkv + t * a->ld, *k = q + (int64_t)a->num_heads * a->head_dim;
+        const float *q = (const float *)a->qkv + t * a->ld,
+                    *k = q + (int64_t)a->num_heads * a->head_dim;
         double *sums = j->sums + (int64_t)2 * t;
         sums[0] = sums[1] = 0;
         for (int32_t h = 0; h < a->num_heads; h++)
@@ -105,7 +112,7 @@ static void sum_squares_rows(void *arg, int32_t first, int32_t last) {
     }
 }
 
-void cpu_qk_sum_squares(struct backend *b, double *sums, const struct qkv_args *a,
+void cpu_qk_sum_squares(struct backend *b, void *sums, const struct qkv_args *a,
                         int32_t first_kv_head, int32_t num_counted) {
     struct qkv_job job = {b, a, sums, first_kv_head, num_counted};
     cpu_for_rows(b, a->batch->num_tokens, (int64_t)(a->num_heads + num_counted) * a->head_dim,
@@ -196,7 +203,7 @@ static void rope_rows(void *arg, int32_t first, int32_t last) {
     const struct qkv_args *a = j->a;
     int32_t D = a->head_dim, Hq = a->num_heads, Hkv = a->num_kv_heads;
     for (int32_t t = first; t < last; t++) {
-        float *q = a->qkv + t * a->ld, *k = q + (int64_t)Hq * D, *v = k + (int64_t)Hkv * D;
+        float *q = (float *)a->qkv + t * a->ld, *k = q + (int64_t)Hq * D, *v = k + (int64_t)Hkv * D;
         const float *cos_sin = a->rope + (int64_t)a->batch->positions[t] * D;
         int64_t slot = a->batch->slot_mapping[t];
         float q_rms = 1, k_rms = 1;
@@ -204,8 +211,9 @@ static void rope_rows(void *arg, int32_t first, int32_t last) {
         if (a->clip > 0)
             clamp_row(v, Hkv * D, a->clip);
         if (a->norm == QK_NORM_PROJECTION) {
-            q_rms = inverse_rms(a->sum_squares[2 * t], a->q_width, a->eps);
-            k_rms = inverse_rms(a->sum_squares[2 * t + 1], a->k_width, a->eps);
+            const double *sums = (const double *)a->sum_squares + (int64_t)2 * t;
+            q_rms = inverse_rms(sums[0], a->q_width, a->eps);
+            k_rms = inverse_rms(sums[1], a->k_width, a->eps);
         }
         for (int32_t h = 0; h < Hq; h++)
             finish_head(j, q + (int64_t)h * D, a->q_norm, h, q_rms, cos_sin);
@@ -294,7 +302,7 @@ static void group_by_expert(struct routing *r, int32_t E, int32_t pairs) {
     r->expert_offsets[0] = 0;
 }
 
-void cpu_router(struct backend *b, struct routing *out, const float *x, const struct weight *gate,
+void cpu_router(struct backend *b, struct routing *out, const void *x, const struct weight *gate,
                 const struct router_config *config, int32_t num_tokens) {
     struct router_job job = {b, out, config};
     int32_t E = config->num_experts;

@@ -13,14 +13,17 @@ static size_t matrix_bytes(enum dtype dtype, int32_t rows, int32_t cols) {
 }
 
 /* Only FP8 weights carry scales. */
-size_t cpu_weight_bytes(enum dtype dtype, int32_t rows, int32_t cols) {
+size_t cpu_weight_bytes(enum weight_use use, enum dtype dtype, int32_t rows, int32_t cols) {
+    (void)use;
     size_t scales = dtype == DTYPE_F8_E4M3 ? align64((size_t)rows * sizeof(float)) : 0;
     return matrix_bytes(dtype, rows, cols) + scales;
 }
 
-void cpu_weight_init(struct weight *w, enum dtype dtype, int32_t rows, int32_t cols, void *memory) {
+void cpu_weight_init(struct backend *b, struct weight *w, enum weight_use use, enum dtype dtype,
+                     int32_t rows, int32_t cols, void *memory) {
+    (void)b;
     size_t tile = tile_bytes(dtype, cols), pair = tile_pair_bytes(dtype);
-    *w = (struct weight){.dtype = dtype, .rows = rows, .cols = cols, .data = memory};
+    *w = (struct weight){.dtype = dtype, .use = use, .rows = rows, .cols = cols, .data = memory};
     if (dtype == DTYPE_F8_E4M3) {
         w->row_scale = (float *)(void *)((char *)memory + matrix_bytes(dtype, rows, cols));
         for (int32_t r = 0; r < rows; r++)
@@ -96,7 +99,9 @@ static void put_piece(struct weight *w, int32_t row0, const struct tensor_slice 
     }
 }
 
-void cpu_weight_put(struct weight *w, int32_t row0, const struct tensor_slice *slice) {
+void cpu_weight_put(struct backend *b, struct weight *w, int32_t row0,
+                    const struct tensor_slice *slice) {
+    (void)b;
     for (int32_t i = 0; w->row_scale && i < slice->rows; i++)
         w->row_scale[row0 + i] = slice->source->scale;
     for (int32_t i = 0, rows; i < slice->rows; i += rows) {
