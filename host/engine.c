@@ -162,6 +162,8 @@ static void create_workers(struct engine *e) {
         e->kv);
     e->sampler = sampler_create(e->model.vocab_size);
     e->results = xcalloc((size_t)e->options.max_num_seqs, sizeof *e->results);
+    e->jobs = xcalloc((size_t)e->model.max_logits, sizeof *e->jobs);
+    e->outcomes = xcalloc((size_t)e->model.max_logits, sizeof *e->outcomes);
 }
 
 static void free_engine(struct engine *e) {
@@ -169,6 +171,8 @@ static void free_engine(struct engine *e) {
     kv_cache_destroy(e->kv);
     sampler_destroy(e->sampler);
     free(e->results);
+    free(e->jobs);
+    free(e->outcomes);
     free(e->cancels);
     free(e->name);
     buffer_deinit(&e->staged);

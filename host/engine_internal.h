@@ -16,12 +16,6 @@
 
 enum { NUM_HANDLE_BUCKETS = 1024, MAX_EOS = 2 * MAX_MODEL_EOS_IDS };
 
-/* What the sampler made of one sequence of a step. */
-struct step_result {
-    int rc; /* 0, or ERR_INTERNAL: the row was not usable */
-    struct sample sample;
-};
-
 enum { NUM_STEP_SIZES = 24 };
 
 struct engine {
@@ -42,7 +36,12 @@ struct engine {
     struct kv_cache *kv;
     struct scheduler *scheduler;
     struct sampler *sampler;
-    struct step_result *results;                 /* [max_num_seqs], owned */
+    struct sample_job *jobs;         /* [max_logits] of a step, owned */
+    struct sample_outcome *outcomes; /* [max_logits], owned */
+    struct step_result {
+        int rc;                                  /* 0, or ERR_INTERNAL: a row was not usable */
+        const struct sample *sample;             /* the new token, when one was drawn */
+    } * results;                                 /* [max_num_seqs], owned */
     struct request *handles[NUM_HANDLE_BUCKETS]; /* chains of requests with the scheduler */
     struct buffer staged;                        /* events of this step */
     struct buffer text, released;                /* scratch: new text, and what of it is let out */

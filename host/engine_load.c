@@ -37,6 +37,12 @@ static int loaded_run(void *ctx, const struct batch *batch, float **logits) {
     return model_run(l->model, batch, logits);
 }
 
+static int loaded_sample(void *ctx, const struct sample_job *jobs, int32_t num_jobs,
+                         struct sample_outcome *outcomes) {
+    struct loaded *l = ctx;
+    return model_sample(l->model, jobs, num_jobs, outcomes);
+}
+
 static void loaded_describe(void *ctx, struct buffer *out) {
     struct loaded *l = ctx;
     model_describe(l->model, out);
@@ -191,6 +197,7 @@ static int start_engine(const struct engine_options *o, struct loaded *l,
     struct engine_model model = {
         .ctx = l,
         .run = loaded_run,
+        .sample = model_samples(l->model) ? loaded_sample : NULL,
         .describe = loaded_describe,
         .destroy = loaded_destroy,
         .name = name,

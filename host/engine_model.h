@@ -6,6 +6,7 @@
 #include "host/batch.h"
 #include "host/buffer.h"
 #include "host/engine.h"
+#include "host/sample_job.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -17,6 +18,9 @@ struct engine_model {
     void *ctx;
     /* One forward pass; as model_run. A failure ends the requests of the batch, not the engine. */
     int (*run)(void *ctx, const struct batch *batch, float **logits);
+    /* What is wanted of its logits; NULL: they are in host memory, and the engine does it. */
+    int (*sample)(void *ctx, const struct sample_job *jobs, int32_t num_jobs,
+                  struct sample_outcome *outcomes);
     void (*describe)(void *ctx, struct buffer *out); /* lines of the start-up table; may be NULL */
     void (*destroy)(void *ctx);                      /* may be NULL */
     const char *name;                                /* copied */

@@ -188,40 +188,83 @@ static bool is_eos(const struct engine *e, int32_t token) {
     return false;
 }
 
-/* Everything that one sequence wants of its rows of logits: [num_logits, V]. */
-static int sample_sequence(struct engine *e, const struct step_seq *part, const float *logits,
-                           struct sample *out) {
-    struct request *r = request_of(part->seq);
-    const struct request_params *p = &r->params;
-    int64_t stride = e->model.vocab_size;
-    int32_t prompt_rows = part->num_logits - part->samples - part->checks;
-    int rc;
-    for (int32_t i = 0; i < prompt_rows; i++) {
-        int32_t position = part->prompt_row + i + 1;
-        rc = sampler_logprobs(e->sampler, logits + i * stride, part->seq->tokens[position],
-                              p->prompt_logprobs, out);
-        if (rc)
-            return rc;
-        request_put_prompt_logprobs(r, position, out);
-    }
-    if (part->checks)
-        return sampler_check(e->sampler, logits + prompt_rows * stride);
-    if (!part->samples)
-        return 0;
+/* ---- what a step's logits are wanted for -------------------------------------------------------
+ */
+
+static struct sample_job draw_job(const struct engine *e, const struct step_seq *part) {
+    const struct request *r = request_of(part->seq);
     int32_t index = sequence_num_generated(part->seq);
-    bool ban_eos = index < p->min_tokens && !p->ignore_eos;
-    const struct sample_args args = {
-        .logits = logits + prompt_rows * stride,
-        .params = &p->sampling,
-        .counts = r->counts.entries ? &r->counts : NULL,
-        .banned = e->eos_ids,
-        .num_banned = ban_eos ? e->num_eos_ids : 0,
-        .index = index,
+    bool ban_eos = index < r->params.min_tokens && !r->params.ignore_eos;
+    return (struct sample_job){
+        .kind = SAMPLE_DRAW,
+        .args = {.params = &r->params.sampling,
+                 .counts = r->counts.entries ? &r->counts : NULL,
+                 .banned = e->eos_ids,
+                 .num_banned = ban_eos ? e->num_eos_ids : 0,
+                 .index = index},
     };
-    rc = sampler_sample(e->sampler, &args, out);
-    if (rc == 0 && r->counts.entries)
-        token_counts_add(&r->counts, out->token, true);
-    return rc;
+}
+
+/* One job for each of a sequence's rows: prompt rows first, then the one that is drawn from or, in
+ * the middle of a prompt, checked. */
+static void add_jobs(struct engine *e, const struct step_seq *part) {
+    const struct request *r = request_of(part->seq);
+    for (int32_t i = 0; i < part->num_logits; i++) {
+        struct sample_job *job = &e->jobs[part->first_logit + i];
+        bool last = i == part->num_logits - 1;
+        if (last && part->samples)
+            *job = draw_job(e, part);
+        else if (last && part->checks)
+            *job = (struct sample_job){.kind = SAMPLE_CHECK};
+        else
+            *job = (struct sample_job){.kind = SAMPLE_SCORE,
+                                       .token = part->seq->tokens[part->prompt_row + i + 1],
+                                       .num_top = r->params.prompt_logprobs};
+        job->row = part->first_logit + i;
+    }
+}
+
+/* The host's sampler does a job. */
+static void run_job(struct engine *e, const float *logits, const struct sample_job *job,
+                    struct sample_outcome *out) {
+    struct sample_args args = job->args;
+    args.logits = logits + (int64_t)job->row * e->model.vocab_size;
+    if (job->kind == SAMPLE_DRAW)
+        out->rc = sampler_sample(e->sampler, &args, &out->sample);
+    else if (job->kind == SAMPLE_SCORE)
+        out->rc = sampler_logprobs(e->sampler, args.logits, job->token, job->num_top, &out->sample);
+    else
+        out->rc = sampler_check(e->sampler, args.logits);
+}
+
+static int run_jobs(struct engine *e, const struct step *step, const float *logits) {
+    int32_t n = step->batch.num_logits;
+    for (int32_t i = 0; i < step->batch.num_seqs; i++)
+        add_jobs(e, &step->seqs[i]);
+    if (e->model.sample)
+        return e->model.sample(e->model.ctx, e->jobs, n, e->outcomes);
+    for (int32_t i = 0; i < n; i++)
+        run_job(e, logits, &e->jobs[i], &e->outcomes[i]);
+    return 0;
+}
+
+/* Hands the outcomes to one sequence. */
+static struct step_result take_outcomes(struct engine *e, const struct step_seq *part) {
+    struct request *r = request_of(part->seq);
+    struct step_result result = {0};
+    for (int32_t i = 0; i < part->num_logits; i++) {
+        const struct sample_outcome *out = &e->outcomes[part->first_logit + i];
+        enum sample_kind kind = e->jobs[part->first_logit + i].kind;
+        if (out->rc)
+            return (struct step_result){.rc = out->rc};
+        if (kind == SAMPLE_SCORE)
+            request_put_prompt_logprobs(r, part->prompt_row + i + 1, &out->sample);
+        else if (kind == SAMPLE_DRAW)
+            result.sample = &out->sample;
+    }
+    if (result.sample && r->counts.entries)
+        token_counts_add(&r->counts, result.sample->token, true);
+    return result;
 }
 
 /* Appends the text of a new token to e->released. True when it completes a stop string. */
@@ -280,13 +323,14 @@ static const struct step *compute(struct engine *e, int64_t now_us, int *rc) {
         announce_step(e, now_us + step_limit_us(e, step->batch.num_tokens));
         *rc = e->model.run(e->model.ctx, &step->batch, &logits);
     }
+    if (step && *rc == 0)
+        *rc = run_jobs(e, step, logits);
     for (int32_t i = 0; step && *rc == 0 && i < step->batch.num_seqs; i++) {
         const struct step_seq *part = &step->seqs[i];
         struct step_result *result = &e->results[i];
-        result->rc = sample_sequence(
-            e, part, logits + (int64_t)part->first_logit * e->model.vocab_size, &result->sample);
+        *result = take_outcomes(e, part);
         if (result->rc == 0)
-            scheduler_commit(e->scheduler, part, result->sample.token);
+            scheduler_commit(e->scheduler, part, result->sample ? result->sample->token : 0);
     }
     mem_step_end();
     return step;
@@ -316,7 +360,7 @@ void engine_step(struct engine *e) {
                       (unsigned long long)r->handle);
             fail(e, r, "the model produced values that are not finite");
         } else if (step->seqs[i].samples) {
-            emit_token(e, r, &result->sample);
+            emit_token(e, r, result->sample);
         }
     }
     e->steps_total++;

@@ -249,6 +249,16 @@ int model_run(struct model *m, const struct batch *batch, float **logits) {
     return 0;
 }
 
+bool model_samples(const struct model *m) {
+    return m->ops->sample != NULL;
+}
+
+int model_sample(struct model *m, const struct sample_job *jobs, int32_t num_jobs,
+                 struct sample_outcome *outcomes) {
+    m->ops->sample(m->rank[0].backend, m->logits, jobs, num_jobs, outcomes);
+    return 0;
+}
+
 int32_t model_num_kv_blocks(const struct model *m) {
     return m->num_kv_blocks;
 }

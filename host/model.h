@@ -43,6 +43,11 @@ void model_destroy(struct model *m);
 /* Runs one batch. On return logits [R, V] (float32, row stride V, owned by the model, valid until
  * the next run) hold the rows that the batch asked for. 0, or ERR_INTERNAL when a rank failed. */
 int model_run(struct model *m, const struct batch *batch, float **logits);
+/* Do the logits of the last run lie where only the backend can read them? Then model_sample does
+ * the jobs on them (else they are for the host's sampler). 0 or ERR_INTERNAL. */
+bool model_samples(const struct model *m);
+int model_sample(struct model *m, const struct sample_job *jobs, int32_t num_jobs,
+                 struct sample_outcome *outcomes);
 
 int32_t model_num_kv_blocks(const struct model *m);
 const struct layout *model_layout(const struct model *m);

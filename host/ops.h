@@ -66,7 +66,7 @@ struct backend_config {
 };
 
 struct sample_job;
-struct sample_result;
+struct sample_outcome;
 struct backend; /* opaque; each backend has its own */
 
 /* What a matrix is multiplied with: backends may arrange it accordingly. */
@@ -242,10 +242,10 @@ struct ops {
      * are left to them. Each weight byte is read once. */
     void (*moe)(struct backend *b, const struct moe_args *a);
 
-    /* Does the jobs on the step's logits [R, V], whose results wait in host memory on return. NULL:
-     * logits lie in host memory, for the host's sampler. */
+    /* Does the jobs on the step's logits [R, V]; the outcomes are there on return. NULL: the logits
+     * lie in host memory, for the host's sampler. */
     void (*sample)(struct backend *b, const float *logits, const struct sample_job *jobs,
-                   int32_t num_jobs, struct sample_result *results);
+                   int32_t num_jobs, struct sample_outcome *outcomes);
 
     /* A line about the chosen kernels for the start-up table ("AVX2, 2 threads"). Static or owned
      * by the backend. */
