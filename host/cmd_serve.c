@@ -15,18 +15,6 @@ static int fail(const struct error *e, int status) {
     return status;
 }
 
-/* GPUs that this build does not have: said at once, before anything is loaded. */
-static int check_device(const struct options *o, struct error *e) {
-    if (strcmp(o->gpus, "0"))
-        return error_set(e, ERR_UNSUPPORTED,
-                         "--gpus %s: this build has no CUDA; use --gpus 0 to serve on the CPU",
-                         o->gpus);
-    if (!o->batch_invariant)
-        return error_set(e, ERR_UNSUPPORTED,
-                         "--no-batch-invariant: output never depends on the batch on the CPU");
-    return 0;
-}
-
 /* The demo model stands in for --model. Its path lives as long as the options. */
 static int choose_model(struct options *o, struct error *e) {
     if (o->engine.model)
@@ -73,7 +61,7 @@ bool cmd_start(struct options *o, unsigned command, int argc, char **argv, const
     }
     if (o->verbose || o->quiet)
         log_set_level(o->verbose ? LOG_DEBUG : LOG_WARN);
-    if (check_device(o, &e) != 0 || choose_model(o, &e) != 0 || suggested_sampling(o, &e) != 0) {
+    if (choose_model(o, &e) != 0 || suggested_sampling(o, &e) != 0) {
         *status = fail(&e, 1);
         return false;
     }

@@ -25,6 +25,8 @@ void engine_options_default(struct engine_options *o) {
         .max_num_seqs = 64,
         .max_num_batched_tokens = 512,
         .max_queued_requests = 512,
+        .gpu_memory_utilization = 0.9f,
+        .embedding = "device",
         .enable_prefix_caching = true,
     };
 }

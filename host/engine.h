@@ -33,6 +33,7 @@ enum {
     MAX_REQUEST_STOPS = 16, /* that a client may give */
     MAX_STOP_STRINGS = 20,  /* with those of the chat template */
     MAX_STOP_BYTES = 256,
+    MAX_GPUS = 16,
 };
 
 /* Everything that can be said on the command line about model, memory and scheduling. Strings are
@@ -41,6 +42,8 @@ struct engine_options {
     const char *model;             /* folder of the checkpoint */
     const char *served_model_name; /* default: the folder's last component */
     const char *device;            /* "cpu" (default), "ref"; "cuda" where it is built in */
+    int32_t gpus[MAX_GPUS];        /* numbers of the GPUs of "cuda", one a rank */
+    int32_t num_gpus;              /* 0: not "cuda" */
     const char *cpu_isa;           /* "auto", "avx2", "avx512", "avx512bf16" */
     const char *load_format;       /* "auto" or "dummy" */
     const char *kv_cache_dtype;    /* "auto", "f32", "bf16", "f16", "fp8" */
@@ -55,6 +58,10 @@ struct engine_options {
     int32_t max_queued_requests;    /* waiting requests, default 512 */
     int64_t kv_cache_memory_bytes;  /* 0: max_num_seqs x max_model_len, within 40% of free memory */
     int32_t num_kv_blocks;          /* 0: from kv_cache_memory_bytes; else exactly this many */
+    float gpu_memory_utilization;   /* share of each GPU's memory that may be used, default 0.9 */
+    const char *embedding;          /* where GPUs read the embedding table: "device", "host" */
+    bool enforce_eager;             /* no CUDA graphs */
+    bool batch_invariant;           /* GPUs: orders of sums independent of the batch */
     bool enable_prefix_caching;     /* default true */
     uint64_t seed;                  /* for requests without a seed */
     bool progress;                  /* draw a progress bar on stderr while loading */

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "host/chat_template.h"
+#include "host/cuda.h"
 #include "host/engine_model.h"
 #include "host/error.h"
 #include "host/log.h"
@@ -57,10 +58,16 @@ static int choose_ops(const struct engine_options *o, const struct ops **out, st
         *out = &ref_ops;
         return 0;
     }
-    if (!strcmp(o->device, "cuda"))
-        return error_set(error, ERR_UNSUPPORTED,
-                         "--device cuda: this build has no CUDA backend; use --device cpu");
-    return error_set(error, ERR_CONFIG, "--device %s: unknown, the devices are cpu and ref",
+    if (!strcmp(o->device, "cuda")) {
+        if (o->num_gpus > 1)
+            return error_set(error, ERR_UNSUPPORTED,
+                             "--gpus: %d were asked for, and a model over several GPUs is not "
+                             "served yet; use --gpus 1 or one number with a comma",
+                             o->num_gpus);
+        *out = cuda_ops(o->gpus, o->num_gpus, error);
+        return *out ? 0 : ERR_UNSUPPORTED;
+    }
+    return error_set(error, ERR_CONFIG, "--device %s: unknown, the devices are cpu, cuda and ref",
                      o->device);
 }
 
@@ -140,6 +147,12 @@ static int check_load_options(const struct engine_options *o, bool *dummy, struc
     if (!*dummy && strcmp(o->load_format, "auto"))
         return error_set(error, ERR_CONFIG, "--load-format %s: unknown, there are auto and dummy",
                          o->load_format);
+    if (!strcmp(o->device, "cuda") && o->num_gpus < 1)
+        return error_set(error, ERR_CONFIG, "--device cuda: no GPU was given (--gpus)");
+    if (!strcmp(o->device, "cuda") && o->ranks > 1)
+        return error_set(error, ERR_CONFIG,
+                         "--ranks %d: ranks of the CPU; on GPUs there is one for each of --gpus",
+                         o->ranks);
     if (o->ranks < 1 || o->ranks > MAX_RANKS)
         return error_set(error, ERR_CONFIG, "--ranks %d: 1 to %d are possible", o->ranks,
                          MAX_RANKS);
@@ -164,7 +177,7 @@ static int create_model(const struct engine_options *o, const struct ops *ops, s
         expert_parallel_size = o->ranks;
     const struct model_options options = {
         .ops = ops,
-        .world_size = o->ranks,
+        .world_size = o->num_gpus > 0 ? o->num_gpus : o->ranks,
         .threads = o->threads > 0 ? o->threads : available_cores(),
         .layout = {.expert_parallel_size = expert_parallel_size},
         .max_tokens = o->max_num_batched_tokens,
@@ -176,6 +189,11 @@ static int create_model(const struct engine_options *o, const struct ops *ops, s
         .num_kv_blocks = o->num_kv_blocks,
         .kv_bytes = o->kv_cache_memory_bytes,
         .progress = o->progress,
+        .gpus = o->gpus,
+        .gpu_memory_utilization = o->gpu_memory_utilization,
+        .batch_invariant = o->batch_invariant,
+        .enforce_eager = o->enforce_eager,
+        .embedding_on_host = !strcmp(o->embedding, "host"),
     };
     return model_create(&l->config, &l->weights, &options, &l->model, error);
 }
@@ -201,7 +219,7 @@ static int start_engine(const struct engine_options *o, struct loaded *l,
         .describe = loaded_describe,
         .destroy = loaded_destroy,
         .name = name,
-        .ranks = o->ranks,
+        .ranks = o->num_gpus > 0 ? o->num_gpus : o->ranks,
         .vocab_size = l->config.vocab_size,
         .num_kv_blocks = model_num_kv_blocks(l->model),
         .max_model_len = l->config.max_position_embeddings,

@@ -62,8 +62,13 @@ static int create_backend(struct model *m, struct rank *r, struct error *error) 
         .head_dim = c->head_dim,
         .kv_head = kv_head,
         .threads = max_of(layout_split(threads, n, r->index).count, 1),
+        .device = m->options.gpus ? m->options.gpus[r->index] : 0,
         .max_logits = m->options.max_logits,
         .vocab_size = c->vocab_size,
+        .memory_utilization = m->options.gpu_memory_utilization,
+        .batch_invariant = m->options.batch_invariant,
+        .enforce_eager = m->options.enforce_eager,
+        .embedding_on_host = m->options.embedding_on_host,
     };
     int32_t group = c->num_attention_heads / c->num_key_value_heads;
     for (int32_t h = 0; h < l->q_heads.count; h++)

@@ -32,6 +32,11 @@ struct model_options {
     int32_t num_kv_blocks; /* 0: from kv_bytes */
     int64_t kv_bytes;      /* over all ranks; 0: what max_seqs x max_model_len needs, capped */
     bool progress;
+
+    /* GPUs: ops.h, backend_config. */
+    const int32_t *gpus; /* [world_size] or NULL; borrowed until model_create returns */
+    float gpu_memory_utilization;
+    bool batch_invariant, enforce_eager, embedding_on_host;
 };
 
 /* Copies the weights into the backend's layout (in parallel over ranks). config and weights are

@@ -57,9 +57,9 @@ static const struct option table[] = {
 
     HEADING("Device"),
     {"device", "", OPT_CHOICE, BOTH, AT(engine.device), 0, 0, "cpu cuda ref",
-     "cpu; ref: the scalar reference; cuda needs a build with CUDA"},
+     "cpu; ref: the scalar reference; cuda: a GPU, the same as --gpus 1"},
     {"gpus", "", OPT_STRING, BOTH, AT(gpus), 0, 0, NULL,
-     "number of GPUs, or a list such as 0,2,3; this build serves on the CPU: 0"},
+     "number of GPUs, or a list of their numbers such as 0,2,3; 0: serve on the CPU"},
     {"ranks", "-tp --tp --tensor-parallel-size", OPT_INT, BOTH, AT(engine.ranks), 1, 256, NULL,
      "CPU ranks that the model is spread over"},
     {"enable-expert-parallel", "", OPT_BOOL, BOTH, AT(engine.enable_expert_parallel), 0, 0, NULL,
@@ -70,8 +70,12 @@ static const struct option table[] = {
      "CPU threads, all ranks together; 0: all cores"},
     {"cpu-isa", "", OPT_CHOICE, BOTH, AT(engine.cpu_isa), 0, 0, "auto avx2 avx512 avx512bf16",
      "instruction set of the CPU kernels"},
-    {"batch-invariant", "", OPT_BOOL, BOTH, AT(batch_invariant), 0, 0, NULL,
-     "output does not depend on what else runs; always so on the CPU"},
+    {"batch-invariant", "", OPT_BOOL, BOTH, AT(engine.batch_invariant), 0, 0, NULL,
+     "GPUs: output does not depend on what else runs, somewhat slower; always so on the CPU"},
+    {"enforce-eager", "", OPT_BOOL, BOTH, AT(engine.enforce_eager), 0, 0, NULL,
+     "GPUs: launch every kernel of every step instead of replaying CUDA graphs"},
+    {"embedding", "", OPT_CHOICE, BOTH, AT(engine.embedding), 0, 0, "device host",
+     "GPUs: where the embedding table is kept; host: in pinned memory, read over PCIe"},
 
     HEADING("Memory and scheduling"),
     {"max-num-seqs", "-np --parallel --max-running-requests --max-batch-size", OPT_INT, BOTH, AT(engine.max_num_seqs), 1, 65536, NULL,
@@ -83,7 +87,9 @@ static const struct option table[] = {
     {"kv-cache-dtype", "-ctk --cache-type-k", OPT_CHOICE, BOTH, AT(engine.kv_cache_dtype), 0, 0, "auto f32 bf16 f16 fp8",
      "type of the KV cache"},
     {"kv-cache-memory-bytes", "", OPT_BYTES, BOTH, AT(engine.kv_cache_memory_bytes), 0, 1LL << 50, NULL,
-     "size of the KV cache; 0: for max-num-seqs full contexts, within 40% of free memory"},
+     "size of the KV cache; 0: for max-num-seqs full contexts, within 40% of free memory or what gpu-memory-utilization leaves"},
+    {"gpu-memory-utilization", "", OPT_NUMBER, BOTH, AT(engine.gpu_memory_utilization), 0.05, 1, NULL,
+     "share of each GPU's memory for weights, activations and KV cache together"},
     {"num-kv-blocks", "--num-gpu-blocks-override", OPT_INT, BOTH, AT(engine.num_kv_blocks), 0, INT32_MAX, NULL,
      "exactly this many KV blocks of 16 tokens; 0: from kv-cache-memory-bytes"},
     {"enable-prefix-caching", "", OPT_BOOL, BOTH, AT(engine.enable_prefix_caching), 0, 0, NULL,
@@ -156,9 +162,7 @@ void options_init(struct options *o) {
     engine_options_default(&o->engine);
     server_options_default(&o->server);
     request_params_default(&o->generation);
-    o->gpus = "0";
     o->generation_config = "auto";
-    o->batch_invariant = true;
 }
 
 void options_deinit(struct options *o) {
@@ -544,15 +548,52 @@ static int pass(struct options *o, unsigned command, int argc, char **argv, bool
     return 0;
 }
 
-/* "0" is the CPU; anything else asks for what this build does not have. */
-static int check_gpus(const struct options *o, struct error *error) {
-    if (!strcmp(o->gpus, "0"))
-        return 0;
-    for (const char *p = o->gpus; *p; p++)
-        if ((*p < '0' || *p > '9') && *p != ',')
-            return error_set(error, ERR_CONFIG,
-                             "--gpus %s: expected a number of GPUs or a list such as 0,2,3",
-                             o->gpus);
+/* "3" is GPUs 0, 1 and 2; "3," or "0,3" are lists. */
+static int parse_gpus(struct engine_options *e, const char *text, struct error *error) {
+    bool list = strchr(text, ',') != NULL;
+    const char *p = text;
+    e->num_gpus = 0;
+    while (*p >= '0' && *p <= '9') {
+        char *end;
+        long n = strtol(p, &end, 10);
+        if (list ? n > 1023 || e->num_gpus == MAX_GPUS : n > MAX_GPUS)
+            return error_set(error, ERR_CONFIG, "--gpus %s: up to %d GPUs are possible", text,
+                             MAX_GPUS);
+        if (!list) {
+            for (; e->num_gpus < n; e->num_gpus++)
+                e->gpus[e->num_gpus] = e->num_gpus;
+        } else {
+            for (int32_t i = 0; i < e->num_gpus; i++)
+                if (e->gpus[i] == n)
+                    return error_set(error, ERR_CONFIG, "--gpus %s: GPU %ld twice", text, n);
+            e->gpus[e->num_gpus++] = (int32_t)n;
+        }
+        p = end + (*end == ',');
+        if (*end != ',')
+            break;
+    }
+    if (*p || p == text)
+        return error_set(error, ERR_CONFIG,
+                         "--gpus %s: expected a number of GPUs or a list such as 0,2,3", text);
+    return 0;
+}
+
+/* --gpus and --device say the same thing twice. */
+static int choose_device(struct options *o, struct error *error) {
+    struct engine_options *e = &o->engine;
+    bool cuda = !strcmp(e->device, "cuda");
+    int rc = parse_gpus(e, o->gpus ? o->gpus : cuda ? "1" : "0", error);
+    if (rc)
+        return rc;
+    if (cuda && e->num_gpus == 0)
+        return error_set(error, ERR_CONFIG, "--device cuda: --gpus 0 leaves none");
+    if (!cuda && e->num_gpus > 0) {
+        const struct option *device = find(CMD_SERVE, "device", "");
+        if (o->given & UINT64_C(1) << (device - table))
+            return error_set(error, ERR_CONFIG, "--gpus %s: --device %s uses no GPU", o->gpus,
+                             e->device);
+        e->device = "cuda";
+    }
     return 0;
 }
 
@@ -561,7 +602,7 @@ int options_parse(struct options *o, unsigned command, int argc, char **argv, st
     if (rc == 0)
         rc = pass(o, command, argc, argv, false, error);
     if (rc == 0)
-        rc = check_gpus(o, error);
+        rc = choose_device(o, error);
     if (rc == 0 && o->generation.min_tokens > o->generation.max_tokens)
         rc = error_set(error, ERR_CONFIG, "--min-tokens %d: more than --max-tokens %d",
                        o->generation.min_tokens, o->generation.max_tokens);

@@ -28,10 +28,9 @@ struct options {
     struct server_options server;
     struct request_params generation; /* serve: defaults of requests; generate: the request */
     const char *config;               /* file given last, or NULL */
-    const char *gpus;                 /* "0" unless given */
+    const char *gpus;                 /* as given, or NULL */
     const char *prompt;               /* generate; NULL: from standard input */
     bool chat;                        /* generate: the prompt is a user's message */
-    bool batch_invariant;             /* holds always on the CPU */
     bool seed_given;
     const char *generation_config; /* "auto" or "none" */
     uint64_t given; /* options that the user set, as bits of their place in the table */

@@ -116,6 +116,33 @@ TEST(Options, NamesOfOtherSystemsAreUnderstood) {
     options_deinit(&o);
 }
 
+TEST(Options, GpusAreANumberOrAList) {
+    static const struct {
+        const char *line, *device;
+        int32_t num, first, last;
+    } cases[] = {
+        {"", "cpu", 0, 0, 0},
+        {"--gpus 0", "cpu", 0, 0, 0},
+        {"--gpus 8", "cuda", 8, 0, 7},
+        {"--gpus 5,", "cuda", 1, 5, 5},
+        {"--gpus 3,0", "cuda", 2, 3, 0},
+        {"--device cuda", "cuda", 1, 0, 0},
+        {"--device cuda --gpus 2", "cuda", 2, 0, 1},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct options o;
+        struct error e;
+        ASSERT_INT_EQ(parse(&o, CMD_SERVE, cases[i].line, &e), 0);
+        EXPECT_STR_EQ(o.engine.device, cases[i].device);
+        ASSERT_INT_EQ(o.engine.num_gpus, cases[i].num);
+        if (cases[i].num > 0) {
+            EXPECT_INT_EQ(o.engine.gpus[0], cases[i].first);
+            EXPECT_INT_EQ(o.engine.gpus[cases[i].num - 1], cases[i].last);
+        }
+        options_deinit(&o);
+    }
+}
+
 TEST(Options, WhatIsWrongIsSaidOnOneLine) {
     static const struct {
         const char *line, *says;
@@ -145,6 +172,12 @@ TEST(Options, WhatIsWrongIsSaidOnOneLine) {
         {"--no-ranks", "unknown option --no-ranks"},
         {"--no-enable-prefix-caching=1", "takes no value"},
         {"--gpus x", "--gpus x: expected a number of GPUs or a list"},
+        {"--gpus ,1", "--gpus ,1: expected a number of GPUs or a list"},
+        {"--gpus 1,x", "--gpus 1,x: expected a number of GPUs or a list"},
+        {"--gpus 17", "--gpus 17: up to 16 GPUs are possible"},
+        {"--gpus 2,0,2", "--gpus 2,0,2: GPU 2 twice"},
+        {"--gpus 1 --device ref", "--gpus 1: --device ref uses no GPU"},
+        {"--gpus 0 --device cuda", "--device cuda: --gpus 0 leaves none"},
         {"--min-tokens 9 --max-tokens 8", "--min-tokens 9: more than --max-tokens 8"},
         {"--config /no/such/file.ini", "--config /no/such/file.ini: No such file"},
         {"--prompt x", "unknown option --prompt"}, /* an option of generate */

@@ -1,0 +1,11 @@
+/* cuda_none: stands in for the CUDA backend in builds without it. */
+#include "host/cuda.h"
+
+const struct ops *cuda_ops(const int32_t *devices, int32_t num_devices, struct error *error) {
+    (void)devices;
+    (void)num_devices;
+    error_set(error, ERR_UNSUPPORTED,
+              "GPUs: this build has no CUDA backend; install the CUDA Toolkit (nvcc) and run make "
+              "again, or use --gpus 0 to serve on the CPU");
+    return NULL;
+}
