@@ -3,12 +3,13 @@
 #   BUILD=dir       object tree and binaries (default build)
 #   SAN=asan|tsan   sanitizer build, in build/asan or build/tsan
 #   V=1             show whole commands
-#   CUDA=0          leave the CUDA backend out even where nvcc is installed
+#   CUDA=1          with the CUDA backend, which is not finished: it needs nvcc (CUDA 13)
+#   ARCHS="89"      architectures of its kernels (default: all that are supported)
 
 CC     ?= gcc
 CXX    ?= g++
 SAN    ?=
-CUDA   ?= 1
+CUDA   ?= 0
 PREFIX ?= /usr/local
 BUILD  ?= build$(if $(SAN),/$(SAN))
 VERSION := 0.1.0
@@ -42,21 +43,35 @@ ALL_CXXFLAGS = $(CPPFLAGS) -std=c++17 $(COMMON) $(CXXFLAGS)
 SRC      := $(wildcard host/*.c host/cpu/*.c net/*.c)
 SRC_CXX  := $(wildcard host/*.cc)
 TEST_SRC := $(filter-out tests/bench_% tests/gpu_% tests/test_cuda_%,$(wildcard tests/*.c))
-OBJ      := $(SRC:%.c=$(BUILD)/%.o) $(SRC_CXX:%.cc=$(BUILD)/%.o)
-LIB_OBJ  := $(filter-out $(BUILD)/host/main.o,$(OBJ))
 TEST_OBJ := $(TEST_SRC:%.c=$(BUILD)/%.o) $(BUILD)/tests/shim.o
 FUZZ     := $(patsubst tests/fuzz/%.c,build/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
 FUZZ_SECONDS ?= 60
 FUZZ_FLAGS   := -fsanitize=fuzzer-no-link,address,undefined
 FORMATTED     = $(SRC) $(SRC_CXX) $(wildcard host/*.h host/cpu/*.h net/*.h tests/*.[ch] tests/fuzz/*.c tests/*.cc)
-NVCC         := $(if $(filter 0,$(CUDA)),,$(shell command -v nvcc))
+
+# The CUDA backend: kernels by nvcc, with SASS and PTX of each architecture, uncompressed so that the
+# PTX can be executed without a GPU too; everything around them in C.
+ARCHS     ?= 80 86 89 90 120
+NVCC      := $(if $(filter 0,$(CUDA)),,$(shell command -v nvcc))
+ifneq ($(NVCC),)
+CUDA_HOME ?= $(abspath $(dir $(realpath $(NVCC)))/..)
+NVFLAGS   := -std=c++17 -O3 -lineinfo --no-compress -cudart shared -I. -Xcompiler -Wall,-Wextra,-fPIC \
+             --Werror all-warnings -Xptxas -warn-spills,-warn-double-usage \
+             $(foreach a,$(ARCHS),-gencode arch=compute_$(a),code=[sm_$(a),compute_$(a)])
+CPPFLAGS  += -isystem $(CUDA_HOME)/include
+LDLIBS    += -L$(CUDA_HOME)/lib64 -Wl,--enable-new-dtags,-rpath,$(CUDA_HOME)/lib64 -lcudart -lcublas
+SRC       := $(filter-out host/cuda_none.c,$(SRC)) $(wildcard cuda/*.c)
+CUDA_OBJ  := $(patsubst %.cu,$(BUILD)/%.o,$(wildcard cuda/*.cu))
+endif
+OBJ       := $(SRC:%.c=$(BUILD)/%.o) $(SRC_CXX:%.cc=$(BUILD)/%.o) $(CUDA_OBJ)
+LIB_OBJ   := $(filter-out $(BUILD)/host/main.o,$(OBJ))
 
 # One line a file; V=1 shows the commands.
 Q := $(if $(V),,@)
 
 all: $(BUILD)/moeserve  ## builds the server (the default)
-ifeq ($(wildcard cuda/*.cu),)
-	@echo "moeserve: built the CPU program (no CUDA backend in this tree)"
+ifeq ($(CUDA),0)
+	@echo "moeserve: built the CPU program (the CUDA backend is not finished)"
 else ifeq ($(NVCC),)
 	@echo "moeserve: built the CPU program (no nvcc found; install the CUDA Toolkit for GPUs)"
 endif
@@ -97,6 +112,11 @@ $(BUILD)/%.o: %.cc
 	@mkdir -p $(@D)
 	@echo "  CXX  $@"
 	$(Q)$(CXX) $(ALL_CXXFLAGS) -c -o $@ $<
+
+$(BUILD)/%.o: %.cu $(wildcard cuda/*.h cuda/*.cuh)
+	@mkdir -p $(@D)
+	@echo "  NVCC $@"
+	$(Q)$(NVCC) $(NVFLAGS) -c -o $@ $<
 
 run: $(BUILD)/moeserve  ## serves the demo model and asks it something
 	@sh scripts/demo.sh $(BUILD)/moeserve $(ONCE)

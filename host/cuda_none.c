@@ -5,7 +5,6 @@ const struct ops *cuda_ops(const int32_t *devices, int32_t num_devices, struct e
     (void)devices;
     (void)num_devices;
     error_set(error, ERR_UNSUPPORTED,
-              "GPUs: this build has no CUDA backend; install the CUDA Toolkit (nvcc) and run make "
-              "again, or use --gpus 0 to serve on the CPU");
+              "--gpus: this build has no CUDA backend; --gpus 0 serves on the CPU");
     return NULL;
 }

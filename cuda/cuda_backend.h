@@ -1,0 +1,162 @@
+/* cuda_backend: the backend object of the CUDA op table, shared by the files of the backend.
+ *
+ * Files: cuda_create.c (devices, create, memory), cuda_weights.c (weights, experts, embedding),
+ * cuda_step.c (a step's arrays, CUDA graphs), cuda_ops.c (the ops), cuda_sample.c. The kernels are
+ * behind kernels.h.
+ *
+ * One GPU, one stream. The thread of the rank drives it; only weight_put comes from other threads.
+ * All memory is allocated by create (scratch), the model (weights, KV, activations) or embed_init;
+ * a step allocates nothing and waits for nothing but the sampled tokens.
+ */
+#pragma once
+
+#include <cublas_v2.h>
+#include <pthread.h>
+
+#include "cuda/cuda_check.h"
+#include "cuda/kernels.h"
+#include "host/cuda.h"
+
+enum {
+    NUM_STAGES = 4,        /* pinned buffers that weights go through */
+    STAGE_BYTES = 8 << 20, /* each */
+    STAGE_SCALES = 65536,  /* rows whose scales fit behind one */
+    MAX_GRAPHS = 256,
+    STREAM_TOKENS = 64, /* dense products of more tokens go to cuBLAS */
+    MAX_SAMPLE_COUNTS = 1 << 20
+};
+
+/* A pinned buffer and what its last use waits for. */
+struct stage {
+    char *memory; /* [STAGE_BYTES + STAGE_SCALES floats], pinned */
+    cudaEvent_t done;
+    bool taken;
+};
+
+struct expert_table;
+
+/* The arrays of a step, once in pinned host memory and once on the device, at the same offsets. */
+struct step_arrays {
+    char *host, *device;
+    size_t bytes;
+    int32_t *tokens, *positions, *slot_mapping; /* [max_tokens] in host memory */
+    int32_t *cu_seqlens, *seq_lens;             /* [max_seqs + 1], [max_seqs] */
+    int32_t *logits_rows;                       /* [max_logits] */
+    struct attention_tile *tiles;
+    int32_t *block_tables; /* [max_seqs, stride]; last, as a step often needs a part of it */
+};
+
+/* A recorded decode step. */
+struct recorded {
+    int32_t num_seqs, max_blocks; /* padded; row stride of block_tables, which bounds the context */
+    bool warm;                    /* its kernels ran once without being recorded */
+    cudaGraphExec_t graph;        /* NULL: not recorded yet */
+};
+
+struct backend {
+    struct backend_config config; /* kv_head is NULL: was borrowed */
+    struct gpu_info gpu;
+    int32_t device;
+    char description[160];
+    cudaStream_t stream;
+    cublasHandle_t blas;
+    void *blas_workspace; /* device */
+
+    /* Weights. */
+    cudaStream_t upload; /* of weights */
+    struct stage stages[NUM_STAGES];
+    pthread_mutex_t stages_lock;
+    pthread_cond_t stage_free;
+    void **tables; /* device memory of the expert tables; owned */
+    int32_t num_tables;
+    struct expert_table **expert_tables; /* owned */
+    int32_t num_expert_tables;
+    bf16 *embedding; /* [V, H] device or mapped pinned memory, owned */
+
+    /* Steps. */
+    struct step_arrays arrays;
+    cudaEvent_t arrays_read; /* the pinned copy may be written again */
+    struct batch batch;      /* what the ops are given: device arrays */
+    struct attention_plan plan;
+    struct recorded recorded[MAX_GRAPHS];
+    int32_t num_recorded;
+    struct recorded *recording; /* this step's, when it is being recorded */
+
+    /* Scratch of the ops; device, one allocation. */
+    void *scratch;
+    int32_t *head_offsets; /* [Hkv + 1] */
+    int32_t *slot;         /* [P] gpu_routing.slot */
+    float *router_logits;  /* [T, E] */
+    struct gpu_routing to_one;
+    bf16 *act;       /* [P, I] */
+    float *pair_out; /* [P, H] */
+    void *moe_workspace, *sample_workspace;
+    float *attention_workspace;
+    int64_t max_splits;
+    int32_t max_group;
+
+    /* Sampling: pinned, mapped. */
+    struct sample_row *sample_rows;       /* [max_logits] */
+    struct sample_result *sample_results; /* [max_logits] */
+    struct sample_count *sample_counts;   /* [max_sample_counts] */
+    int32_t *sample_banned;               /* [max_logits * MAX_BANNED] */
+    int32_t max_sample_counts;
+};
+
+enum { MAX_BANNED = 32 };
+
+/* What experts_init returns: a table in device memory and what the experts have in common. */
+struct expert_table {
+    struct gpu_expert *experts; /* device [num_local] */
+    int32_t *slot;              /* device [E] */
+    int32_t num_local;
+    enum dtype dtype;
+    enum weight_scale scale;
+};
+
+/* ---- cuda_weights.c ----------------------------------------------------------------------------
+ */
+size_t cuda_weight_bytes(enum weight_use use, enum dtype dtype, int32_t rows, int32_t cols);
+void cuda_weight_init(struct backend *b, struct weight *w, enum weight_use use, enum dtype dtype,
+                      int32_t rows, int32_t cols, void *memory);
+void cuda_weight_put(struct backend *b, struct weight *w, int32_t row0,
+                     const struct tensor_slice *slice);
+const void *cuda_experts_init(struct backend *b, const struct expert_weights *experts, int32_t n);
+int cuda_embed_init(struct backend *b, const struct tensor_source *table, struct error *error);
+/* Dense BF16 matrices are kept as rows, for cuBLAS; all others as fragments. */
+enum weight_layout cuda_layout(const struct weight *w);
+
+/* ---- cuda_step.c -------------------------------------------------------------------------------
+ */
+/* Lays the arrays out; memory NULL: only counts. Returns their bytes. */
+size_t cuda_step_arrays(const struct backend_config *c, int32_t max_group, char *memory,
+                        struct step_arrays *out);
+const struct batch *cuda_begin_step(struct backend *b, const struct batch *batch);
+void cuda_end_step(struct backend *b);
+void cuda_drop_recorded(struct backend *b);
+
+/* ---- cuda_sample.c -----------------------------------------------------------------------------
+ */
+void cuda_sample(struct backend *b, const float *logits, const struct sample_job *jobs,
+                 int32_t num_jobs, struct sample_outcome *outcomes);
+
+/* ---- cuda_ops.c --------------------------------------------------------------------------------
+ */
+void cuda_embed(struct backend *b, float *hidden, const int32_t *tokens, int32_t num_tokens);
+void cuda_add_norm(struct backend *b, void *x, float *hidden, const void *partial,
+                   const float *norm, float eps, int32_t num_tokens, int32_t hidden_size);
+void cuda_gather_rows(struct backend *b, float *out, const float *hidden, const void *partial,
+                      const int32_t *rows, int32_t num_rows, int32_t hidden_size);
+void cuda_matmul(struct backend *b, void *y, int64_t ldy, const void *x, int64_t ldx,
+                 const struct weight *w, const float *bias, int32_t num_tokens);
+void cuda_logits(struct backend *b, float *y, int64_t ldy, const void *x, int64_t ldx,
+                 const struct weight *w, int32_t num_rows);
+void cuda_matmul_partial(struct backend *b, void *partial, const void *x, int64_t ldx,
+                         const struct weight *w, int32_t unit, int32_t num_tokens);
+void cuda_qk_sum_squares(struct backend *b, void *sums, const struct qkv_args *a,
+                         int32_t first_kv_head, int32_t num_counted);
+void cuda_qk_rope_kv_write(struct backend *b, const struct qkv_args *a);
+void cuda_attention(struct backend *b, const struct attention_args *a);
+void cuda_router(struct backend *b, struct routing *out, const void *x, const struct weight *gate,
+                 const struct router_config *config, int32_t num_tokens);
+void cuda_moe(struct backend *b, const struct moe_args *a);

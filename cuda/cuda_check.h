@@ -1,0 +1,19 @@
+/* cuda_check: errors of the CUDA runtime. A failed call is a broken invariant (style: class 3): it is
+ * printed with file, line, expression and device, and ends the process. Calls that may fail for want
+ * of memory are not wrapped; their callers say what was missing. */
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include "host/mem.h"
+
+#define CUDA_CHECK(call)                                                                           \
+    do {                                                                                           \
+        cudaError_t cuda_check_error = (call);                                                     \
+        CHECK(cuda_check_error == cudaSuccess, "%s: %s (%s)", #call,                               \
+              cudaGetErrorString(cuda_check_error), cudaGetErrorName(cuda_check_error));           \
+    } while (0)
+
+/* After every kernel launch: what the launch itself said. What the kernel does wrong shows in a later
+ * call. */
+#define LAUNCH_CHECK() CUDA_CHECK(cudaGetLastError())

@@ -1,0 +1,336 @@
+/* cuda_create: devices, the backend object and its memory, and the op table. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cuda/cuda_backend.h"
+
+enum { BLAS_WORKSPACE_BYTES = 32 << 20, MIN_SM = 80, WORKSPACE_CONTEXT = 128 * 1024 };
+
+/* ---- devices -----------------------------------------------------------------------------------
+ */
+
+static int device_attribute(int32_t device, enum cudaDeviceAttr attribute) {
+    int value = 0;
+    CUDA_CHECK(cudaDeviceGetAttribute(&value, attribute, device));
+    return value;
+}
+
+static int32_t device_sm(int32_t device) {
+    return 10 * device_attribute(device, cudaDevAttrComputeCapabilityMajor) +
+           device_attribute(device, cudaDevAttrComputeCapabilityMinor);
+}
+
+static struct gpu_info device_info(int32_t device) {
+    return (struct gpu_info){
+        .sm = device_sm(device),
+        .num_sms = device_attribute(device, cudaDevAttrMultiProcessorCount),
+        .shared_per_block = device_attribute(device, cudaDevAttrMaxSharedMemoryPerBlockOptin),
+        .l2_bytes = device_attribute(device, cudaDevAttrL2CacheSize),
+    };
+}
+
+/* ---- memory ------------------------------------------------------------------------------------
+ */
+
+static void *cuda_alloc(struct backend *b, size_t bytes) {
+    void *p = NULL;
+    if (bytes == 0)
+        bytes = 1;
+    CUDA_CHECK(cudaSetDevice(b->device));
+    if (cudaMalloc(&p, bytes) != cudaSuccess) {
+        cudaGetLastError(); /* it is not an error of what follows */
+        return NULL;
+    }
+    CUDA_CHECK(cudaMemsetAsync(p, 0, bytes, b->stream));
+    CUDA_CHECK(cudaStreamSynchronize(b->stream));
+    return p;
+}
+
+static void cuda_free(struct backend *b, void *p, size_t bytes) {
+    (void)bytes;
+    CUDA_CHECK(cudaSetDevice(b->device));
+    CUDA_CHECK(cudaFree(p));
+}
+
+static void cuda_write(struct backend *b, void *to, const void *from, size_t bytes) {
+    CUDA_CHECK(cudaSetDevice(b->device));
+    CUDA_CHECK(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, b->stream));
+    CUDA_CHECK(cudaStreamSynchronize(b->stream));
+}
+
+static int64_t cuda_kv_budget(struct backend *b) {
+    size_t free_bytes = 0, total = 0;
+    CUDA_CHECK(cudaSetDevice(b->device));
+    CUDA_CHECK(cudaMemGetInfo(&free_bytes, &total));
+    int64_t may_use = (int64_t)((double)total * (double)b->config.memory_utilization);
+    int64_t left = may_use - (int64_t)(total - free_bytes);
+    return left > 0 ? left : 0;
+}
+
+/* ---- create ------------------------------------------------------------------------------------
+ */
+
+struct carver {
+    char *memory;
+    size_t used;
+};
+
+static void *carve(struct carver *c, size_t count, size_t size) {
+    void *p = c->memory ? c->memory + c->used : NULL;
+    c->used += (count * size + 255) / 256 * 256;
+    return p;
+}
+
+/* Lays the scratch memory out; returns its size. */
+static size_t carve_scratch(struct backend *b, char *memory) {
+    const struct backend_config *c = &b->config;
+    struct carver k = {.memory = memory};
+    size_t T = (size_t)c->max_tokens, K = (size_t)c->num_experts_per_tok, P = T * K;
+    size_t E = (size_t)c->num_experts, H = (size_t)c->hidden_size, i4 = sizeof(int32_t);
+    b->head_offsets = carve(&k, (size_t)c->num_kv_heads + 1, i4);
+    b->slot = carve(&k, P, i4);
+    b->router_logits = carve(&k, T * E, sizeof(float));
+    b->to_one = (struct gpu_routing){
+        .topk_ids = carve(&k, T, i4),
+        .topk_weights = carve(&k, T, sizeof(float)),
+        .expert_counts = carve(&k, 1, i4),
+        .expert_offsets = carve(&k, 2, i4),
+        .permutation = carve(&k, T, i4),
+        .slot = carve(&k, T, i4),
+    };
+    b->act = carve(&k, P * (size_t)c->max_intermediate, sizeof(bf16));
+    b->pair_out = carve(&k, P * H, sizeof(float));
+    b->moe_workspace =
+        carve(&k, 1, moe_workspace_bytes(c->max_tokens, c->num_experts, c->num_experts_per_tok));
+    b->attention_workspace =
+        carve(&k, 1, attention_workspace_bytes(b->max_splits, c->num_kv_heads, c->head_dim));
+    b->sample_workspace = carve(&k, 1, sample_workspace_bytes(c->max_logits, c->vocab_size));
+    b->blas_workspace = carve(&k, 1, BLAS_WORKSPACE_BYTES);
+    struct step_arrays arrays;
+    b->arrays.device = carve(&k, 1, cuda_step_arrays(c, b->max_group, NULL, &arrays));
+    return k.used;
+}
+
+/* Query heads by KV head; they are contiguous, as kv_head ascends. */
+static void group_heads(struct backend *b, const int32_t *kv_head, int32_t *offsets) {
+    const struct backend_config *c = &b->config;
+    int32_t at = 0;
+    b->max_group = 1;
+    for (int32_t kv = 0; kv < c->num_kv_heads; kv++) {
+        offsets[kv] = at;
+        while (at < c->num_heads && kv_head[at] == kv)
+            at++;
+        if (at - offsets[kv] > b->max_group)
+            b->max_group = at - offsets[kv];
+    }
+    offsets[c->num_kv_heads] = at;
+    CHECK(at == c->num_heads, "query head %d does not read the next KV head", at);
+}
+
+static cudaError_t create_stages(struct backend *b) {
+    cudaError_t rc = cudaSuccess;
+    for (int i = 0; i < NUM_STAGES && rc == cudaSuccess; i++) {
+        struct stage *s = &b->stages[i];
+        size_t bytes = STAGE_BYTES + STAGE_SCALES * sizeof(float);
+        rc = cudaHostAlloc((void **)&s->memory, bytes, cudaHostAllocMapped);
+        if (rc == cudaSuccess)
+            rc = cudaEventCreateWithFlags(&s->done, cudaEventDisableTiming);
+    }
+    return rc;
+}
+
+static cudaError_t alloc_mapped(void *out, size_t count, size_t size) {
+    return cudaHostAlloc((void **)out, (count ? count : 1) * size, cudaHostAllocMapped);
+}
+
+static cudaError_t create_pinned(struct backend *b) {
+    const struct backend_config *c = &b->config;
+    size_t R = (size_t)c->max_logits;
+    char *arrays = NULL;
+    b->max_sample_counts =
+        c->max_model_len > MAX_SAMPLE_COUNTS ? c->max_model_len : MAX_SAMPLE_COUNTS;
+    cudaError_t rc = alloc_mapped(&arrays, 1, b->arrays.bytes);
+    char *device = b->arrays.device;
+    cuda_step_arrays(c, b->max_group, arrays, &b->arrays);
+    b->arrays.device = device;
+    if (rc == cudaSuccess)
+        rc = alloc_mapped(&b->sample_rows, R, sizeof *b->sample_rows);
+    if (rc == cudaSuccess)
+        rc = alloc_mapped(&b->sample_results, R, sizeof *b->sample_results);
+    if (rc == cudaSuccess)
+        rc = alloc_mapped(&b->sample_banned, R * MAX_BANNED, sizeof *b->sample_banned);
+    if (rc == cudaSuccess)
+        rc =
+            alloc_mapped(&b->sample_counts, (size_t)b->max_sample_counts, sizeof *b->sample_counts);
+    return rc;
+}
+
+static void create_streams(struct backend *b) {
+    cublasStatus_t rc = cublasCreate(&b->blas);
+    CHECK(rc == CUBLAS_STATUS_SUCCESS, "cublasCreate: %s", cublasGetStatusString(rc));
+    CUDA_CHECK(cudaStreamCreateWithFlags(&b->stream, cudaStreamNonBlocking));
+    CUDA_CHECK(cudaStreamCreateWithFlags(&b->upload, cudaStreamNonBlocking));
+    CUDA_CHECK(cudaEventCreateWithFlags(&b->arrays_read, cudaEventDisableTiming));
+    CHECK(cublasSetStream(b->blas, b->stream) == CUBLAS_STATUS_SUCCESS, "cublasSetStream");
+    pthread_mutex_init(&b->stages_lock, NULL);
+    pthread_cond_init(&b->stage_free, NULL);
+}
+
+static void describe(struct backend *b) {
+    struct cudaDeviceProp p;
+    CUDA_CHECK(cudaGetDeviceProperties(&p, b->device));
+    snprintf(b->description, sizeof b->description, "GPU %d, %s, sm_%d, %d SMs, %.1f GB%s%s",
+             b->device, p.name, b->gpu.sm, b->gpu.num_sms, (double)p.totalGlobalMem / 1e9,
+             b->config.batch_invariant ? ", batch-invariant" : "",
+             b->config.enforce_eager ? ", eager" : ", CUDA graphs");
+}
+
+static void cuda_destroy(struct backend *b) {
+    if (!b)
+        return;
+    CUDA_CHECK(cudaSetDevice(b->device));
+    CUDA_CHECK(cudaDeviceSynchronize());
+    cuda_drop_recorded(b);
+    cublasDestroy(b->blas);
+    for (int i = 0; i < NUM_STAGES; i++) {
+        cudaFreeHost(b->stages[i].memory);
+        if (b->stages[i].done)
+            cudaEventDestroy(b->stages[i].done);
+    }
+    for (int32_t i = 0; i < b->num_tables; i++)
+        cudaFree(b->tables[i]);
+    for (int32_t i = 0; i < b->num_expert_tables; i++)
+        free(b->expert_tables[i]);
+    if (b->config.embedding_on_host)
+        cudaFreeHost(b->embedding);
+    else
+        cudaFree(b->embedding);
+    cudaFree(b->scratch);
+    cudaFreeHost(b->arrays.host);
+    cudaFreeHost(b->sample_rows);
+    cudaFreeHost(b->sample_results);
+    cudaFreeHost(b->sample_counts);
+    cudaFreeHost(b->sample_banned);
+    cudaEventDestroy(b->arrays_read);
+    cudaStreamDestroy(b->upload);
+    cudaStreamDestroy(b->stream);
+    pthread_mutex_destroy(&b->stages_lock);
+    pthread_cond_destroy(&b->stage_free);
+    free(b->tables);
+    free(b->expert_tables);
+    free(b);
+}
+
+static int cuda_create(const struct backend_config *config, struct backend **out,
+                       struct error *error) {
+    struct backend *b = xcalloc(1, sizeof *b);
+    int32_t *offsets = xcalloc((size_t)config->num_kv_heads + 1, sizeof *offsets);
+    b->config = *config;
+    b->config.kv_head = NULL;
+    b->device = config->device;
+    CUDA_CHECK(cudaSetDevice(b->device));
+    b->gpu = device_info(b->device);
+    group_heads(b, config->kv_head, offsets);
+    int64_t context = (int64_t)config->max_seqs * config->max_model_len;
+    b->max_splits = attention_max_splits(config->max_seqs,
+                                         context < WORKSPACE_CONTEXT ? context : WORKSPACE_CONTEXT);
+    create_streams(b);
+    describe(b);
+    struct step_arrays counted;
+    b->arrays.bytes = cuda_step_arrays(config, b->max_group, NULL, &counted);
+    size_t bytes = carve_scratch(b, NULL);
+    cudaError_t rc = cudaMalloc(&b->scratch, bytes);
+    if (rc == cudaSuccess) {
+        carve_scratch(b, b->scratch);
+        rc = create_stages(b);
+    }
+    if (rc == cudaSuccess)
+        rc = create_pinned(b);
+    if (rc != cudaSuccess) {
+        cudaGetLastError(); /* it is not an error of what follows */
+        error_set(error, ERR_NO_MEMORY,
+                  "GPU %d: no memory for %.2f GB of scratch and %.2f GB of pinned buffers (%s); "
+                  "--max-num-batched-tokens and --max-num-seqs make them smaller",
+                  b->device, (double)bytes / 1e9,
+                  (double)NUM_STAGES * STAGE_BYTES / 1e9 + (double)b->arrays.bytes / 1e9,
+                  cudaGetErrorString(rc));
+        cuda_destroy(b);
+        free(offsets);
+        return ERR_NO_MEMORY;
+    }
+    CUDA_CHECK(cudaMemset(b->scratch, 0, bytes));
+    cuda_write(b, b->head_offsets, offsets, ((size_t)config->num_kv_heads + 1) * sizeof *offsets);
+    CHECK(cublasSetWorkspace(b->blas, b->blas_workspace, BLAS_WORKSPACE_BYTES) ==
+              CUBLAS_STATUS_SUCCESS,
+          "cublasSetWorkspace");
+    free(offsets);
+    *out = b;
+    return 0;
+}
+
+/* ---- the table ---------------------------------------------------------------------------------
+ */
+
+static const char *cuda_describe(struct backend *b) {
+    return b->description;
+}
+
+static const struct ops table = {
+    .name = "cuda",
+    .kv_dtype = DTYPE_BF16,
+    .act_bytes = sizeof(bf16),
+    .partial_bytes = sizeof(float),
+    .create = cuda_create,
+    .destroy = cuda_destroy,
+    .alloc = cuda_alloc,
+    .free = cuda_free,
+    .write = cuda_write,
+    .kv_budget = cuda_kv_budget,
+    .weight_bytes = cuda_weight_bytes,
+    .weight_init = cuda_weight_init,
+    .weight_put = cuda_weight_put,
+    .experts_init = cuda_experts_init,
+    .embed_init = cuda_embed_init,
+    .kv_block_bytes = gpu_kv_block_bytes,
+    .begin_step = cuda_begin_step,
+    .end_step = cuda_end_step,
+    .embed = cuda_embed,
+    .add_norm = cuda_add_norm,
+    .gather_rows = cuda_gather_rows,
+    .matmul = cuda_matmul,
+    .logits = cuda_logits,
+    .matmul_partial = cuda_matmul_partial,
+    .qk_sum_squares = cuda_qk_sum_squares,
+    .qk_rope_kv_write = cuda_qk_rope_kv_write,
+    .attention = cuda_attention,
+    .router = cuda_router,
+    .moe = cuda_moe,
+    .sample = cuda_sample,
+    .describe = cuda_describe,
+};
+
+const struct ops *cuda_ops(const int32_t *devices, int32_t num_devices, struct error *error) {
+    int count = 0;
+    cudaError_t rc = cudaGetDeviceCount(&count);
+    if (rc != cudaSuccess) {
+        error_set(error, ERR_UNSUPPORTED, "GPUs: %s (%s); --gpus 0 serves on the CPU",
+                  cudaGetErrorString(rc), cudaGetErrorName(rc));
+        return NULL;
+    }
+    for (int32_t i = 0; i < num_devices; i++) {
+        if (devices[i] >= count) {
+            error_set(error, ERR_UNSUPPORTED, "--gpus: there is no GPU %d, the machine has %d",
+                      devices[i], count);
+            return NULL;
+        }
+        if (device_sm(devices[i]) < MIN_SM) {
+            error_set(error, ERR_UNSUPPORTED,
+                      "--gpus: GPU %d has compute capability %d.%d, moeserve needs %d.%d or newer",
+                      devices[i], device_sm(devices[i]) / 10, device_sm(devices[i]) % 10,
+                      MIN_SM / 10, MIN_SM % 10);
+            return NULL;
+        }
+    }
+    return &table;
+}

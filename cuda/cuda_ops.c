@@ -1,0 +1,202 @@
+/* cuda_ops: the ops of the table as launches on the backend's stream. */
+#include "cuda/cuda_backend.h"
+
+void cuda_embed(struct backend *b, float *hidden, const int32_t *tokens, int32_t num_tokens) {
+    embed_launch(hidden, b->embedding, tokens, num_tokens, b->config.hidden_size, b->stream);
+}
+
+void cuda_add_norm(struct backend *b, void *x, float *hidden, const void *partial,
+                   const float *norm, float eps, int32_t num_tokens, int32_t hidden_size) {
+    const struct norm_args a = {
+        .x = x,
+        .hidden = hidden,
+        .partial = partial,
+        .weight = norm,
+        .eps = eps,
+        .num_tokens = num_tokens,
+        .hidden_size = hidden_size,
+    };
+    norm_launch(&a, b->stream);
+}
+
+void cuda_gather_rows(struct backend *b, float *out, const float *hidden, const void *partial,
+                      const int32_t *rows, int32_t num_rows, int32_t hidden_size) {
+    gather_rows_launch(out, hidden, partial, rows, num_rows, hidden_size, b->stream);
+}
+
+/* ---- products ----------------------------------------------------------------------------------
+ */
+
+/* y = x W^T by cuBLAS, which sees all matrices transposed: y^T [rows, T] = W x^T. */
+static void blas_product(struct backend *b, void *y, bool y_float, int64_t ldy, const void *x,
+                         int64_t ldx, const struct weight *w, int32_t num_tokens) {
+    const float one = 1, zero = 0;
+    int32_t ldw = (w->cols + FRAGMENT_COLS - 1) / FRAGMENT_COLS * FRAGMENT_COLS;
+    cublasStatus_t rc = cublasGemmEx(b->blas, CUBLAS_OP_T, CUBLAS_OP_N, w->rows, num_tokens,
+                                     w->cols, &one, w->data, CUDA_R_16BF, ldw, x, CUDA_R_16BF,
+                                     (int)ldx, &zero, y, y_float ? CUDA_R_32F : CUDA_R_16BF,
+                                     (int)ldy, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT);
+    CHECK(rc == CUBLAS_STATUS_SUCCESS, "cublasGemmEx %d x %d x %d: %s", w->rows, num_tokens,
+          w->cols, cublasGetStatusString(rc));
+}
+
+static void product(struct backend *b, void *y, bool y_float, int64_t ldy, const void *x,
+                    int64_t ldx, const struct weight *w, const float *bias, int32_t num_tokens) {
+    bool rows = cuda_layout(w) == LAYOUT_ROWS;
+    if (num_tokens == 0 || w->rows == 0)
+        return;
+    if (num_tokens > STREAM_TOKENS && rows && !bias && w->cols > 0 && !b->config.batch_invariant) {
+        blas_product(b, y, y_float, ldy, x, ldx, w, num_tokens);
+        return;
+    }
+    const struct dense_args a = {
+        .y = y,
+        .y_float = y_float,
+        .ldy = ldy,
+        .x = x,
+        .ldx = ldx,
+        .weight = w->data,
+        .layout = cuda_layout(w),
+        .dtype = w->dtype,
+        .weight_scale = w->row_scale,
+        .scale = w->row_scale ? SCALE_ROW : SCALE_NONE,
+        .rows = w->rows,
+        .cols = w->cols,
+        .bias = bias,
+        .num_tokens = num_tokens,
+        .invariant = b->config.batch_invariant,
+        .gpu = b->gpu,
+    };
+    dense_launch(&a, b->stream);
+}
+
+void cuda_matmul(struct backend *b, void *y, int64_t ldy, const void *x, int64_t ldx,
+                 const struct weight *w, const float *bias, int32_t num_tokens) {
+    product(b, y, false, ldy, x, ldx, w, bias, num_tokens);
+}
+
+void cuda_logits(struct backend *b, float *y, int64_t ldy, const void *x, int64_t ldx,
+                 const struct weight *w, int32_t num_rows) {
+    product(b, y, true, ldy, x, ldx, w, NULL, num_rows);
+}
+
+void cuda_matmul_partial(struct backend *b, void *partial, const void *x, int64_t ldx,
+                         const struct weight *w, int32_t unit, int32_t num_tokens) {
+    (void)unit;
+    product(b, partial, true, w->rows, x, ldx, w, NULL, num_tokens);
+}
+
+/* ---- queries, keys, attention ------------------------------------------------------------------
+ */
+
+static struct rope_args rope_args_of(const struct qkv_args *a) {
+    return (struct rope_args){
+        .qkv = a->qkv,
+        .ld = a->ld,
+        .num_tokens = a->batch->num_tokens,
+        .num_heads = a->num_heads,
+        .num_kv_heads = a->num_kv_heads,
+        .head_dim = a->head_dim,
+        .positions = a->batch->positions,
+        .slot_mapping = a->batch->slot_mapping,
+        .rope = a->rope,
+        .clip = a->clip,
+        .norm = a->norm,
+        .q_norm = a->q_norm,
+        .k_norm = a->k_norm,
+        .eps = a->eps,
+        .sum_squares = a->sum_squares,
+        .q_width = a->q_width,
+        .k_width = a->k_width,
+        .kv = {a->kv.data, a->kv.dtype},
+    };
+}
+
+void cuda_qk_sum_squares(struct backend *b, void *sums, const struct qkv_args *a,
+                         int32_t first_kv_head, int32_t num_counted) {
+    const struct rope_args args = rope_args_of(a);
+    qk_sum_squares_launch(sums, &args, first_kv_head, num_counted, b->stream);
+}
+
+void cuda_qk_rope_kv_write(struct backend *b, const struct qkv_args *a) {
+    const struct rope_args args = rope_args_of(a);
+    rope_kv_write_launch(&args, b->stream);
+}
+
+void cuda_attention(struct backend *b, const struct attention_args *a) {
+    const struct step_arrays *arrays = &b->arrays;
+    const struct attention_launch_args args = {
+        .qkv = a->qkv,
+        .ld = a->ld,
+        .out = a->out,
+        .num_heads = a->num_heads,
+        .num_kv_heads = a->num_kv_heads,
+        .head_dim = a->head_dim,
+        .head_offsets = b->head_offsets,
+        .scale = a->scale,
+        .window = a->window,
+        .kv = {a->kv.data, a->kv.dtype},
+        .cu_seqlens = a->batch->cu_seqlens,
+        .seq_lens = a->batch->seq_lens,
+        .block_tables = a->batch->block_tables,
+        .max_blocks = a->batch->max_blocks,
+        .plan = b->plan,
+        .tiles = (const void *)(arrays->device + ((const char *)arrays->tiles - arrays->host)),
+        .workspace = b->attention_workspace,
+    };
+    if (a->num_heads > 0)
+        attention_launch(&args, b->stream);
+}
+
+/* ---- experts -----------------------------------------------------------------------------------
+ */
+
+void cuda_router(struct backend *b, struct routing *out, const void *x, const struct weight *gate,
+                 const struct router_config *config, int32_t num_tokens) {
+    const struct router_args a = {
+        .out = {out->topk_ids, out->topk_weights, out->expert_counts, out->expert_offsets,
+                out->permutation, b->slot},
+        .x = x,
+        .gate = gate->data,
+        .config = config,
+        .slot_mapping = b->batch.slot_mapping,
+        .logits = b->router_logits,
+        .num_tokens = num_tokens,
+        .hidden_size = b->config.hidden_size,
+    };
+    router_launch(&a, b->stream);
+}
+
+void cuda_moe(struct backend *b, const struct moe_args *m) {
+    const struct expert_table *t = m->table;
+    bool dense = m->routing == NULL;
+    struct gpu_routing routing = b->to_one;
+    if (dense)
+        route_to_one_launch(&routing, b->batch.slot_mapping, m->num_tokens, b->stream);
+    else
+        routing = (struct gpu_routing){m->routing->topk_ids,      m->routing->topk_weights,
+                                       m->routing->expert_counts, m->routing->expert_offsets,
+                                       m->routing->permutation,   b->slot};
+    const struct moe_launch_args a = {
+        .x = m->x,
+        .routing = &routing,
+        .experts = t->experts,
+        .expert_slot = t->slot,
+        .num_tokens = m->num_tokens,
+        .hidden_size = b->config.hidden_size,
+        .intermediate = m->num_experts > 0 ? m->experts[0].gate.rows : 0,
+        .num_experts = dense ? 1 : b->config.num_experts,
+        .num_experts_per_tok = dense ? 1 : m->num_experts_per_tok,
+        .num_local = t->num_local,
+        .dtype = t->dtype,
+        .scale = t->scale,
+        .invariant = b->config.batch_invariant,
+        .accumulate = m->accumulate,
+        .act = b->act,
+        .pair_out = b->pair_out,
+        .partial = m->partial,
+        .workspace = b->moe_workspace,
+        .gpu = b->gpu,
+    };
+    moe_launch(&a, b->stream);
+}

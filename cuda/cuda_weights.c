@@ -1,0 +1,218 @@
+/* cuda_weights: checkpoint tensors into device memory.
+ *
+ * Rows are copied, as they are or rounded to BF16, from the mapped file into one of NUM_STAGES
+ * pinned buffers, from which a kernel reads them over PCIe and writes them in their layout. Several
+ * loader threads fill stages while others are read, so that the slower of disk and PCIe sets the
+ * speed.
+ */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cuda/cuda_backend.h"
+
+/* F32 and F16 weights become BF16. */
+static enum dtype stored_dtype(enum dtype dtype) {
+    return dtype == DTYPE_F8_E4M3 ? DTYPE_F8_E4M3 : DTYPE_BF16;
+}
+
+static enum weight_layout layout_for(enum weight_use use, enum dtype dtype) {
+    return use == WEIGHT_DENSE && stored_dtype(dtype) == DTYPE_BF16 ? LAYOUT_ROWS
+                                                                    : LAYOUT_FRAGMENTS;
+}
+
+enum weight_layout cuda_layout(const struct weight *w) {
+    return layout_for(w->use, w->dtype);
+}
+
+static size_t matrix_bytes(enum weight_use use, enum dtype dtype, int32_t rows, int32_t cols) {
+    size_t n = weight_layout_bytes(layout_for(use, dtype), stored_dtype(dtype), rows, cols);
+    return (n + 255) / 256 * 256;
+}
+
+size_t cuda_weight_bytes(enum weight_use use, enum dtype dtype, int32_t rows, int32_t cols) {
+    size_t scales = dtype == DTYPE_F8_E4M3 ? (size_t)rows * sizeof(float) : 0;
+    return matrix_bytes(use, dtype, rows, cols) + scales;
+}
+
+void cuda_weight_init(struct backend *b, struct weight *w, enum weight_use use, enum dtype dtype,
+                      int32_t rows, int32_t cols, void *memory) {
+    (void)b;
+    *w = (struct weight){
+        .dtype = stored_dtype(dtype), .use = use, .rows = rows, .cols = cols, .data = memory};
+    if (dtype == DTYPE_F8_E4M3)
+        w->row_scale = (float *)(void *)((char *)memory + matrix_bytes(use, dtype, rows, cols));
+}
+
+/* ---- stages ------------------------------------------------------------------------------------
+ */
+
+static struct stage *take_stage(struct backend *b) {
+    struct stage *s = NULL;
+    pthread_mutex_lock(&b->stages_lock);
+    while (!s) {
+        for (int i = 0; i < NUM_STAGES && !s; i++)
+            if (!b->stages[i].taken)
+                s = &b->stages[i];
+        if (!s)
+            pthread_cond_wait(&b->stage_free, &b->stages_lock);
+    }
+    s->taken = true;
+    pthread_mutex_unlock(&b->stages_lock);
+    CUDA_CHECK(cudaSetDevice(b->device));
+    CUDA_CHECK(cudaEventSynchronize(s->done)); /* its last contents were read */
+    return s;
+}
+
+static void give_stage(struct backend *b, struct stage *s) {
+    CUDA_CHECK(cudaEventRecord(s->done, b->upload));
+    pthread_mutex_lock(&b->stages_lock);
+    s->taken = false;
+    pthread_cond_signal(&b->stage_free);
+    pthread_mutex_unlock(&b->stages_lock);
+}
+
+static bool holds_nan_code(const char *codes, int32_t n) {
+    bool nan = false;
+    for (int32_t i = 0; i < n; i++)
+        nan |= (codes[i] & 0x7f) == 0x7f;
+    return nan;
+}
+
+/* Row `row` of the slice to `out`, as `dtype`. */
+static void copy_row(void *out, enum dtype dtype, const struct tensor_slice *slice, int32_t row) {
+    const struct tensor_source *s = slice->source;
+    int64_t at = (int64_t)(slice->row0 + row) * s->cols + slice->col0;
+    if (!s->data)
+        weights_dummy_fill(s, slice->row0 + row, 1, slice->col0, slice->cols, dtype, out);
+    else if (s->dtype == dtype)
+        memcpy(out, (const char *)s->data + (size_t)at * dtype_bytes(dtype),
+               (size_t)slice->cols * dtype_bytes(dtype));
+    else
+        for (int32_t c = 0; c < slice->cols; c++)
+            dtype_store(dtype, out, c, dtype_load(s->dtype, s->data, at + c));
+}
+
+/* Rows [first, first + n) of a slice through one stage; their scales too, NaN for a row with a NaN,
+ * as the codes are widened as if all were finite. */
+static void put_rows(struct backend *b, struct weight *w, int32_t row0,
+                     const struct tensor_slice *slice, int32_t first, int32_t n) {
+    struct stage *stage = take_stage(b);
+    size_t row_bytes = (size_t)slice->cols * dtype_bytes(w->dtype);
+    float *scales = (float *)(void *)(stage->memory + STAGE_BYTES);
+    for (int32_t i = 0; i < n; i++) {
+        char *to = stage->memory + (size_t)i * row_bytes;
+        copy_row(to, w->dtype, slice, first + i);
+        if (w->row_scale)
+            scales[i] = holds_nan_code(to, slice->cols) ? NAN : slice->source->scale;
+    }
+    weight_layout_launch(w->data, cuda_layout(w), w->dtype, w->rows, w->cols, row0 + first, n,
+                         stage->memory, slice->cols, b->upload);
+    if (w->row_scale)
+        CUDA_CHECK(cudaMemcpyAsync(w->row_scale + row0 + first, scales, (size_t)n * sizeof *scales,
+                                   cudaMemcpyHostToDevice, b->upload));
+    give_stage(b, stage);
+}
+
+void cuda_weight_put(struct backend *b, struct weight *w, int32_t row0,
+                     const struct tensor_slice *slice) {
+    int64_t row_bytes = (int64_t)slice->cols * (int64_t)dtype_bytes(w->dtype);
+    CHECK(row_bytes <= STAGE_BYTES, "a row of %d columns", slice->cols);
+    int64_t most = row_bytes > 0 ? STAGE_BYTES / row_bytes : STAGE_SCALES;
+    most = most < STAGE_SCALES ? most : STAGE_SCALES;
+    if (most >= 2 * FRAGMENT_ROWS) /* whole tiles, after the first piece */
+        most = most / FRAGMENT_ROWS * FRAGMENT_ROWS;
+    for (int32_t i = 0; i < slice->rows && slice->cols > 0;) {
+        int32_t n =
+            (int32_t)most - (i == 0 && most >= 2 * FRAGMENT_ROWS ? row0 % FRAGMENT_ROWS : 0);
+        n = slice->rows - i < n ? slice->rows - i : n;
+        put_rows(b, w, row0, slice, i, n);
+        i += n;
+    }
+}
+
+/* ---- tables ------------------------------------------------------------------------------------
+ */
+
+/* Device memory that lives as long as the backend. */
+static void *keep(struct backend *b, size_t bytes) {
+    void *p = NULL;
+    CUDA_CHECK(cudaMalloc(&p, bytes));
+    b->tables = xrealloc(b->tables, (size_t)(b->num_tables + 1) * sizeof *b->tables);
+    b->tables[b->num_tables++] = p;
+    return p;
+}
+
+static struct gpu_expert gpu_expert_of(const struct expert_weights *e) {
+    return (struct gpu_expert){
+        .gate = e->gate.data,
+        .up = e->up.data,
+        .down = e->down.data,
+        .gate_scale = e->gate.row_scale,
+        .up_scale = e->up.row_scale,
+        .down_scale = e->down.row_scale,
+    };
+}
+
+const void *cuda_experts_init(struct backend *b, const struct expert_weights *experts, int32_t n) {
+    struct expert_table *t = xcalloc(1, sizeof *t);
+    struct gpu_expert *host = xcalloc((size_t)n + 1, sizeof *host);
+    int32_t E = b->config.num_experts, *slot = xmalloc((size_t)E * sizeof *slot);
+    memset(slot, 0xff, (size_t)E * sizeof *slot);
+    for (int32_t i = 0; i < n; i++) {
+        host[i] = gpu_expert_of(&experts[i]);
+        slot[experts[i].expert] = i;
+        CHECK(experts[i].gate.dtype == experts[0].gate.dtype &&
+                  experts[i].up.dtype == experts[0].gate.dtype &&
+                  experts[i].down.dtype == experts[0].gate.dtype,
+              "expert %d has matrices of different dtypes", experts[i].expert);
+    }
+    CUDA_CHECK(cudaSetDevice(b->device));
+    t->num_local = n;
+    t->dtype = n > 0 ? experts[0].gate.dtype : DTYPE_BF16;
+    t->scale = t->dtype == DTYPE_F8_E4M3 ? SCALE_ROW : SCALE_NONE;
+    t->experts = keep(b, (size_t)(n + 1) * sizeof *host);
+    t->slot = keep(b, (size_t)E * sizeof *slot);
+    CUDA_CHECK(cudaMemcpy(t->experts, host, (size_t)n * sizeof *host, cudaMemcpyHostToDevice));
+    CUDA_CHECK(cudaMemcpy(t->slot, slot, (size_t)E * sizeof *slot, cudaMemcpyHostToDevice));
+    free(host);
+    free(slot);
+    b->expert_tables =
+        xrealloc(b->expert_tables, (size_t)(b->num_expert_tables + 1) * sizeof *b->expert_tables);
+    b->expert_tables[b->num_expert_tables++] = t;
+    return t;
+}
+
+int cuda_embed_init(struct backend *b, const struct tensor_source *table, struct error *error) {
+    size_t bytes = (size_t)table->rows * (size_t)table->cols * sizeof(bf16);
+    bool on_host = b->config.embedding_on_host;
+    void *p = NULL;
+    CUDA_CHECK(cudaSetDevice(b->device));
+    CUDA_CHECK(cudaStreamSynchronize(b->upload)); /* all weights are there */
+    cudaError_t rc =
+        on_host ? cudaHostAlloc(&p, bytes, cudaHostAllocMapped) : cudaMalloc(&p, bytes);
+    if (rc != cudaSuccess) {
+        cudaGetLastError(); /* it is not an error of what follows */
+        return error_set(error, ERR_NO_MEMORY,
+                         "GPU %d: no %s memory for the embedding table of %.2f GB%s", b->device,
+                         on_host ? "pinned host" : "device", (double)bytes / 1e9,
+                         on_host ? "" : "; --embedding host keeps it in host memory");
+    }
+    b->embedding = p;
+    for (int32_t r = 0; r < table->rows;) {
+        struct tensor_slice slice = {table, r, 0, 0, table->cols};
+        int32_t most = (int32_t)(STAGE_BYTES / ((size_t)table->cols * sizeof(bf16)));
+        struct stage *stage = take_stage(b);
+        slice.rows = table->rows - r < most ? table->rows - r : most;
+        for (int32_t i = 0; i < slice.rows; i++)
+            copy_row((bf16 *)(void *)stage->memory + (int64_t)i * table->cols, DTYPE_BF16, &slice,
+                     i);
+        CUDA_CHECK(cudaMemcpyAsync(b->embedding + (int64_t)r * table->cols, stage->memory,
+                                   (size_t)slice.rows * (size_t)table->cols * sizeof(bf16),
+                                   cudaMemcpyDefault, b->upload));
+        give_stage(b, stage);
+        r += slice.rows;
+    }
+    CUDA_CHECK(cudaStreamSynchronize(b->upload));
+    return 0;
+}

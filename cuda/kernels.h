@@ -1,0 +1,307 @@
+/* kernels: the launchers of all CUDA kernels, one op a file.
+ *
+ * Plain C, so that the backend and the tests call them alike. Every pointer is device memory unless
+ * it says host; rows are aligned to 16 bytes. Launchers put work on `stream` and return at once;
+ * they allocate nothing, never synchronise, and may be captured into a CUDA graph: what they launch
+ * depends on the host values of their arguments alone. Requirements on shapes are CHECKed by the
+ * launcher.
+ *
+ * Types: bf16 activations (uint16_t here), float32 residual stream, partials and logits. Shape
+ * letters as in host/ops.h; P = T * K routed pairs.
+ *
+ * Padding. A decode step may be padded to a size that has a captured graph: padded token rows come
+ * last and have slot_mapping -1, padded sequences have seq_len 0. Kernels compute harmless values
+ * (finite ones) for them, write no KV, and route them to no expert.
+ *
+ * Weights. A matrix W [rows, cols] ([out, in]) is stored in one of two layouts, both without
+ * change of the numbers:
+ *
+ *   ROWS        row-major; cols padded with zeros to a multiple of 32
+ *   FRAGMENTS   tiles of 16 rows x 32 columns, [rows / 16][cols / 32], both padded with zeros; a
+ *               tile is what the 32 lanes of a warp want for tensor-core products, 16 bytes a lane
+ *               at a time, so that a warp's loads are contiguous. Lane l, g = l / 4, t = l % 4, has
+ *               columns 8t .. 8t + 7 of the tile of rows g and g + 8:
+ *                 BF16   [2][32 lanes][16 B]  half h: row g   cols 8t + 4h, + 1,
+ *                                                     row g+8 the same two,
+ *                                                     row g   cols 8t + 4h + 2, + 3,
+ *                                                     row g+8 the same two
+ *                 F8     [32 lanes][16 B]     row g   cols 8t .. 8t + 3,
+ *                                             row g+8 the same four,
+ *                                             row g   cols 8t + 4 .. 8t + 7,
+ *                                             row g+8 the same four
+ *
+ * The 16 bytes are the A operand of an mma (m16n8k16 bf16; m16n8k32 e4m3) over a permutation of the
+ * 32 columns: k index (2t, 2t+1, 2t+8, 2t+9) of half h stands for columns 8t + 4h + (0, 1, 2, 3). A
+ * sum does not care, as long as the B operand is permuted alike: lane (g, t) takes columns
+ * 8t .. 8t + 7 of token g, 16 contiguous bytes of a bf16 row. Both layouts, all kernels and both
+ * dtypes use the same order, so that the same sums come out bit for bit.
+ *
+ * FP8 weights (E4M3) have scales: one a row (a scale per tensor is repeated), or one per block of
+ * 128 x 128 elements.
+ */
+#pragma once
+
+#include <cuda_runtime_api.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "host/dtype.h"
+#include "host/model_config.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef uint16_t bf16; /* the bits of a bfloat16 */
+
+enum weight_layout { LAYOUT_ROWS, LAYOUT_FRAGMENTS };
+enum weight_scale { SCALE_NONE, SCALE_ROW, SCALE_BLOCK };
+enum { SCALE_BLOCK_SIZE = 128, FRAGMENT_ROWS = 16, FRAGMENT_COLS = 32 };
+
+/* Sizes that launches depend on, of the current device. */
+struct gpu_info {
+    int32_t sm; /* 10 * major + minor */
+    int32_t num_sms;
+    int32_t shared_per_block; /* bytes, with the opt-in */
+    int64_t l2_bytes;
+};
+
+/* ---- layout.cu: weights into their device layout ----------------------------------------------- */
+
+/* Bytes of a matrix in a layout, padding included. */
+size_t weight_layout_bytes(enum weight_layout layout, enum dtype dtype, int32_t rows, int32_t cols);
+/* Rows [row0, row0 + rows) of a matrix with `cols` columns, row-major in `source` (device or pinned
+ * memory, row stride `ld` elements), into `data`, in the layout. dtype is BF16 or F8_E4M3. Padding
+ * is written as zeros with the rows that it adjoins; row0 is a multiple of 16 for FRAGMENTS, unless
+ * it continues where another call ended within a tile. */
+void weight_layout_launch(void *data, enum weight_layout layout, enum dtype dtype,
+                          int32_t total_rows, int32_t cols, int32_t row0, int32_t rows,
+                          const void *source, int64_t ld, cudaStream_t stream);
+
+/* ---- embed.cu ---------------------------------------------------------------------------------- */
+
+/* hidden[t] = table[tokens[t]]. table [V, H] bf16 in device memory or mapped pinned host memory. */
+void embed_launch(float *hidden, const bf16 *table, const int32_t *tokens, int32_t num_tokens,
+                  int32_t hidden_size, cudaStream_t stream);
+
+/* ---- norm.cu ----------------------------------------------------------------------------------- */
+
+struct norm_args {
+    bf16 *x;            /* [T, H] out: hidden * rsqrt(mean(hidden^2) + eps) * weight */
+    uint8_t *xq;        /* [T, H] out, or NULL: x as E4M3 times 1 / xq_scale[t] */
+    float *xq_scale;    /* [T] max |x| / 448, of the row; 1 for a row of zeros */
+    float *hidden;      /* [T, H] in; += partial, in place, when there is one */
+    const float *partial; /* [T, H], or NULL */
+    const float *weight;  /* [H] */
+    const int32_t *rows;  /* [T], or NULL. Row i of x is made from row rows[i] of hidden + partial,
+                             and hidden is not written */
+    float eps;
+    int32_t num_tokens, hidden_size;
+};
+void norm_launch(const struct norm_args *a, cudaStream_t stream);
+/* out[i] = hidden[rows[i]] + partial[rows[i]] (partial may be NULL). [R, H] (gather.cu) */
+void gather_rows_launch(float *out, const float *hidden, const float *partial, const int32_t *rows,
+                        int32_t num_rows, int32_t hidden_size, cudaStream_t stream);
+
+/* ---- rope.cu: QK norm, rotation, KV write ------------------------------------------------------ */
+
+/* A layer's KV blocks of 16 tokens: [num_blocks][2][Hkv][16][D], keys, then values. BF16, F16 or
+ * F8_E4M3 (saturating, without a scale). */
+struct gpu_kv {
+    void *data;
+    enum dtype dtype;
+};
+size_t gpu_kv_block_bytes(enum dtype dtype, int32_t num_kv_heads, int32_t head_dim);
+
+struct rope_args {
+    bf16 *qkv;  /* [T, ld] Hq query, Hkv key, Hkv value heads; queries are changed in place */
+    int64_t ld; /* even */
+    int32_t num_tokens, num_heads, num_kv_heads, head_dim; /* D even, <= 256 */
+    const int32_t *positions, *slot_mapping;               /* [T]; slot -1: no KV write */
+    const float *rope;                /* [max_model_len, D] cosines of D/2 frequencies, sines */
+    float clip;                       /* clamp to +-clip after the norm and before rope; 0: off */
+    enum qk_norm norm;
+    const float *q_norm, *k_norm;     /* as host/ops.h, qkv_args */
+    float eps;
+    const float *sum_squares;         /* [T, 2], PROJECTION only */
+    int32_t q_width, k_width;
+    struct gpu_kv kv;
+};
+void rope_kv_write_launch(const struct rope_args *a, cudaStream_t stream);
+/* sums[t] = {sum of q^2, sum of k^2 over KV heads [first, first + count)}: PROJECTION norms. */
+void qk_sum_squares_launch(float *sums, const struct rope_args *a, int32_t first_kv_head,
+                           int32_t num_counted, cudaStream_t stream);
+
+/* ---- attention.cu ------------------------------------------------------------------------------ */
+
+enum {
+    DECODE_TILE = 16,      /* (token, head) rows of a tile of the split kernel */
+    PREFILL_TILE = 64,     /* of the other one */
+    PARTITION_TOKENS = 512 /* keys of one split, at multiples of this position */
+};
+
+/* Rows of one sequence and KV head that share a pass over its keys: row r of a sequence is its new
+ * token r / G, query head r % G of the G heads of the KV head. */
+struct attention_tile {
+    int32_t seq, first_row;
+    int32_t first_split; /* decode: where its splits lie in the workspace, in splits */
+    int32_t num_splits;  /* decode: of its context; 1: not split, uses no workspace */
+};
+
+/* The tiles of a step, in host memory: made once, used by every layer. */
+struct attention_plan {
+    int32_t num_decode_tiles, num_prefill_tiles;
+    int32_t max_splits;   /* of a decode tile: launch size */
+    int32_t total_splits; /* workspace that they need, in splits */
+};
+/* Upper bounds for a plan's tiles and splits: for allocating. kv_tokens is a sum of context lengths:
+ * a prefix that sequences share counts for each of them. */
+int32_t attention_max_tiles(int32_t max_tokens, int32_t max_seqs, int32_t max_group);
+int64_t attention_max_splits(int32_t max_seqs, int64_t kv_tokens);
+size_t attention_workspace_bytes(int64_t max_splits, int32_t num_kv_heads, int32_t head_dim);
+/* Fills tiles (host, decode tiles first) from the step's host arrays. max_group is the largest
+ * number of query heads that share a KV head. Sequences whose rows fit into one decode tile are
+ * split over their context, in order, as long as the workspace has room (max_splits), unless
+ * `whole` says that none shall be (batch invariance: then the order of a row's sums is the same in
+ * both kernels). A row's bits depend on whether its sequence is split, on nothing else of the
+ * batch. */
+void attention_make_plan(struct attention_plan *plan, struct attention_tile *tiles,
+                         const int32_t *cu_seqlens, const int32_t *seq_lens, int32_t num_seqs,
+                         int32_t max_group, int64_t max_splits, bool whole);
+
+struct attention_launch_args {
+    const bf16 *qkv; /* [T, ld], rotated queries in the first Hq * D columns */
+    int64_t ld;      /* even */
+    bf16 *out;       /* [T, Hq * D]; zeros for padded rows */
+    int32_t num_heads, num_kv_heads, head_dim; /* D even, <= 256; 64 and 128 are fast */
+    const int32_t *head_offsets; /* [Hkv + 1] query heads of KV head h: [offsets[h], [h + 1]) */
+    float scale;    /* > 0 */
+    int32_t window; /* as host/ops.h */
+    struct gpu_kv kv;
+    const int32_t *cu_seqlens, *seq_lens, *block_tables; /* device */
+    int32_t max_blocks;                                   /* row stride of block_tables */
+    struct attention_plan plan;
+    const struct attention_tile *tiles; /* device: the plan's, decode first */
+    float *workspace;
+};
+void attention_launch(const struct attention_launch_args *a, cudaStream_t stream);
+
+/* ---- router.cu --------------------------------------------------------------------------------- */
+
+struct gpu_routing {
+    int32_t *topk_ids;       /* [T, K] best first, ties: the lower expert; -1 in padded rows */
+    float *topk_weights;     /* [T, K]; 0 in padded rows */
+    int32_t *expert_counts;  /* [E] */
+    int32_t *expert_offsets; /* [E + 1] */
+    int32_t *permutation;    /* [P] pairs t * K + k grouped by expert, ascending within one */
+    int32_t *slot;           /* [P] where in the permutation a pair lies; -1 in padded rows */
+};
+
+struct router_args {
+    struct gpu_routing out;
+    const bf16 *x;     /* [T, H] */
+    const bf16 *gate;  /* [E, H] ROWS */
+    const struct router_config *config; /* host; flags as in host/model_config.h */
+    const int32_t *slot_mapping;        /* [T] -1: padding; NULL: no padding */
+    float *logits;                      /* [T, E] scratch */
+    int32_t num_tokens, hidden_size;
+};
+void router_launch(const struct router_args *a, cudaStream_t stream);
+/* Everything to expert 0 with weight 1: a dense FFN. K = E = 1. */
+void route_to_one_launch(const struct gpu_routing *out, const int32_t *slot_mapping,
+                         int32_t num_tokens, cudaStream_t stream);
+
+/* ---- moe_stream.cu, moe_tile.cu, moe.cu -------------------------------------------------------- */
+
+/* One expert held here; a table of them lies in device memory. Weights in FRAGMENTS. */
+struct gpu_expert {
+    const void *gate, *up;                /* [I, H] */
+    const void *down;                     /* [H, I] */
+    const float *gate_scale, *up_scale;   /* SCALE_ROW [I]; SCALE_BLOCK [I/128, H/128] rounded up */
+    const float *down_scale;              /* [H]; [H/128, I/128] */
+};
+
+struct moe_launch_args {
+    const bf16 *x;                    /* [T, H] */
+    const struct gpu_routing *routing; /* host struct of device arrays */
+    const struct gpu_expert *experts;  /* [num_local] */
+    const int32_t *expert_slot;        /* [E] index into experts, -1: not held here */
+    int32_t num_tokens, hidden_size, intermediate, num_experts, num_experts_per_tok, num_local;
+    enum dtype dtype;        /* of the weights: BF16 or F8_E4M3 */
+    enum weight_scale scale; /* NONE for BF16 */
+    bool invariant;          /* reduction orders independent of T */
+    bool accumulate;         /* add to partial */
+    bf16 *act;               /* [P, I] scratch, in permuted order: silu(gate x) * up x */
+    float *pair_out;         /* [P, H] scratch, in permuted order: down act */
+    float *partial;          /* [T, H]: sum over k, in order of k, of topk_weights * pair_out */
+    void *workspace;         /* [moe_workspace_bytes] */
+    struct gpu_info gpu;
+};
+size_t moe_workspace_bytes(int32_t max_tokens, int32_t num_experts, int32_t num_experts_per_tok);
+void moe_launch(const struct moe_launch_args *a, cudaStream_t stream);
+
+/* ---- dense.cu ---------------------------------------------------------------------------------- */
+
+struct dense_args {
+    void *y; /* [T, ldy] bf16 or, with y_float, float */
+    bool y_float;
+    int64_t ldy;
+    const bf16 *x; /* [T, ldx] */
+    int64_t ldx;
+    const void *weight; /* [rows, cols] */
+    enum weight_layout layout;
+    enum dtype dtype;
+    const float *weight_scale; /* as gpu_expert */
+    enum weight_scale scale;
+    int32_t rows, cols;
+    const float *bias; /* [rows] or NULL */
+    int32_t num_tokens;
+    bool invariant;
+    struct gpu_info gpu;
+};
+/* y = x W^T + bias, by streaming the weights: for few tokens, and right for any number. */
+void dense_launch(const struct dense_args *a, cudaStream_t stream);
+
+/* ---- sample.cu --------------------------------------------------------------------------------- */
+
+/* What one row of logits is wanted for; host/sampler.h says what each step does. */
+struct sample_row {
+    int32_t row;          /* of logits */
+    int32_t token;        /* -1: draw one; else give this token's logprob only (a prompt's) */
+    int32_t num_top;      /* 0 .. 20 most likely tokens wanted */
+    float temperature, top_p, min_p;
+    int32_t top_k; /* 0: all */
+    float repetition_penalty, presence_penalty, frequency_penalty;
+    int32_t counts_first, counts_num; /* its slice of `counts`; 0: none */
+    int32_t banned_first, banned_num; /* its slice of `banned` */
+    uint64_t seed;
+    int64_t index; /* of the token among the generated ones */
+};
+struct sample_count {
+    int32_t token, generated;
+};
+enum { SAMPLE_MAX_TOP = 20 };
+struct sample_result {
+    int32_t token;   /* -1: the row holds a NaN, or no finite largest value */
+    float logprob;   /* of token, log-softmax of the logits as they came */
+    int32_t num_top;
+    int32_t top_tokens[SAMPLE_MAX_TOP]; /* descending, ties to the lower id */
+    float top_logprobs[SAMPLE_MAX_TOP];
+};
+struct sample_launch_args {
+    const float *logits; /* [R, V] */
+    int32_t vocab_size;
+    const struct sample_row *rows; /* [num_rows] device or mapped pinned memory */
+    int32_t num_rows;
+    const struct sample_count *counts;
+    const int32_t *banned;
+    struct sample_result *results; /* [num_rows] device or mapped pinned memory */
+    void *workspace;               /* [sample_workspace_bytes] */
+};
+size_t sample_workspace_bytes(int32_t max_rows, int32_t vocab_size);
+void sample_launch(const struct sample_launch_args *a, cudaStream_t stream);
+
+#ifdef __cplusplus
+}
+#endif
