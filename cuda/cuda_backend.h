@@ -121,7 +121,8 @@ void cuda_weight_init(struct backend *b, struct weight *w, enum weight_use use, 
                       int32_t rows, int32_t cols, void *memory);
 void cuda_weight_put(struct backend *b, struct weight *w, int32_t row0,
                      const struct tensor_slice *slice);
-const void *cuda_experts_init(struct backend *b, const struct expert_weights *experts, int32_t n);
+int cuda_experts_init(struct backend *b, const struct expert_weights *experts, int32_t n,
+                      const void **table, struct error *error);
 int cuda_embed_init(struct backend *b, const struct tensor_source *table, struct error *error);
 /* Dense BF16 matrices are kept as rows, for cuBLAS; all others as fragments. */
 enum weight_layout cuda_layout(const struct weight *w);

@@ -154,7 +154,24 @@ static struct gpu_expert gpu_expert_of(const struct expert_weights *e) {
     };
 }
 
-const void *cuda_experts_init(struct backend *b, const struct expert_weights *experts, int32_t n) {
+/* The kernels take one dtype for all experts of a layer. */
+static int check_dtypes(const struct expert_weights *experts, int32_t n, struct error *error) {
+    for (int32_t i = 0; i < n; i++) {
+        enum dtype first = experts[0].gate.dtype;
+        if (experts[i].gate.dtype != first || experts[i].up.dtype != first ||
+            experts[i].down.dtype != first)
+            return error_set(error, ERR_UNSUPPORTED,
+                             "GPUs: expert %d of a layer has matrices of other dtypes than expert "
+                             "0 (%s); --gpus 0 serves such a model on the CPU",
+                             experts[i].expert, dtype_name(first));
+    }
+    return 0;
+}
+
+int cuda_experts_init(struct backend *b, const struct expert_weights *experts, int32_t n,
+                      const void **table, struct error *error) {
+    if (check_dtypes(experts, n, error) != 0)
+        return ERR_UNSUPPORTED;
     struct expert_table *t = xcalloc(1, sizeof *t);
     struct gpu_expert *host = xcalloc((size_t)n + 1, sizeof *host);
     int32_t E = b->config.num_experts, *slot = xmalloc((size_t)E * sizeof *slot);
@@ -162,10 +179,6 @@ const void *cuda_experts_init(struct backend *b, const struct expert_weights *ex
     for (int32_t i = 0; i < n; i++) {
         host[i] = gpu_expert_of(&experts[i]);
         slot[experts[i].expert] = i;
-        CHECK(experts[i].gate.dtype == experts[0].gate.dtype &&
-                  experts[i].up.dtype == experts[0].gate.dtype &&
-                  experts[i].down.dtype == experts[0].gate.dtype,
-              "expert %d has matrices of different dtypes", experts[i].expert);
     }
     CUDA_CHECK(cudaSetDevice(b->device));
     t->num_local = n;
@@ -180,7 +193,8 @@ const void *cuda_experts_init(struct backend *b, const struct expert_weights *ex
     b->expert_tables =
         xrealloc(b->expert_tables, (size_t)(b->num_expert_tables + 1) * sizeof *b->expert_tables);
     b->expert_tables[b->num_expert_tables++] = t;
-    return t;
+    *table = t;
+    return 0;
 }
 
 int cuda_embed_init(struct backend *b, const struct tensor_source *table, struct error *error) {

@@ -249,7 +249,10 @@ static void fill(struct loader *l) {
 static int finish_rank(struct model *m, struct rank *r, struct error *error) {
     for (int32_t i = 0; i < m->config->num_hidden_layers && m->ops->experts_init; i++) {
         struct layer *l = &r->layers[i];
-        l->expert_table = m->ops->experts_init(r->backend, l->experts, l->num_experts);
+        int rc =
+            m->ops->experts_init(r->backend, l->experts, l->num_experts, &l->expert_table, error);
+        if (rc)
+            return rc;
     }
     return m->ops->embed_init(r->backend, &m->weights->embed, error);
 }

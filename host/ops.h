@@ -178,8 +178,9 @@ struct ops {
     void (*weight_put)(struct backend *b, struct weight *w, int32_t row0,
                        const struct tensor_slice *slice);
     /* Once for each layer, when all weights are there: a table of its experts for moe_args, owned
-     * by the backend. NULL function: moe wants none. */
-    const void *(*experts_init)(struct backend *b, const struct expert_weights *experts, int32_t n);
+     * by the backend. ERR_UNSUPPORTED when it cannot run them. NULL function: moe wants none. */
+    int (*experts_init)(struct backend *b, const struct expert_weights *experts, int32_t n,
+                        const void **table, struct error *error);
     /* The embedding table, for `embed`. It may stay where it is, row-major in host memory, maybe
      * unaligned: it is borrowed. */
     int (*embed_init)(struct backend *b, const struct tensor_source *table, struct error *error);
