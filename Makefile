@@ -118,6 +118,29 @@ $(BUILD)/%.o: %.cu $(wildcard cuda/*.h cuda/*.cuh)
 	@echo "  NVCC $@"
 	$(Q)$(NVCC) $(NVFLAGS) -c -o $@ $<
 
+# Stand-ins for the CUDA libraries that execute the shipped PTX on a CPU: tests put them first with
+# LD_LIBRARY_PATH=$(BUILD)/ptxvm.
+VM        := $(BUILD)/ptxvm
+VM_OBJ    := $(patsubst %.c,$(BUILD)/%.o,$(filter-out tests/ptxvm/test_% tests/ptxvm/rt_fixture.c,$(wildcard tests/ptxvm/*.c)))
+VM_BLAS   := $(patsubst %,$(BUILD)/tests/ptxvm/%.o,cublas gemm rt_alloc)
+VM_RT     := $(filter-out %/cublas.o %/gemm.o %/cublaslt.o,$(VM_OBJ))
+$(VM_OBJ): CFLAGS += -O3 -march=x86-64-v3 -fno-strict-aliasing -fwrapv -fPIC -Wno-maybe-uninitialized
+$(VM)/libcudart.so.13: $(VM_RT)
+$(VM)/libcublas.so.13: $(VM_BLAS) | $(VM)/libcudart.so.13
+$(VM)/lib%.so.13:
+	@mkdir -p $(@D)
+	@echo "  LINK $@"
+	$(Q)$(CC) -shared -pthread -o $@ $^ -Wl,-soname,$(@F),--version-script=tests/ptxvm/lib$*.map,-z,defs $(if $|,-L$(VM) -l:libcudart.so.13) -lm
+
+# Kernels and backend against plain loops, by the CUDA runtime alone: on the stand-ins or on a GPU.
+GPU_TEST_OBJ := $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/test_cuda_*.c tests/gpu_*.c)) \
+                $(patsubst %.cu,$(BUILD)/%.o,$(wildcard tests/cuda_*.cu)) $(BUILD)/tests/shim.o
+$(BUILD)/gpu_tests: $(GPU_TEST_OBJ) $(LIB_OBJ)
+	@echo "  LINK $@"
+	$(Q)$(CXX) $(LDFLAGS) -o $@ $^ -lgtest $(LDLIBS)
+gpu-test: $(BUILD)/moeserve $(BUILD)/gpu_tests $(VM)/libcudart.so.13 $(VM)/libcublas.so.13  ## CUDA=1: kernels on the stand-ins
+	LD_LIBRARY_PATH=$(VM) $(BUILD)/gpu_tests --gtest_brief=1 --gtest_filter='$(or $(FILTER),*)'
+
 run: $(BUILD)/moeserve  ## serves the demo model and asks it something
 	@sh scripts/demo.sh $(BUILD)/moeserve $(ONCE)
 
@@ -162,5 +185,5 @@ clean:          ## removes build/
 help:           ## lists the targets
 	@sed -n 's/^\([a-z -]*\):.*## /  make \1\t/p' Makefile | expand -t 28
 
-.PHONY: all run test asan tsan bench fuzz format check-format install clean help
+.PHONY: all run test gpu-test asan tsan bench fuzz format check-format install clean help
 -include $(OBJ:.o=.d) $(TEST_OBJ:.o=.d) $(SIMDE_OBJ:.o=.d)

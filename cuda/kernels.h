@@ -81,7 +81,8 @@ void weight_layout_launch(void *data, enum weight_layout layout, enum dtype dtyp
 
 /* ---- embed.cu ---------------------------------------------------------------------------------- */
 
-/* hidden[t] = table[tokens[t]]. table [V, H] bf16 in device memory or mapped pinned host memory. */
+/* hidden[t] = table[tokens[t]]. table [V, H] bf16 in device memory or mapped pinned host memory.
+ * Tokens of padded rows are in the vocabulary too. */
 void embed_launch(float *hidden, const bf16 *table, const int32_t *tokens, int32_t num_tokens,
                   int32_t hidden_size, cudaStream_t stream);
 
@@ -99,6 +100,7 @@ struct norm_args {
     float eps;
     int32_t num_tokens, hidden_size;
 };
+/* H <= 16384, or <= 24576 and a multiple of 4. */
 void norm_launch(const struct norm_args *a, cudaStream_t stream);
 /* out[i] = hidden[rows[i]] + partial[rows[i]] (partial may be NULL). [R, H] (gather.cu) */
 void gather_rows_launch(float *out, const float *hidden, const float *partial, const int32_t *rows,
@@ -194,7 +196,8 @@ struct gpu_routing {
     float *topk_weights;     /* [T, K]; 0 in padded rows */
     int32_t *expert_counts;  /* [E] */
     int32_t *expert_offsets; /* [E + 1] */
-    int32_t *permutation;    /* [P] pairs t * K + k grouped by expert, ascending within one */
+    int32_t *permutation;    /* [P] pairs t * K + k grouped by expert, ascending within one; what
+                                lies behind expert_offsets[E] is not written */
     int32_t *slot;           /* [P] where in the permutation a pair lies; -1 in padded rows */
 };
 
@@ -207,6 +210,8 @@ struct router_args {
     float *logits;                      /* [T, E] scratch */
     int32_t num_tokens, hidden_size;
 };
+/* K <= 32, E <= 1024. A token whose logits hold a NaN, or have a std of 0 where they are divided by
+ * it, goes to experts 0 .. K - 1 with NaN weights. */
 void router_launch(const struct router_args *a, cudaStream_t stream);
 /* Everything to expert 0 with weight 1: a dense FFN. K = E = 1. */
 void route_to_one_launch(const struct gpu_routing *out, const int32_t *slot_mapping,
@@ -269,11 +274,11 @@ void dense_launch(const struct dense_args *a, cudaStream_t stream);
 struct sample_row {
     int32_t row;          /* of logits */
     int32_t token;        /* -1: draw one; else give this token's logprob only (a prompt's) */
-    int32_t num_top;      /* 0 .. 20 most likely tokens wanted */
+    int32_t num_top;      /* -1: no logprobs; else the token's, and those of the 0 .. 20 most likely */
     float temperature, top_p, min_p;
     int32_t top_k; /* 0: all */
     float repetition_penalty, presence_penalty, frequency_penalty;
-    int32_t counts_first, counts_num; /* its slice of `counts`; 0: none */
+    int32_t counts_first, counts_num; /* its slice of `counts`, a token once; 0: none */
     int32_t banned_first, banned_num; /* its slice of `banned` */
     uint64_t seed;
     int64_t index; /* of the token among the generated ones */
@@ -284,8 +289,8 @@ struct sample_count {
 enum { SAMPLE_MAX_TOP = 20 };
 struct sample_result {
     int32_t token;   /* -1: the row holds a NaN, or no finite largest value */
-    float logprob;   /* of token, log-softmax of the logits as they came */
-    int32_t num_top;
+    float logprob;   /* of token, log-softmax of the logits as they came; 0 when none are wanted */
+    int32_t num_top; /* as wanted, at most V; 0 when none are */
     int32_t top_tokens[SAMPLE_MAX_TOP]; /* descending, ties to the lower id */
     float top_logprobs[SAMPLE_MAX_TOP];
 };
@@ -300,6 +305,8 @@ struct sample_launch_args {
     void *workspace;               /* [sample_workspace_bytes] */
 };
 size_t sample_workspace_bytes(int32_t max_rows, int32_t vocab_size);
+/* The tokens of host/sampler.h, bit for bit. A job that only checks a row is a greedy one without
+ * logprobs. V <= 2^22. */
 void sample_launch(const struct sample_launch_args *a, cudaStream_t stream);
 
 #ifdef __cplusplus

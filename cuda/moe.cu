@@ -1,0 +1,123 @@
+/* moe: the expert FFNs of a layer: choice of the kernels, and the weighted combine
+ *
+ *   gate_up (stream, tile) -> act -> down (stream, tile) -> pair_out -> combine -> partial
+ *
+ * Choice   by each expert's own count, on the device: up to STREAM_LIMIT tokens it belongs to the
+ *          streaming kernels, above to the tile kernels. The host leaves out the tile kernels when
+ *          no expert can have so many (an expert has at most T tokens), and when rows are not
+ *          aligned to 16 bytes. Both give the same bits, so the choice shows in time only.
+ * combine  partial[t] (+)= sum over k, in order of k, of topk_weights[t, k] * pair_out[slot[t, k]],
+ *          for experts held here; zeros when there are none, as in padded rows.
+ * Launch   combine: a block of 256 threads for 1,024 columns of a token, 16 B a thread per load.
+ * Bytes    combine: 4 * H * (K + 1) a token, mostly from L2; bandwidth-bound.
+ * Numerics float32, fma in order of k: independent of T and of the other tokens.
+ * Requires FP8 has scales and BF16 has none.
+ */
+#include <limits.h>
+
+#include "cuda/cuda_check.h"
+#include "cuda/moe.cuh"
+
+/* Tokens of an expert up to which streaming pays. The kernels read x again for every 32 weight rows,
+ * from L2: with 64 tokens that is 2 bytes for each byte of BF16 weights, and 4 of FP8 ones, which
+ * would need more than L2 has (about 5 times DRAM). To be moved where a measurement says so. */
+static int stream_limit(enum dtype dtype) {
+    return dtype == DTYPE_BF16 ? 64 : 32;
+}
+
+size_t moe_workspace_bytes(int32_t, int32_t, int32_t) {
+    return 0; /* the work lists are derived, not stored: moe.cuh */
+}
+
+constexpr int COMBINE_THREADS = 256;
+
+/* VEC columns a thread: 4, or 1 where rows are not aligned. */
+template <int VEC> struct columns {
+    float v[VEC];
+};
+template <int VEC> DEVICE struct columns<VEC> columns_load(const float *p) {
+    struct columns<VEC> c;
+    if (VEC == 4) {
+        float4 v = *(const float4 *)p;
+        memcpy(&c, &v, sizeof c);
+    } else {
+        c.v[0] = *p;
+    }
+    return c;
+}
+
+template <int VEC>
+__global__ void __launch_bounds__(COMBINE_THREADS) combine_kernel(const struct moe_args_device p) {
+    int64_t t = blockIdx.x;
+    int H = p.a.hidden_size, K = p.a.num_experts_per_tok;
+    int h = (blockIdx.y * COMBINE_THREADS + threadIdx.x) * VEC;
+    if (h >= H)
+        return;
+    float *out = p.a.partial + t * H + h;
+    struct columns<VEC> sum = {};
+    for (int k = 0; k < K; k++) {
+        int id = p.r.topk_ids[t * K + k], slot = p.r.slot[t * K + k];
+        if (id < 0 || slot < 0 || p.a.expert_slot[id] < 0)
+            continue;
+        float weight = p.r.topk_weights[t * K + k];
+        struct columns<VEC> pair = columns_load<VEC>(p.a.pair_out + (int64_t)slot * H + h);
+#pragma unroll
+        for (int i = 0; i < VEC; i++)
+            sum.v[i] = fmaf(weight, pair.v[i], sum.v[i]);
+    }
+    if (p.a.accumulate) {
+        struct columns<VEC> old = columns_load<VEC>(out);
+#pragma unroll
+        for (int i = 0; i < VEC; i++)
+            sum.v[i] = __fadd_rn(old.v[i], sum.v[i]);
+    }
+    if (VEC == 4)
+        *(float4 *)out = make_float4(sum.v[0], sum.v[1 % VEC], sum.v[2 % VEC], sum.v[3 % VEC]);
+    else
+        *out = sum.v[0];
+}
+
+static void combine_launch(const struct moe_args_device *p, cudaStream_t stream) {
+    int vec = p->a.hidden_size % 4 == 0 ? 4 : 1;
+    dim3 grid(p->a.num_tokens, ceil_div(p->a.hidden_size, COMBINE_THREADS * vec));
+    if (vec == 4)
+        combine_kernel<4><<<grid, COMBINE_THREADS, 0, stream>>>(*p);
+    else
+        combine_kernel<1><<<grid, COMBINE_THREADS, 0, stream>>>(*p);
+    LAUNCH_CHECK();
+}
+
+static void check_args(const struct moe_launch_args *a) {
+    CHECK(a->dtype == DTYPE_BF16 ? a->scale == SCALE_NONE
+                                 : a->dtype == DTYPE_F8_E4M3 && a->scale != SCALE_NONE,
+          "dtype %d with scale %d", a->dtype, a->scale);
+    CHECK(a->hidden_size > 0 && a->intermediate > 0 && a->num_experts > 0 &&
+              a->num_experts_per_tok > 0,
+          "H %d I %d E %d K %d", a->hidden_size, a->intermediate, a->num_experts,
+          a->num_experts_per_tok);
+    CHECK(a->num_local >= 0 && a->num_local <= a->num_experts, "%d experts of %d", a->num_local,
+          a->num_experts);
+    CHECK((int64_t)a->num_tokens * a->num_experts_per_tok <= INT32_MAX, "T %d K %d", a->num_tokens,
+          a->num_experts_per_tok);
+}
+
+void moe_launch(const struct moe_launch_args *a, cudaStream_t stream) {
+    check_args(a);
+    if (a->num_tokens <= 0)
+        return;
+    struct moe_args_device p = {*a, *a->routing, INT_MAX};
+    bool tiles = a->hidden_size % 8 == 0 && a->intermediate % 8 == 0 &&
+                 a->num_tokens > stream_limit(a->dtype);
+    if (tiles)
+        p.stream_limit = stream_limit(a->dtype);
+    int average = ceil_div((int64_t)a->num_tokens * a->num_experts_per_tok, a->num_experts);
+    if (a->num_local > 0) {
+        moe_stream_gate_up_launch(&p, stream);
+        if (tiles)
+            moe_tile_gate_up_launch(&p, average, stream);
+        moe_stream_down_launch(&p, stream);
+        if (tiles)
+            moe_tile_down_launch(&p, average, stream);
+    }
+    combine_launch(&p, stream);
+}

@@ -1,0 +1,312 @@
+/* Launches: the blocks of a grid and the host threads (workers) that execute them.
+ *
+ * A worker takes blocks by a counter. A block whose threads only poll memory gives way: its worker
+ * starts or continues others, up to MAX_CONTEXTS at once, and comes back to it. When that has gone
+ * on for PTXVM_SPIN seconds without progress anywhere in the grid, it is a deadlock.
+ */
+#include <pthread.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "tests/ptxvm/settings.h"
+#include "tests/ptxvm/vm.h"
+
+enum {
+    MAX_CONTEXTS = 64,
+    MAX_WORKERS = 64,
+    LARGE_GRID_BLOCKS = 4,
+    LARGE_GRID_THREADS = 512,
+    RED_ZONE = 128,
+    DEFAULT_SHARED = 48 << 10
+};
+
+static int64_t now_ns(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec * (int64_t)1000000000 + t.tv_nsec;
+}
+
+/* ---- can it be launched?
+ * --------------------------------------------------------------------------- */
+
+static bool check_shape(const struct vm_launch *l, const char *name) {
+    const uint32_t *g = l->grid, *b = l->block;
+    uint64_t threads = (uint64_t)b[0] * b[1] * b[2];
+    if (!g[0] || !g[1] || !g[2] || g[0] > INT32_MAX || g[1] > 65535 || g[2] > 65535) {
+        vm_report("launch of %s: a grid of %u x %u x %u blocks is not possible", name, g[0], g[1],
+                  g[2]);
+        return false;
+    }
+    if (!threads || threads > 1024 || b[0] > 1024 || b[1] > 1024 || b[2] > 64) {
+        vm_report("launch of %s: blocks of %u x %u x %u threads are not possible", name, b[0], b[1],
+                  b[2]);
+        return false;
+    }
+    if (threads > (uint64_t)l->kernel->max_threads) {
+        vm_report("launch of %s: blocks of %llu threads, but its __launch_bounds__ allow %d", name,
+                  (unsigned long long)threads, l->kernel->max_threads);
+        return false;
+    }
+    return true;
+}
+
+enum vm_result vm_check_launch(const struct vm_launch *l) {
+    const struct vm_kernel *k = l->kernel;
+    char name[512];
+    vm_demangle(k->name, name, sizeof name);
+    if (!check_shape(l, name))
+        return VM_BAD_LAUNCH;
+    size_t optin = (size_t)l->arch->shared_per_block_optin;
+    if (k->static_shared > DEFAULT_SHARED) {
+        vm_report("launch of %s: %zu bytes of static shared memory, more than the %d that are "
+                  "possible",
+                  name, k->static_shared, DEFAULT_SHARED);
+        return VM_BAD_LAUNCH;
+    }
+    if (l->dynamic_shared > l->dynamic_shared_limit) {
+        vm_report("launch of %s: %zu bytes of dynamic shared memory, but %zu are allowed; "
+                  "cudaFuncSetAttribute allows more",
+                  name, l->dynamic_shared, l->dynamic_shared_limit);
+        return VM_BAD_LAUNCH;
+    }
+    if (k->static_shared + l->dynamic_shared > optin) {
+        vm_report("launch of %s: %zu + %zu bytes of shared memory, but %s has %zu", name,
+                  k->static_shared, l->dynamic_shared, l->arch->name, optin);
+        return VM_BAD_LAUNCH;
+    }
+    return VM_OK;
+}
+
+/* ---- workers
+ * --------------------------------------------------------------------------------------- */
+
+/* The n-th block to run, by the schedule. */
+static uint64_t block_at(const struct vm_grid *g, uint64_t n) {
+    switch (vm_settings()->schedule) {
+    case VM_SCHEDULE_MIN:
+        return n;
+    case VM_SCHEDULE_REVERSE:
+        return g->num_blocks - 1 - n;
+    case VM_SCHEDULE_RANDOM:
+        break;
+    }
+    /* A prime that does not divide the count makes a permutation of the blocks. */
+    static const uint32_t primes[] = {2654435761u, 40503u * 2 + 1, 104729, 15485863, 32452843};
+    uint64_t start = g->seed % g->num_blocks;
+    for (size_t i = 0; i < sizeof primes / sizeof *primes; i++)
+        if (g->num_blocks % primes[i])
+            return (start + n * primes[i]) % g->num_blocks;
+    return n;
+}
+
+struct queue {                       /* contexts of a worker */
+    struct vm_block *stalled, *last; /* in the order of their turns */
+    struct vm_block *running;        /* the one that a fault interrupts */
+    int32_t contexts;
+    uint64_t progress;
+    int64_t since_ns; /* when progress had that value first */
+};
+
+static void put_last(struct queue *q, struct vm_block *b) {
+    b->next = NULL;
+    if (q->stalled)
+        q->last->next = b;
+    else
+        q->stalled = b;
+    q->last = b;
+}
+
+static struct vm_block *new_block(struct vm_worker *worker, struct queue *q) {
+    struct vm_grid *g = worker->grid;
+    if (atomic_load(&g->next_block) >= g->num_blocks ||
+        (!worker->idle && q->contexts == MAX_CONTEXTS))
+        return NULL;
+    uint64_t n = atomic_fetch_add(&g->next_block, 1);
+    if (n >= g->num_blocks)
+        return NULL;
+    struct vm_block *b = worker->idle;
+    if (b) {
+        worker->idle = b->next;
+    } else {
+        b = vm_block_create(worker);
+        q->contexts++;
+    }
+    vm_block_start(b, block_at(g, n));
+    return b;
+}
+
+static struct vm_block *next_block(struct vm_worker *worker, struct queue *q) {
+    struct vm_block *b = new_block(worker, q);
+    if (b || !q->stalled)
+        return b;
+    b = q->stalled;
+    q->stalled = b->next;
+    return b;
+}
+
+/* A lane that still exists, for the report of a block that spins. */
+static void check_spin(struct vm_block *b, struct queue *q) {
+    uint64_t progress = atomic_load(&b->grid->progress);
+    int64_t now = now_ns();
+    if (progress != q->progress || !q->since_ns) {
+        q->progress = progress;
+        q->since_ns = now;
+        return;
+    }
+    int32_t limit = vm_settings()->spin_seconds;
+    if (now - q->since_ns < limit * (int64_t)1000000000)
+        return;
+    for (uint32_t i = 0; i < b->grid->num_warps; i++) {
+        struct vm_warp *w = &b->warps[i];
+        if (!w->running)
+            continue;
+        int lane = vm_first(w->running);
+        vm_fault(w, &b->grid->kernel->code[w->lane_pc[lane]], lane, VM_FAULT,
+                 "deadlock: the grid has polled memory for %d seconds without progress "
+                 "(%llu of %llu blocks are left)",
+                 limit, (unsigned long long)atomic_load(&b->grid->blocks_left),
+                 (unsigned long long)b->grid->num_blocks);
+    }
+}
+
+static void run_block(struct vm_worker *worker, struct queue *q, struct vm_block *b) {
+    struct vm_grid *g = worker->grid;
+    q->running = b;
+    enum vm_progress p = vm_block_run(b);
+    if (p == VM_YIELD) {
+        b->stalled = true;
+        check_spin(b, q);
+        put_last(q, b);
+        sched_yield();
+    } else {
+        b->next = worker->idle;
+        worker->idle = b;
+        atomic_fetch_sub(&g->blocks_left, 1);
+        atomic_fetch_add(&g->progress, 1);
+    }
+    q->running = NULL;
+}
+
+static void destroy_all(struct vm_block *b) {
+    for (struct vm_block *next; b; b = next) {
+        next = b->next;
+        vm_block_destroy(b);
+    }
+}
+
+static void *work(void *arg) {
+    struct vm_worker *worker = arg;
+    struct queue *q = calloc(1, sizeof *q);
+    if (!q)
+        abort();
+    if (!setjmp(worker->fault)) {
+        while (atomic_load(&worker->grid->result) == VM_OK) {
+            struct vm_block *b = next_block(worker, q);
+            if (!b)
+                break;
+            run_block(worker, q, b);
+        }
+    }
+    if (q->running)
+        vm_block_destroy(q->running);
+    destroy_all(q->stalled);
+    destroy_all(worker->idle);
+    free(q);
+    vm_count(&worker->counters);
+    return NULL;
+}
+
+/* ---- grids
+ * ----------------------------------------------------------------------------------------- */
+
+static struct vm_worker *worker_create(struct vm_grid *g) {
+    struct vm_worker *w = aligned_alloc(64, (sizeof *w + 63) & ~(size_t)63);
+    if (!w)
+        abort();
+    memset(w, 0, sizeof *w);
+    w->grid = g;
+    return w;
+}
+
+/* Races are looked for in one order of blocks, so that a report can be had again. */
+static int32_t count_workers(const struct vm_grid *g) {
+    uint64_t n = (uint64_t)vm_settings()->threads;
+    uint64_t threads = g->num_blocks * g->num_warps * VM_WARP;
+    if (g->race || g->num_blocks < LARGE_GRID_BLOCKS || threads < LARGE_GRID_THREADS)
+        return 1;
+    n = n < MAX_WORKERS ? n : MAX_WORKERS;
+    return (int32_t)(n < g->num_blocks ? n : g->num_blocks);
+}
+
+/* The caller is the first worker; a thread that cannot be had leaves its part to the others. */
+static void run_workers(struct vm_grid *g) {
+    pthread_t threads[MAX_WORKERS];
+    struct vm_worker *workers[MAX_WORKERS];
+    int32_t n = count_workers(g), started = 1;
+    workers[0] = worker_create(g);
+    for (; started < n; started++) {
+        workers[started] = worker_create(g);
+        if (pthread_create(&threads[started], NULL, work, workers[started])) {
+            free(workers[started]);
+            break;
+        }
+    }
+    work(workers[0]);
+    free(workers[0]);
+    for (int32_t i = 1; i < started; i++) {
+        pthread_join(threads[i], NULL);
+        free(workers[i]);
+    }
+}
+
+/* Every variable that the kernel uses has its memory before the first block asks for it. */
+static bool have_variables(const struct vm_launch *l) {
+    const struct vm_kernel *k = l->kernel;
+    for (int32_t i = 0; i < k->num_constants; i++) {
+        const struct ptx_variable *v = k->constants[i].var;
+        if (!v || v->space == PTX_SHARED || vm_variable_address(k->module, v, l->device))
+            continue;
+        vm_report("launch of %s: variable %.*s has no memory on device %d", k->name, v->name.len,
+                  v->name.s, l->device);
+        return false;
+    }
+    return true;
+}
+
+static void trace(const struct vm_launch *l, int64_t start_ns) {
+    char name[512];
+    fprintf(stderr, "ptxvm: device %d %s <<<(%u,%u,%u), (%u,%u,%u), %zu>>> %.3f ms\n", l->device,
+            vm_demangle(l->kernel->name, name, sizeof name), l->grid[0], l->grid[1], l->grid[2],
+            l->block[0], l->block[1], l->block[2], l->dynamic_shared,
+            (double)(now_ns() - start_ns) * 1e-6);
+}
+
+enum vm_result vm_run(const struct vm_launch *l) {
+    const struct vm_kernel *k = l->kernel;
+    struct vm_grid g = {.launch = *l, .kernel = k, .params = l->params};
+    int64_t start_ns = now_ns();
+    enum vm_result checked = vm_check_launch(l);
+    if (checked != VM_OK)
+        return checked;
+    if (!have_variables(l))
+        return VM_BAD_LAUNCH;
+    g.num_blocks = (uint64_t)l->grid[0] * l->grid[1] * l->grid[2];
+    g.blocks_left = g.num_blocks;
+    g.num_warps = (l->block[0] * l->block[1] * l->block[2] + VM_WARP - 1) / VM_WARP;
+    g.shared_bytes = (uint32_t)(k->dynamic_offset + l->dynamic_shared + RED_ZONE);
+    g.seed = vm_settings()->schedule_seed * 0x9e3779b97f4a7c15u + 1;
+    vm_access_begin();
+    if (vm_settings()->races)
+        g.race = vm_race_create(&g);
+    run_workers(&g);
+    if (g.race)
+        vm_race_destroy(g.race);
+    vm_access_end();
+    vm_count(&(struct ptxvm_counters){.launches = 1});
+    if (vm_settings()->trace)
+        trace(l, start_ns);
+    return (enum vm_result)atomic_load(&g.result);
+}

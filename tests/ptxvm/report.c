@@ -1,0 +1,138 @@
+/* Reports and counters of the machine. */
+#include "tests/ptxvm/vm.h"
+
+#include <pthread.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static char last[4096];
+static struct { _Atomic uint64_t lanes, warps, launches, conflicts, mma; } totals;
+
+void vm_report(const char *fmt, ...) {
+    va_list ap;
+    va_start(ap, fmt);
+    pthread_mutex_lock(&lock);
+    vsnprintf(last, sizeof last, fmt, ap);
+    fprintf(stderr, "ptxvm: %s\n", last);
+    pthread_mutex_unlock(&lock);
+    va_end(ap);
+}
+
+const char *ptxvm_last_report(void) {
+    return last;
+}
+
+void ptxvm_clear_report(void) {
+    pthread_mutex_lock(&lock);
+    last[0] = 0;
+    pthread_mutex_unlock(&lock);
+}
+
+void vm_count(const struct ptxvm_counters *c) {
+    atomic_fetch_add(&totals.lanes, c->lane_instructions);
+    atomic_fetch_add(&totals.warps, c->warp_instructions);
+    atomic_fetch_add(&totals.launches, c->launches);
+    atomic_fetch_add(&totals.conflicts, c->bank_conflicts);
+    atomic_fetch_add(&totals.mma, c->mma);
+}
+
+void ptxvm_counters(struct ptxvm_counters *out) {
+    *out = (struct ptxvm_counters){totals.lanes, totals.warps, totals.launches, totals.conflicts,
+                                   totals.mma};
+}
+
+/* In libstdc++, where that is linked; a kernel is named as the linker knows it where it is not. */
+extern char *__cxa_demangle(const char *name, char *buffer, size_t *length, int *status)
+    __attribute__((weak));
+
+const char *vm_demangle(const char *name, char *out, size_t out_bytes) {
+    char *plain = NULL;
+    int status = -1;
+    if (__cxa_demangle)
+        plain = __cxa_demangle(name, NULL, NULL, &status);
+    snprintf(out, out_bytes, "%s", plain && !status ? plain : name);
+    free(plain);
+    return out;
+}
+
+static bool is_toolkit_header(const char *file) {
+    return strstr(file, "/include/cuda") || strstr(file, "_intrinsics.") ||
+           strstr(file, "/include/crt/") || strstr(file, "_functions.") ||
+           strstr(file, "/include/cooperative_groups");
+}
+
+/* Where the instruction stands in the source: the innermost place that is not in a header of the
+ * CUDA toolkit, and who inlined that. */
+static int place(const struct vm_kernel *k, int32_t loc, char *out, size_t bytes) {
+    const struct ptx_module *m = k->module->ptx;
+    const struct ptx_location *l = NULL;
+    for (; loc >= 0; loc = l->parent) {
+        l = &m->locations[loc];
+        const char *file = l->file < m->num_files ? m->files[l->file] : NULL;
+        if (l->parent < 0 || (file && !is_toolkit_header(file)))
+            break;
+    }
+    if (!l)
+        return 0;
+    int n = 0;
+    const char *file = l->file < m->num_files && m->files[l->file] ? m->files[l->file] : "?";
+    n = snprintf(out, bytes, "%s:%d", file, l->line);
+    for (loc = l->parent; loc >= 0 && n >= 0 && (size_t)n < bytes; loc = l->parent) {
+        l = &m->locations[loc];
+        n += snprintf(out + n, bytes - (size_t)n, ", inlined at line %d", l->line);
+    }
+    return n;
+}
+
+const char *vm_place(const struct vm_kernel *k, uint32_t where, char *out, size_t bytes) {
+    const struct ptx_instruction *in = k->where[where];
+    if (!in || !place(k, in->loc, out, bytes))
+        snprintf(out, bytes, "PTX line %d", in ? in->line : 0);
+    return out;
+}
+
+int32_t vm_source_line(const struct vm_kernel *k, uint32_t where) {
+    const struct ptx_instruction *in = k->where[where];
+    return !in ? 0 : in->loc < 0 ? -in->line : k->module->ptx->locations[in->loc].line;
+}
+
+void vm_thread_index(const struct vm_block *b, uint32_t linear, uint32_t out[3]) {
+    const uint32_t *n = b->grid->launch.block;
+    out[0] = linear % n[0];
+    out[1] = linear / n[0] % n[1];
+    out[2] = linear / n[0] / n[1];
+}
+
+static void compose(const struct vm_warp *w, const struct vm_inst *i, int lane, const char *what) {
+    const struct vm_block *b = w->block;
+    const struct vm_kernel *k = b->grid->kernel;
+    char name[512], where[512];
+    uint32_t t[3];
+    vm_demangle(k->name, name, sizeof name);
+    vm_place(k, i->where, where, sizeof where);
+    vm_thread_index(b, w->index * VM_WARP + (uint32_t)lane, t);
+    const struct ptx_instruction *in = k->where[i->where];
+    vm_report("%s\n  kernel      %s\n  at          %s\n  block       (%u,%u,%u) thread (%u,%u,%u)\n"
+              "  instruction %.*s",
+              what, name, where, b->ctaid[0], b->ctaid[1], b->ctaid[2], t[0], t[1], t[2],
+              in ? in->text.len : 0, in ? in->text.s : "");
+}
+
+void vm_fault(struct vm_warp *w, const struct vm_inst *i, int lane, enum vm_result result,
+              const char *fmt, ...) {
+    char what[1600];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(what, sizeof what, fmt, ap);
+    va_end(ap);
+    struct vm_grid *g = w->block->grid;
+    int none = VM_OK;
+    /* The first one ends the grid; those of other blocks that come after it are not told. */
+    if (atomic_compare_exchange_strong(&g->result, &none, (int)result))
+        compose(w, i, lane, what);
+    longjmp(w->block->worker->fault, 1);
+}
