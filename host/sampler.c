@@ -9,14 +9,10 @@
 #include "host/error.h"
 #include "host/mem.h"
 
-/* vLLM's _SAMPLING_EPS: cooler than this is greedy. */
-#define GREEDY_TEMPERATURE 1e-5f
-
 enum { RADIX_BUCKETS = 2048 };
 
 /* Four floats side by side: GCC's and Clang's vector extension, lowered to whatever there is. */
 typedef float f32x4 __attribute__((vector_size(16)));
-typedef int32_t i32x4 __attribute__((vector_size(16)));
 typedef uint32_t u32x4 __attribute__((vector_size(16)));
 typedef double f64x4 __attribute__((vector_size(32)));
 
@@ -31,7 +27,7 @@ struct sampler {
     float *row;                   /* [V] logits after the penalties; owned, as all below */
     float *weights;               /* [V] rounded up to a multiple of 4 */
     struct candidate *candidates; /* [V] */
-    double *buckets;              /* [RADIX_BUCKETS] */
+    uint64_t *buckets;            /* [RADIX_BUCKETS] */
 };
 
 /* --- counts of seen tokens ------------------------------------------------------------------ */
@@ -83,7 +79,8 @@ double sampler_uniform(uint64_t seed, int64_t index) {
 /* --- whole rows ----------------------------------------------------------------------------- */
 
 struct sampler *sampler_create(int32_t vocab_size) {
-    CHECK(vocab_size >= 1, "vocab_size %d", vocab_size);
+    CHECK(vocab_size >= 1 && vocab_size <= 1 << (63 - SAMPLER_WEIGHT_BITS), "vocab_size %d",
+          vocab_size);
     size_t n = (size_t)vocab_size;
     struct sampler *s = xcalloc(1, sizeof *s);
     s->vocab_size = vocab_size;
@@ -167,19 +164,9 @@ static double exp_row(float *weights, const float *x, int32_t n, float max, floa
     return sum_lanes(&sum);
 }
 
-/* Number and sum of the weights that are at least min_weight > 0; weights as exp_row leaves them.
- */
-static int32_t weigh_above(const float *weights, int32_t n, float min_weight, double *mass) {
-    i32x4 count = {0};
-    f64x4 sum = {0};
-    for (int32_t i = 0; i < n; i += 4) {
-        f32x4 v = load_f32x4(weights + i);
-        i32x4 above = v >= min_weight;
-        count -= above;
-        sum += __builtin_convertvector((f32x4)((i32x4)v & above), f64x4);
-    }
-    *mass = sum_lanes(&sum);
-    return count[0] + count[1] + count[2] + count[3];
+/* A weight in units of 2^-SAMPLER_WEIGHT_BITS, rounded down. Sums of these are exact. */
+static uint64_t fixed_weight(float weight) {
+    return (uint64_t)(int64_t)(weight * (float)((int64_t)1 << SAMPLER_WEIGHT_BITS));
 }
 
 static float clamp_finite(float x) {
@@ -229,8 +216,8 @@ static int32_t collect(struct sampler *s, const float *x, float min_weight) {
     return n;
 }
 
-static double amount(const struct candidate *c, bool by_weight) {
-    return by_weight ? (double)c->weight : 1.0;
+static uint64_t amount(const struct candidate *c, bool by_weight) {
+    return by_weight ? fixed_weight(c->weight) : 1;
 }
 
 /* Keeps the shortest head of the candidates' order by (key descending, id ascending) whose amounts
@@ -238,14 +225,14 @@ static double amount(const struct candidate *c, bool by_weight) {
  * id stays. The key of the last one is found by radix selection, 11, 11 and 10 bits at a time: sum
  * the amounts by bucket, walk down from the top until the target is reached, look into that bucket.
  */
-static int32_t keep_head(struct sampler *s, int32_t n, bool by_weight, double target) {
+static int32_t keep_head(struct sampler *s, int32_t n, bool by_weight, uint64_t target) {
     static const struct {
         int32_t shift;
         uint32_t mask;
     } digits[] = {{21, 2047}, {10, 2047}, {0, 1023}};
     struct candidate *c = s->candidates;
     uint32_t prefix = 0, prefix_mask = 0;
-    double above = 0; /* of all keys beyond the prefix */
+    uint64_t above = 0; /* of all keys beyond the prefix */
     for (int32_t level = 0; level < 3; level++) {
         int32_t shift = digits[level].shift;
         uint32_t mask = digits[level].mask, b = mask;
@@ -271,81 +258,89 @@ static int32_t keep_head(struct sampler *s, int32_t n, bool by_weight, double ta
     return kept;
 }
 
-static double sum_weights(const struct candidate *c, int32_t n) {
-    double sum = 0;
+static uint64_t sum_weights(const struct candidate *c, int32_t n) {
+    uint64_t sum = 0;
     for (int32_t i = 0; i < n; i++)
-        sum += (double)c[i].weight;
+        sum += fixed_weight(c[i].weight);
     return sum;
 }
 
-/* Do the tokens with at least this weight include all that top_k (else top_p) can leave? */
-static bool enough_above(const struct sampler *s, const struct sampling_params *p, bool has_top_k,
-                         double total, float weight) {
-    double mass;
-    int32_t n = weigh_above(s->weights, s->vocab_size, weight, &mass);
-    return has_top_k ? n >= p->top_k : mass >= (double)p->top_p * total;
+/* A share, in units of 2^-64, of a total, rounded down. */
+static uint64_t share_of(uint64_t share, uint64_t total) {
+    return (uint64_t)((unsigned __int128)share * total >> 64);
 }
 
-/* The largest power of two for which the above holds, so that candidates are few: exponents 1, 2,
- * 4,
- * ... until it does, then bisection. 0 when it takes weights below 2^-120. */
+/* What top_p < 1 wants of a total. */
+static uint64_t top_p_share(const struct sampling_params *p, uint64_t total) {
+    uint64_t part = share_of((uint64_t)(p->top_p * 0x1p64f), total);
+    return part > 0 ? part : 1;
+}
+
+/* A weight, as large as is easily found, such that the tokens with at least this weight include all
+ * that top_k (else top_p) can leave: so candidates are few. Weights are counted by their highest
+ * bit. exp rounds neighbours differently, so that a slightly larger x may have a slightly smaller
+ * weight: hence a little less than a power of two. *total is the sum of all weights. */
 static float candidate_weight(const struct sampler *s, const struct sampling_params *p,
-                              bool has_top_k, double total) {
-    int32_t too_few = 0, enough = 1;
-    while (enough <= 120 && !enough_above(s, p, has_top_k, total, ldexpf(1, -enough))) {
-        too_few = enough;
-        enough *= 2;
+                              bool has_top_k, uint64_t *total) {
+    uint64_t mass[SAMPLER_WEIGHT_BITS + 1] = {0}, count[SAMPLER_WEIGHT_BITS + 1] = {0}, sum = 0;
+    *total = 0;
+    for (int32_t i = 0; i < s->vocab_size; i++) {
+        uint64_t weight = fixed_weight(s->weights[i]);
+        if (weight > 0) {
+            int32_t bit = 63 - __builtin_clzll(weight);
+            mass[bit] += weight;
+            count[bit]++;
+            *total += weight;
+        }
     }
-    if (enough > 120)
-        return 0;
-    while (enough - too_few > 1) {
-        int32_t middle = (enough + too_few) / 2;
-        if (enough_above(s, p, has_top_k, total, ldexpf(1, -middle)))
-            enough = middle;
-        else
-            too_few = middle;
+    uint64_t target = has_top_k ? (uint64_t)p->top_k : top_p_share(p, *total);
+    for (int32_t bit = SAMPLER_WEIGHT_BITS; bit > 0; bit--) {
+        sum += has_top_k ? count[bit] : mass[bit];
+        if (sum >= target)
+            return ldexpf(0.999f, bit - SAMPLER_WEIGHT_BITS);
     }
-    return ldexpf(1, -enough);
+    return SAMPLER_MIN_WEIGHT;
 }
 
-/* Steps 5 to 7 over s->weights, whose sum is total. Returns how many candidates are left. */
-static int32_t filter(struct sampler *s, const float *x, const struct sampling_params *p,
-                      double total) {
+/* Steps 5 to 7 over s->weights. Returns how many candidates are left. */
+static int32_t filter(struct sampler *s, const float *x, const struct sampling_params *p) {
     bool has_top_k = p->top_k > 0 && p->top_k < s->vocab_size;
-    float min_weight = p->min_p > 0 ? p->min_p : candidate_weight(s, p, has_top_k, total);
-    int32_t n = collect(s, x, min_weight);
+    uint64_t total = 0;
+    float min_weight = p->min_p > 0 ? p->min_p : candidate_weight(s, p, has_top_k, &total);
+    int32_t n = collect(s, x, fmaxf(min_weight, SAMPLER_MIN_WEIGHT));
     if (has_top_k && p->top_k < n)
-        n = keep_head(s, n, false, p->top_k);
+        n = keep_head(s, n, false, (uint64_t)p->top_k);
     if (has_top_k || p->min_p > 0)
         total = sum_weights(s->candidates, n);
     if (p->top_p < 1)
-        n = keep_head(s, n, true, (double)p->top_p * total);
+        n = keep_head(s, n, true, top_p_share(p, total));
     return n;
 }
 
-/* Steps 4 to 8. Rounding can leave the sum a hair short of the target: then it is the last token
- * that has any weight. */
+/* Steps 4 to 8. */
 static int32_t draw(struct sampler *s, const float *x, float max, const struct sampling_params *p,
                     int64_t index) {
-    double total = exp_row(s->weights, x, s->vocab_size, max, p->temperature);
-    double u = sampler_uniform(p->seed, index), sum = 0;
+    uint64_t total = 0, sum = 0;
+    uint64_t u = (uint64_t)(sampler_uniform(p->seed, index) * 0x1p64);
     int32_t token = -1;
+    exp_row(s->weights, x, s->vocab_size, max, p->temperature);
     if (p->min_p <= 0 && p->top_p >= 1 && (p->top_k <= 0 || p->top_k >= s->vocab_size)) {
-        double target = u * total;
+        for (int32_t i = 0; i < s->vocab_size; i++)
+            total += fixed_weight(s->weights[i]);
+        uint64_t target = share_of(u, total);
         for (int32_t i = 0; i < s->vocab_size && sum <= target; i++)
-            if (s->weights[i] > 0) {
-                sum += (double)s->weights[i];
+            if (s->weights[i] >= SAMPLER_MIN_WEIGHT) {
+                sum += fixed_weight(s->weights[i]);
                 token = i;
             }
         return token;
     }
-    int32_t n = filter(s, x, p, total);
-    double target = u * sum_weights(s->candidates, n);
-    for (int32_t i = 0; i < n && sum <= target; i++)
-        if (s->candidates[i].weight > 0) {
-            sum += (double)s->candidates[i].weight;
-            token = s->candidates[i].id;
-        }
+    int32_t n = filter(s, x, p);
+    uint64_t target = share_of(u, sum_weights(s->candidates, n));
+    for (int32_t i = 0; i < n && sum <= target; i++) {
+        sum += fixed_weight(s->candidates[i].weight);
+        token = s->candidates[i].id;
+    }
     return token;
 }
 

@@ -18,6 +18,16 @@
  * or of time. No libm function is involved in choosing a token, so not of the C library either.
  * Nothing is sorted: thresholds are found by radix selection on the bits of x, in time linear in V.
  *
+ * Probabilities are handled as weights exp((x - max) / temperature) in float32, with one rounding
+ * for every operation written down in sampler.c, none fused. Where they are added they are
+ * integers, in units of 2^-41 and rounded down, so that a sum is exact and the same in any order: a
+ * GPU that adds in another order (cuda/sample.cu) picks the same tokens. A weight below 2^-41
+ * counts as none: such a token is never drawn. Shares of a sum (top_p, u) are exact products,
+ * rounded down:
+ *
+ *   top_p   keeps the shortest head whose sum is >= max(1, top_p * sum)
+ *   draw    takes the first token, in order of ids, at which the running sum is > u * sum
+ *
  * A sampler is scratch memory for one thread; nothing is allocated after sampler_create.
  */
 #pragma once
@@ -32,6 +42,13 @@ extern "C" {
 #endif
 
 struct sampler; /* opaque */
+
+/* Weights exp((x - max) / temperature) are float32, and fixed-point numbers of this many bits
+ * behind the point where they are added: see above. */
+enum { SAMPLER_WEIGHT_BITS = 41 };
+#define SAMPLER_MIN_WEIGHT 0x1p-41f
+/* vLLM's _SAMPLING_EPS: cooler than this is greedy. */
+#define GREEDY_TEMPERATURE 1e-5f
 
 /* Logprobs below this (of masked tokens, -inf) are given as this, as JSON knows no infinity. */
 #define LOGPROB_MIN (-9999.0f)
