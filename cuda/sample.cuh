@@ -156,7 +156,7 @@ DEVICE struct weighing make_weighing(const struct sample_row *r, u64 best) {
     w.max = key_value(pair_key(best));
     w.temperature = r->temperature;
     w.min_weight = fmaxf(r->min_p, SAMPLER_MIN_WEIGHT);
-    w.low = r->temperature * (logf(w.min_weight) + 0.1f);
+    w.low = r->temperature * (logf(w.min_weight) - 0.01f);
     return w;
 }
 

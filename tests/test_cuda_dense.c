@@ -7,8 +7,8 @@
 #include "host/mem.h"
 #include "tests/gpu_weights.h"
 
-/* A last partial row group, one group, more than one block of 128; columns of one tile and less, not
- * a multiple of 8 (the slow path), of 32, of 128, and more than 8 segments' worth. */
+/* A last partial row group, one group, more than one block of 128; columns of one tile and less,
+ * not a multiple of 8 (the slow path), of 32, of 128, and more than 8 segments' worth. */
 static const int32_t shapes[][2] = {{1, 8}, {16, 32}, {50, 48}, {35, 90}, {76, 264}, {144, 1152}};
 static const int32_t token_counts[] = {0, 1, 2, 7, 9, 17, 33, 64};
 enum { MAX_T = 70 };

@@ -137,7 +137,8 @@ TEST(CudaLayout, MappedPinnedMemoryIsASource) {
     void *data = gpu_alloc(bytes);
     weight_layout_launch(data, LAYOUT_FRAGMENTS, DTYPE_BF16, 20, 40, 0, 20, pinned, 40,
                          gpu_stream());
-    void *got = gpu_fetch(data, bytes), *want = expected_layout(LAYOUT_FRAGMENTS, DTYPE_BF16, 20, 40);
+    void *got = gpu_fetch(data, bytes),
+         *want = expected_layout(LAYOUT_FRAGMENTS, DTYPE_BF16, 20, 40);
     EXPECT_MEM_EQ(got, want, bytes);
     gpu_free(data);
     CUDA_CHECK(cudaFreeHost(pinned));

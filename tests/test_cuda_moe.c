@@ -19,7 +19,7 @@
 struct layer {
     const struct gpu_weight_type *type;
     int32_t H, I, E, K, num_local;
-    int32_t *slot; /* [E] */
+    int32_t *slot;                       /* [E] */
     struct gpu_matrix *gate, *up, *down; /* [num_local] */
     struct gpu_expert *experts;          /* device */
     int32_t *device_slot;
@@ -43,9 +43,8 @@ static struct layer make_layer(struct rng *r, const struct gpu_weight_type *type
         l.gate[s] = gpu_matrix_random(r, type, LAYOUT_FRAGMENTS, I, H);
         l.up[s] = gpu_matrix_random(r, type, LAYOUT_FRAGMENTS, I, H);
         l.down[s] = gpu_matrix_random(r, type, LAYOUT_FRAGMENTS, H, I);
-        experts[s] =
-            (struct gpu_expert){l.gate[s].data,  l.up[s].data,  l.down[s].data,
-                                l.gate[s].scale, l.up[s].scale, l.down[s].scale};
+        experts[s] = (struct gpu_expert){l.gate[s].data,  l.up[s].data,  l.down[s].data,
+                                         l.gate[s].scale, l.up[s].scale, l.down[s].scale};
     }
     l.experts = gpu_upload(experts, n * sizeof *experts);
     l.device_slot = gpu_upload(l.slot, n * sizeof *l.slot);
@@ -71,10 +70,10 @@ static void free_layer(struct layer *l) {
  */
 
 enum pattern {
-    RANDOM,   /* K different experts each */
-    ONE,      /* the first choice is always expert 0: most of the tokens, with K = 1 all */
-    SKEWED,   /* low experts far more often; others stay empty */
-    EVERY     /* experts 0 .. K - 1 */
+    RANDOM, /* K different experts each */
+    ONE,    /* the first choice is always expert 0: most of the tokens, with K = 1 all */
+    SKEWED, /* low experts far more often; others stay empty */
+    EVERY   /* experts 0 .. K - 1 */
 };
 
 struct tokens {
@@ -448,8 +447,8 @@ TEST(CudaMoe, BitsDoNotDependOnTheBatch) {
         for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) {
             const int32_t *shape = shapes[s];
             struct rng r = rng_seeded(490 + s);
-            struct layer l = make_layer(&r, &gpu_weight_types[k], shape[1], shape[2], shape[3],
-                                        shape[4], 0);
+            struct layer l =
+                make_layer(&r, &gpu_weight_types[k], shape[1], shape[2], shape[3], shape[4], 0);
             struct tokens all = make_tokens(&r, &l, shape[0], 0, RANDOM);
             struct result whole = run_moe(&l, &all, NULL);
             for (int32_t i = 0; i < all.T; i += 1 + all.T / 4) {

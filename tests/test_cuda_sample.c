@@ -208,7 +208,12 @@ static void random_row(struct rng *r, struct rows *s, int32_t i) {
     }
 }
 
-static void compare_random(int32_t V, int32_t num, int32_t rounds) {
+/* CUDA_TEST_ROUNDS=n: n times as many; a GPU does in a moment what an interpreter takes minutes
+ * for.
+ */
+static void compare_random(int32_t V, int32_t num) {
+    const char *text = getenv("CUDA_TEST_ROUNDS");
+    int32_t rounds = text ? atoi(text) : 1;
     struct rng r = rng_seeded((uint64_t)V);
     for (int32_t round = 0; round < rounds && !shim_failed(); round++) {
         struct rows s = rows_make(V, num);
@@ -221,20 +226,20 @@ static void compare_random(int32_t V, int32_t num, int32_t rounds) {
 
 TEST(CudaSample, TinyVocabularies) {
     GPU_OR_SKIP();
-    compare_random(1, 20, 1);
-    compare_random(2, 40, 1);
-    compare_random(33, 200, 1);
+    compare_random(1, 10);
+    compare_random(2, 30);
+    compare_random(33, 100);
 }
 
 TEST(CudaSample, AThousandTokens) {
     GPU_OR_SKIP();
-    compare_random(1000, 300, 1);
+    compare_random(1000, 200);
 }
 
 TEST(CudaSample, SeveralChunks) {
     GPU_OR_SKIP();
-    compare_random(8193, 40, 1);
-    compare_random(32003, 24, 1);
+    compare_random(8193, 40);
+    compare_random(32003, 24);
 }
 
 /* ---- by hand -----------------------------------------------------------------------------------
@@ -277,14 +282,14 @@ TEST(CudaSample, ManyTiesAtTheThreshold) {
     rows_free(&s);
 }
 
-/* The best twenty lie where few threads look, so that their list overflows. */
+/* All but one of the best twenty lie where 19 threads look, so that their list overflows. */
 TEST(CudaSample, TopTokensInFewPlaces) {
     GPU_OR_SKIP();
     enum { V = 100003 };
     struct rng r = rng_seeded(79);
     struct rows s = rows_make(V, 1);
     for (int32_t t = 0; t < V; t++)
-        s.logits[t] = rng_float(&r) + (t % 1024 < 20 ? 5 : 0);
+        s.logits[t] = rng_float(&r) + (t % 1024 < 19 ? 5 : 0);
     s.rows[0].num_top = 20;
     s.rows[0].temperature = 0;
     compare(&s);
@@ -323,6 +328,50 @@ TEST(CudaSample, RowsThatAreNotFiniteAreErrors) {
         }
     }
     compare(&s);
+    rows_free(&s);
+}
+
+/* Is token 0 of the row drawn? By the host. */
+static bool draws_first(const struct rows *s, struct sampler *sampler, float min_p) {
+    struct sample out;
+    s->rows[0].min_p = min_p;
+    EXPECT_TRUE(on_host(s, sampler, 0, &out));
+    return out.token == 0;
+}
+
+/* Two tokens, weights w and 1, and a u so small that the first is drawn whenever min_p leaves it:
+ * up to the very float that its weight is. */
+TEST(CudaSample, WeightsAreTheHostsBitForBit) {
+    GPU_OR_SKIP();
+    enum { NUM = 60 };
+    struct rng r = rng_seeded(80);
+    struct rows s = rows_make(2, 2 * NUM), one = rows_make(2, 1);
+    struct sampler *sampler = sampler_create(2);
+    int64_t index = 0;
+    while (sampler_uniform(5, index) > 1e-5)
+        index++;
+    for (int32_t i = 0; i < NUM; i++) {
+        float temperature = 0.1f + fabsf(rng_float(&r)), max = rng_float(&r) * 20;
+        float x = max - fabsf(rng_float(&r)) * 10 * temperature;
+        one.rows[0].temperature = temperature;
+        one.rows[0].seed = 5;
+        one.rows[0].index = index;
+        one.logits[0] = x;
+        one.logits[1] = max;
+        float weight = expf((x - max) / temperature) * 1.00001f;
+        while (!draws_first(&one, sampler, weight))
+            weight = nextafterf(weight, 0);
+        for (int32_t above = 0; above < 2; above++) {
+            int32_t row = 2 * i + above;
+            memcpy(s.logits + row * 2, one.logits, 2 * sizeof(float));
+            s.rows[row] = one.rows[0];
+            s.rows[row].row = row;
+            s.rows[row].min_p = above ? nextafterf(weight, 2) : weight;
+        }
+    }
+    compare(&s);
+    sampler_destroy(sampler);
+    rows_free(&one);
     rows_free(&s);
 }
 

@@ -152,25 +152,22 @@ static inline bool all_ok(const uint8_t *shadow, uint32_t bytes) {
     }
 }
 
-/* Passes over the banks: 32 banks of 4 bytes, as many lanes at a time as 128 bytes serve; lanes at
- * one word share it. */
+/* Passes over the banks: 32 banks of 4 bytes, as many lanes at a time as 128 bytes serve;
+ * neighbours at one word share it. */
 static void count_conflicts(struct vm_warp *w, uint32_t m, const uint64_t at[VM_WARP],
                             uint32_t bytes) {
-    int together = bytes <= 4 ? 32 : bytes >= 128 ? 1 : (int)(128 / bytes);
+    int together = bytes <= 4 ? 32 : (int)(128 / bytes);
     for (int first = 0; first < VM_WARP; first += together) {
-        uint64_t words[32][32];
-        uint8_t count[32] = {0};
-        uint32_t most = 1;
+        uint64_t words[32] = {0}; /* of each bank, the last word that was asked for, plus 1 */
+        uint8_t count[32] = {0}, most = 1;
         for (int l = first; l < first + together; l++)
             for (uint64_t word = at[l] / 4; (m >> l & 1) && word * 4 < at[l] + bytes; word++) {
-                uint32_t bank = word % 32, n = 0;
-                while (n < count[bank] && words[bank][n] != word)
-                    n++;
-                if (n == count[bank])
-                    words[bank][count[bank]++] = word;
+                uint32_t bank = word % 32;
+                count[bank] += words[bank] != word + 1;
+                words[bank] = word + 1;
                 most = count[bank] > most ? count[bank] : most;
             }
-        w->block->worker->counters.bank_conflicts += most - 1;
+        w->block->worker->counters.bank_conflicts += most - 1u;
     }
 }
 

@@ -28,7 +28,7 @@ bool vm_has_part(const struct vm_decoder *d, const char *part) {
     return false;
 }
 
-/* ---- constants ----------------------------------------------------------------------------------- */
+/* ---- constants ------------------------------------------------------------------------------- */
 
 uint32_t vm_take_register(struct vm_kernel *k, uint32_t lane_bytes) {
     uint32_t bytes = lane_bytes ? lane_bytes * VM_WARP : 4;
@@ -42,7 +42,8 @@ static uint32_t add_constant(struct vm_decoder *d, const struct vm_constant *c) 
     struct vm_kernel *k = d->k;
     uint64_t h = (c->value * 0x9e3779b97f4a7c15u ^ (uintptr_t)c->var ^ c->bytes ^
                   (uint64_t)c->special << 8 ^ (uint64_t)c->is_special << 16) *
-                 0x9e3779b97f4a7c15u >> 52;
+                     0x9e3779b97f4a7c15u >>
+                 52;
     for (int32_t at = d->constant_hash[h]; at >= 0; at = d->constant_chain[at]) {
         const struct vm_constant *o = &k->constants[at];
         if (o->value == c->value && o->var == c->var && o->bytes == c->bytes &&
@@ -96,27 +97,52 @@ uint32_t vm_special_register(struct vm_decoder *d, enum vm_special s, uint32_t b
     return add_constant(d, &c);
 }
 
-/* ---- operands ------------------------------------------------------------------------------------ */
+/* ---- operands -------------------------------------------------------------------------------- */
 
 static const struct {
     const char *name;
     enum vm_special special;
 } specials[] = {
-    {"%tid.x", VM_TID_X}, {"%tid.y", VM_TID_Y}, {"%tid.z", VM_TID_Z},
-    {"%ntid.x", VM_NTID_X}, {"%ntid.y", VM_NTID_Y}, {"%ntid.z", VM_NTID_Z},
-    {"%ctaid.x", VM_CTAID_X}, {"%ctaid.y", VM_CTAID_Y}, {"%ctaid.z", VM_CTAID_Z},
-    {"%nctaid.x", VM_NCTAID_X}, {"%nctaid.y", VM_NCTAID_Y}, {"%nctaid.z", VM_NCTAID_Z},
-    {"%laneid", VM_LANEID}, {"%warpid", VM_WARPID}, {"%nwarpid", VM_NWARPID},
-    {"%smid", VM_SMID}, {"%nsmid", VM_NSMID}, {"%gridid", VM_GRIDID},
-    {"%lanemask_eq", VM_LANEMASK_EQ}, {"%lanemask_le", VM_LANEMASK_LE},
-    {"%lanemask_lt", VM_LANEMASK_LT}, {"%lanemask_ge", VM_LANEMASK_GE},
-    {"%lanemask_gt", VM_LANEMASK_GT}, {"%dynamic_smem_size", VM_DYNAMIC_SMEM},
-    {"%total_smem_size", VM_TOTAL_SMEM}, {"%aggr_smem_size", VM_TOTAL_SMEM},
-    {"%clusterid.x", VM_CTAID_X}, {"%clusterid.y", VM_CTAID_Y}, {"%clusterid.z", VM_CTAID_Z},
-    {"%nclusterid.x", VM_NCTAID_X}, {"%nclusterid.y", VM_NCTAID_Y},
-    {"%nclusterid.z", VM_NCTAID_Z}, {"%cluster_ctaid.x", VM_ZERO}, {"%cluster_ctaid.y", VM_ZERO},
-    {"%cluster_ctaid.z", VM_ZERO}, {"%cluster_ctarank", VM_ZERO}, {"%cluster_nctaid.x", VM_ONE},
-    {"%cluster_nctaid.y", VM_ONE}, {"%cluster_nctaid.z", VM_ONE}, {"%cluster_nctarank", VM_ONE},
+    {"%tid.x", VM_TID_X},
+    {"%tid.y", VM_TID_Y},
+    {"%tid.z", VM_TID_Z},
+    {"%ntid.x", VM_NTID_X},
+    {"%ntid.y", VM_NTID_Y},
+    {"%ntid.z", VM_NTID_Z},
+    {"%ctaid.x", VM_CTAID_X},
+    {"%ctaid.y", VM_CTAID_Y},
+    {"%ctaid.z", VM_CTAID_Z},
+    {"%nctaid.x", VM_NCTAID_X},
+    {"%nctaid.y", VM_NCTAID_Y},
+    {"%nctaid.z", VM_NCTAID_Z},
+    {"%laneid", VM_LANEID},
+    {"%warpid", VM_WARPID},
+    {"%nwarpid", VM_NWARPID},
+    {"%smid", VM_SMID},
+    {"%nsmid", VM_NSMID},
+    {"%gridid", VM_GRIDID},
+    {"%lanemask_eq", VM_LANEMASK_EQ},
+    {"%lanemask_le", VM_LANEMASK_LE},
+    {"%lanemask_lt", VM_LANEMASK_LT},
+    {"%lanemask_ge", VM_LANEMASK_GE},
+    {"%lanemask_gt", VM_LANEMASK_GT},
+    {"%dynamic_smem_size", VM_DYNAMIC_SMEM},
+    {"%total_smem_size", VM_TOTAL_SMEM},
+    {"%aggr_smem_size", VM_TOTAL_SMEM},
+    {"%clusterid.x", VM_CTAID_X},
+    {"%clusterid.y", VM_CTAID_Y},
+    {"%clusterid.z", VM_CTAID_Z},
+    {"%nclusterid.x", VM_NCTAID_X},
+    {"%nclusterid.y", VM_NCTAID_Y},
+    {"%nclusterid.z", VM_NCTAID_Z},
+    {"%cluster_ctaid.x", VM_ZERO},
+    {"%cluster_ctaid.y", VM_ZERO},
+    {"%cluster_ctaid.z", VM_ZERO},
+    {"%cluster_ctarank", VM_ZERO},
+    {"%cluster_nctaid.x", VM_ONE},
+    {"%cluster_nctaid.y", VM_ONE},
+    {"%cluster_nctaid.z", VM_ONE},
+    {"%cluster_nctarank", VM_ONE},
 };
 
 struct vm_frame *vm_find_frame(struct vm_decoder *d, const struct ptx_function *f) {
@@ -260,7 +286,7 @@ bool vm_address(struct vm_decoder *d, const struct ptx_operand *o, struct vm_ins
     return true;
 }
 
-/* ---- rows of the families -------------------------------------------------------------------------- */
+/* ---- rows of the families -------------------------------------------------------------------- */
 
 enum { ROW_HASH = 2048 };
 static const struct vm_opcode *rows[ROW_HASH];
@@ -378,7 +404,7 @@ bool vm_decode_table(struct vm_decoder *d, struct vm_inst *i) {
     return true;
 }
 
-/* ---- instructions ---------------------------------------------------------------------------------- */
+/* ---- instructions ---------------------------------------------------------------------------- */
 
 static bool split_opcode(struct vm_decoder *d) {
     struct ptx_text op = d->in->op;
@@ -397,24 +423,49 @@ static const struct {
     const char *op;
     bool (*decode)(struct vm_decoder *, struct vm_inst *);
 } families[] = {
-    {"ld", vm_decode_memory}, {"st", vm_decode_memory}, {"ldu", vm_decode_memory},
-    {"prefetch", vm_decode_memory}, {"prefetchu", vm_decode_memory},
-    {"discard", vm_decode_memory}, {"applypriority", vm_decode_memory},
-    {"mov", vm_decode_move}, {"cvta", vm_decode_move}, {"isspacep", vm_decode_move},
-    {"createpolicy", vm_decode_move}, {"nanosleep", vm_decode_move},
-    {"activemask", vm_decode_warp}, {"cvt", vm_decode_convert},
-    {"setp", vm_decode_compare}, {"set", vm_decode_compare}, {"selp", vm_decode_compare},
+    {"ld", vm_decode_memory},
+    {"st", vm_decode_memory},
+    {"ldu", vm_decode_memory},
+    {"prefetch", vm_decode_memory},
+    {"prefetchu", vm_decode_memory},
+    {"discard", vm_decode_memory},
+    {"applypriority", vm_decode_memory},
+    {"mov", vm_decode_move},
+    {"cvta", vm_decode_move},
+    {"isspacep", vm_decode_move},
+    {"createpolicy", vm_decode_move},
+    {"nanosleep", vm_decode_move},
+    {"activemask", vm_decode_warp},
+    {"cvt", vm_decode_convert},
+    {"setp", vm_decode_compare},
+    {"set", vm_decode_compare},
+    {"selp", vm_decode_compare},
     {"slct", vm_decode_compare},
-    {"bra", vm_decode_control}, {"brx", vm_decode_control}, {"call", vm_decode_control},
-    {"ret", vm_decode_control}, {"exit", vm_decode_control}, {"trap", vm_decode_control},
-    {"brkpt", vm_decode_control}, {"bar", vm_decode_control}, {"barrier", vm_decode_control},
-    {"membar", vm_decode_control}, {"fence", vm_decode_control},
-    {"griddepcontrol", vm_decode_control}, {"pmevent", vm_decode_control},
-    {"shfl", vm_decode_warp}, {"vote", vm_decode_warp}, {"match", vm_decode_warp},
-    {"redux", vm_decode_warp}, {"elect", vm_decode_warp},
-    {"ldmatrix", vm_decode_matrix}, {"stmatrix", vm_decode_matrix},
-    {"movmatrix", vm_decode_matrix}, {"mma", vm_decode_matrix},
-    {"cp", vm_decode_copy}, {"atom", vm_decode_atomic}, {"red", vm_decode_atomic},
+    {"bra", vm_decode_control},
+    {"brx", vm_decode_control},
+    {"call", vm_decode_control},
+    {"ret", vm_decode_control},
+    {"exit", vm_decode_control},
+    {"trap", vm_decode_control},
+    {"brkpt", vm_decode_control},
+    {"bar", vm_decode_control},
+    {"barrier", vm_decode_control},
+    {"membar", vm_decode_control},
+    {"fence", vm_decode_control},
+    {"griddepcontrol", vm_decode_control},
+    {"pmevent", vm_decode_control},
+    {"shfl", vm_decode_warp},
+    {"vote", vm_decode_warp},
+    {"match", vm_decode_warp},
+    {"redux", vm_decode_warp},
+    {"elect", vm_decode_warp},
+    {"ldmatrix", vm_decode_matrix},
+    {"stmatrix", vm_decode_matrix},
+    {"movmatrix", vm_decode_matrix},
+    {"mma", vm_decode_matrix},
+    {"cp", vm_decode_copy},
+    {"atom", vm_decode_atomic},
+    {"red", vm_decode_atomic},
 };
 
 static bool decode_one(struct vm_decoder *d, struct vm_inst *i) {
@@ -433,7 +484,7 @@ static bool decode_one(struct vm_decoder *d, struct vm_inst *i) {
     return vm_decode_table(d, i);
 }
 
-/* ---- linking --------------------------------------------------------------------------------------- */
+/* ---- linking --------------------------------------------------------------------------------- */
 
 static uint32_t emitted(const struct ptx_instruction *in) {
     /* A call is two: the way there, and what it brings back. */
@@ -478,8 +529,7 @@ static void lay_out_frame(struct vm_decoder *d, struct vm_frame *fr) {
     d->frame = fr;
     for (int32_t i = 0; i < f->num_vars; i++) {
         const struct ptx_variable *v = f->vars[i];
-        if ((v->space != PTX_LOCAL && v->space != PTX_PARAM) ||
-            vm_is_kernel_param(d, v, &ignored))
+        if ((v->space != PTX_LOCAL && v->space != PTX_PARAM) || vm_is_kernel_param(d, v, &ignored))
             continue;
         size_t align = v->align > 8 ? (size_t)v->align : 8;
         k->local_bytes = (k->local_bytes + align - 1) & ~(align - 1);
@@ -520,8 +570,8 @@ static bool decode_frame(struct vm_decoder *d, struct vm_frame *fr) {
         }
     }
     /* Running off the end is a return. */
-    static const struct ptx_instruction end = {.op = {"ret", 3}, .text = {"ret", 3}, .guard = -1,
-                                               .loc = -1};
+    static const struct ptx_instruction end = {
+        .op = {"ret", 3}, .text = {"ret", 3}, .guard = -1, .loc = -1};
     d->in = &end;
     k->code[at].guard = -1;
     k->code[at].where = at;

@@ -34,9 +34,9 @@ vm_exec vm_compare_handler(struct ptx_text type, struct ptx_text comparison);
 struct vm_frame { /* a function inside a kernel */
     const struct ptx_function *f;
     uint32_t first_inst;
-    uint32_t *registers;     /* [num_registers] offsets in the register file */
-    uint32_t *vars;          /* [num_vars] offsets in the local frame */
-    uint32_t return_pc;      /* register with the lane's return address */
+    uint32_t *registers; /* [num_registers] offsets in the register file */
+    uint32_t *vars;      /* [num_vars] offsets in the local frame */
+    uint32_t return_pc;  /* register with the lane's return address */
 };
 
 struct vm_decoder {
@@ -50,7 +50,7 @@ struct vm_decoder {
     int32_t num_parts;
     uint32_t sink[4]; /* registers that take what nobody reads: 64, 32, 16 bits, predicate */
     uint32_t true_pred;
-    const char *problem; /* why the last instruction was refused; NULL: not known at all */
+    const char *problem;    /* why the last instruction was refused; NULL: not known at all */
     int32_t *constant_hash; /* [CONSTANT_HASH], then [num_constants] chain */
     int32_t *constant_chain;
 };
@@ -58,7 +58,8 @@ struct vm_decoder {
 bool vm_has_part(const struct vm_decoder *d, const char *part);
 /* Register of an operand read or written with this width in bytes (0: predicate); false when it
  * does not fit. Immediates and names become constants. */
-bool vm_operand(struct vm_decoder *d, const struct ptx_operand *o, uint32_t bytes, uint32_t *offset);
+bool vm_operand(struct vm_decoder *d, const struct ptx_operand *o, uint32_t bytes,
+                uint32_t *offset);
 /* A destination: a register or '_'. */
 bool vm_destination(struct vm_decoder *d, const struct ptx_operand *o, uint32_t bytes,
                     uint32_t *offset);

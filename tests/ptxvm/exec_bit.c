@@ -26,8 +26,7 @@ PREDICATES(or_pred, a | b)
 PREDICATES(xor_pred, a ^ b)
 PREDICATES(not_pred, ~a)
 
-/* ---- funnel shifts: b is the high word
- * ------------------------------------------------------------- */
+/* ---- funnel shifts: b is the high word ------------------------------------------------------- */
 
 #define JOINED (((uint64_t)b << 32) | a)
 VM_OP3(shf_l_wrap, uint32_t, uint32_t, uint32_t, uint32_t, (JOINED << (c & 31)) >> 32)
@@ -36,8 +35,7 @@ VM_OP3(shf_l_clamp, uint32_t, uint32_t, uint32_t, uint32_t,
        c >= 32 ? a : (JOINED << (c & 31)) >> 32)
 VM_OP3(shf_r_clamp, uint32_t, uint32_t, uint32_t, uint32_t, c >= 32 ? b : JOINED >> (c & 31))
 
-/* ---- counts
- * ---------------------------------------------------------------------------------------- */
+/* ---- counts ---------------------------------------------------------------------------------- */
 
 static inline uint32_t reversed32(uint32_t v) {
     v = (v >> 1 & 0x55555555u) | (v & 0x55555555u) << 1;
@@ -87,8 +85,7 @@ static inline uint32_t nth_set(uint32_t mask, uint32_t base, int32_t n) {
 }
 VM_OP3(fns, uint32_t, uint32_t, uint32_t, int32_t, nth_set(a, b, c))
 
-/* ---- fields
- * ---------------------------------------------------------------------------------------- */
+/* ---- fields ---------------------------------------------------------------------------------- */
 
 static inline uint64_t field_mask(uint32_t len) {
     return len >= 64 ? ~(uint64_t)0 : ((uint64_t)1 << len) - 1;
@@ -139,8 +136,7 @@ VM_OP2(szext_clamp_s32, uint32_t, uint32_t, uint32_t,
        : b    ? (uint32_t)((int32_t)(a << (32 - b)) >> (32 - b))
               : 0)
 
-/* ---- permutations of bytes, and any function of three bits
- * ------------------------------------------- */
+/* ---- permutations of bytes, and any function of three bits ----------------------------------- */
 
 static inline uint32_t permuted(uint32_t a, uint32_t b, uint32_t select) {
     uint64_t bytes = (uint64_t)b << 32 | a;

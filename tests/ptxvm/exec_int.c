@@ -82,8 +82,7 @@ PAIR(max_u16x2, uint16_t, a > b ? a : b)
 PAIR(min_s16x2, int16_t, a < b ? a : b)
 PAIR(max_s16x2, int16_t, a > b ? a : b)
 
-/* ---- carries: the flag is a predicate of the warp at i->q
- * ----------------------------------------- */
+/* ---- carries: the flag is a predicate of the warp at i->q ------------------------------------ */
 
 #define CARRY(name, U, wide_t, uses, sets, sub)                                                    \
     static void name(struct vm_warp *w, const struct vm_inst *i, uint32_t m) {                     \
@@ -141,8 +140,7 @@ MAD_CARRY(madc_hi_64, uint64_t, u128, full >> 64, 1, 0)
 MAD_CARRY(madc_lo_cc_64, uint64_t, u128, full, 1, 1)
 MAD_CARRY(madc_hi_cc_64, uint64_t, u128, full >> 64, 1, 1)
 
-/* ---- dot products
- * ---------------------------------------------------------------------------------- */
+/* ---- dot products ---------------------------------------------------------------------------- */
 
 #define BYTE(T, x, k) ((int32_t)(T)((x) >> (8 * (k))))
 #define HALF(T, x, k) ((int32_t)(T)((x) >> (16 * (k))))
@@ -167,8 +165,7 @@ DOT2(uint16_t, int8_t, u, s, 2)
 DOT2(int16_t, uint8_t, s, u, 2)
 DOT2(int16_t, int8_t, s, s, 2)
 
-/* ---- the table
- * --------------------------------------------------------------------------------------- */
+/* ---- the table ------------------------------------------------------------------------------- */
 
 #define ROWS(W, c)                                                                                 \
     {"add.s" #W, c c c, add_##W}, {"add.u" #W, c c c, add_##W}, {"sub.s" #W, c c c, sub_##W},      \

@@ -32,7 +32,7 @@
 
 enum { VM_MAX_DEVICES = 16, VM_WARP = 32 };
 
-/* ---- architectures ---------------------------------------------------------------------------- */
+/* ---- architectures --------------------------------------------------------------------------- */
 
 struct vm_arch {
     int32_t sm;                      /* 80, 86, 89, 90, 120 */
@@ -43,12 +43,12 @@ struct vm_arch {
 };
 const struct vm_arch *vm_arch_find(int32_t sm); /* NULL when unknown */
 
-/* ---- device memory (memory.c) ----------------------------------------------------------------- */
+/* ---- device memory (memory.c) ---------------------------------------------------------------- */
 
 enum vm_memory_kind {
-    VM_DEVICE,     /* belongs to one device; the host must not touch it */
-    VM_PINNED,     /* host memory that devices may address (cudaMallocHost, cudaHostRegister) */
-    VM_GLOBAL      /* a .global or .const variable of a module */
+    VM_DEVICE, /* belongs to one device; the host must not touch it */
+    VM_PINNED, /* host memory that devices may address (cudaMallocHost, cudaHostRegister) */
+    VM_GLOBAL  /* a .global or .const variable of a module */
 };
 
 struct vm_allocation {
@@ -61,7 +61,8 @@ struct vm_allocation {
 };
 
 /* Memory filled with 0xff bytes (NaN in every float format), 256-byte aligned, with a gap after it
- * that belongs to nobody. NULL when the device (PTXVM_MEMORY bytes each) or the host has no more. */
+ * that belongs to nobody. NULL when the device (PTXVM_MEMORY bytes each) or the host has no more.
+ */
 void *vm_alloc(int32_t device, size_t bytes, enum vm_memory_kind kind, const char *label);
 /* false when p is not the base of a live allocation. */
 bool vm_free(void *p);
@@ -77,7 +78,7 @@ void vm_access_end(void);
 size_t vm_free_bytes(int32_t device);
 size_t vm_total_bytes(int32_t device);
 
-/* ---- modules and launches --------------------------------------------------------------------- */
+/* ---- modules and launches -------------------------------------------------------------------- */
 
 struct vm_module; /* opaque: the PTX of one translation unit for one architecture */
 struct vm_kernel; /* opaque */
@@ -93,12 +94,12 @@ void *vm_module_symbol(struct vm_module *m, const char *name, int32_t device, si
 
 struct vm_kernel_info {
     const char *name;
-    int32_t max_threads;     /* of __launch_bounds__; 1024 when there is none */
-    size_t static_shared;    /* bytes */
-    size_t local_bytes;      /* a thread's stack frame */
+    int32_t max_threads;  /* of __launch_bounds__; 1024 when there is none */
+    size_t static_shared; /* bytes */
+    size_t local_bytes;   /* a thread's stack frame */
     int32_t num_params;
     const size_t *param_offset, *param_bytes; /* [num_params] in the parameter block */
-    size_t params_bytes;     /* of the whole block */
+    size_t params_bytes;                      /* of the whole block */
 };
 struct vm_kernel_info vm_kernel_info(const struct vm_kernel *k);
 
@@ -109,8 +110,9 @@ struct vm_launch {
     uint32_t peers; /* bit mask of other devices whose memory it may access */
     uint32_t grid[3], block[3];
     size_t dynamic_shared;
-    size_t dynamic_shared_limit; /* what cudaFuncSetAttribute allowed; 48 KiB less the static part */
-    const void *params;          /* [params_bytes], copied by the caller at the time of the launch */
+    size_t
+        dynamic_shared_limit; /* what cudaFuncSetAttribute allowed; 48 KiB less the static part */
+    const void *params;       /* [params_bytes], copied by the caller at the time of the launch */
 };
 
 enum vm_result {
@@ -128,7 +130,7 @@ enum vm_result vm_check_launch(const struct vm_launch *l);
 /* Runs the grid to its end. A fault is reported (vm_report) and ends it. */
 enum vm_result vm_run(const struct vm_launch *l);
 
-/* ---- reports (report.c) ----------------------------------------------------------------------- */
+/* ---- reports (report.c) ---------------------------------------------------------------------- */
 
 /* Writes "ptxvm: ..." to stderr, and keeps it as the last report of the process. */
 void vm_report(const char *fmt, ...) __attribute__((format(printf, 1, 2)));

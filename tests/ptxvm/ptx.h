@@ -14,7 +14,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* ---- arena and text --------------------------------------------------------------------------- */
+/* ---- arena and text -------------------------------------------------------------------------- */
 
 struct ptx_arena {
     struct ptx_chunk *chunks;
@@ -33,17 +33,25 @@ char *ptx_text_copy(struct ptx_arena *a, struct ptx_text t);
 /* Makes room for one more element of a growing array that lives in malloc memory. */
 void *ptx_grow(void *array, int32_t count, int32_t *capacity, size_t element_bytes);
 
-/* ---- tokens ----------------------------------------------------------------------------------- */
+/* ---- tokens ---------------------------------------------------------------------------------- */
 
-enum ptx_token_kind { PTX_END, PTX_NAME, PTX_DIRECTIVE, PTX_NUMBER, PTX_REAL, PTX_STRING, PTX_PUNCT };
+enum ptx_token_kind {
+    PTX_END,
+    PTX_NAME,
+    PTX_DIRECTIVE,
+    PTX_NUMBER,
+    PTX_REAL,
+    PTX_STRING,
+    PTX_PUNCT
+};
 
 struct ptx_token {
     enum ptx_token_kind kind;
     struct ptx_text text; /* of a directive: with its dot */
     int32_t line;
     char punct;
-    uint64_t number;   /* PTX_NUMBER */
-    uint64_t real;     /* PTX_REAL: bits of a float (single) or a double */
+    uint64_t number; /* PTX_NUMBER */
+    uint64_t real;   /* PTX_REAL: bits of a float (single) or a double */
     bool single;
 };
 
@@ -64,7 +72,7 @@ void ptx_expect(struct ptx_lexer *lx, char punct);
 _Noreturn void ptx_fail(struct ptx_lexer *lx, int32_t line, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 
-/* ---- the module ------------------------------------------------------------------------------- */
+/* ---- the module ------------------------------------------------------------------------------ */
 
 enum ptx_space { PTX_GENERIC, PTX_GLOBAL, PTX_CONST, PTX_SHARED, PTX_LOCAL, PTX_PARAM };
 
@@ -99,9 +107,9 @@ enum ptx_operand_kind {
 
 struct ptx_operand {
     enum ptx_operand_kind kind;
-    bool negated;        /* !%p */
-    int32_t index;       /* register, -1: none */
-    int32_t second;      /* register after '|', -1: none */
+    bool negated;   /* !%p */
+    int32_t index;  /* register, -1: none */
+    int32_t second; /* register after '|', -1: none */
     int64_t value;
     uint64_t real;
     bool single;
@@ -183,7 +191,7 @@ struct ptx_function *ptx_find_function(const struct ptx_module *m, struct ptx_te
 const struct ptx_label *ptx_find_label(const struct ptx_function *f, struct ptx_text name,
                                        int32_t scope);
 
-/* ---- between ptx_parse.c and ptx_body.c -------------------------------------------------------- */
+/* ---- between ptx_parse.c and ptx_body.c ------------------------------------------------------ */
 
 struct ptx_parser {
     struct ptx_lexer lx;

@@ -4,8 +4,7 @@
 #include <ctype.h>
 #include <string.h>
 
-/* ---- registers ---------------------------------------------------------------------------------
- */
+/* ---- registers ------------------------------------------------------------------------------- */
 
 static int32_t add_registers(struct ptx_function *f, int32_t count, int32_t bytes) {
     int32_t first = f->num_registers;
@@ -69,8 +68,7 @@ static int32_t find_register(const struct ptx_parser *p, struct ptx_text name) {
     return -1;
 }
 
-/* ---- operands ----------------------------------------------------------------------------------
- */
+/* ---- operands -------------------------------------------------------------------------------- */
 
 static void operand(struct ptx_parser *p, struct ptx_operand *o);
 
@@ -175,8 +173,7 @@ static void operand(struct ptx_parser *p, struct ptx_operand *o) {
     }
 }
 
-/* ---- instructions ------------------------------------------------------------------------------
- */
+/* ---- instructions ---------------------------------------------------------------------------- */
 
 static struct ptx_text statement_text(const struct ptx_lexer *lx, const char *from) {
     const char *end = from;

@@ -70,8 +70,7 @@ void ptx_add_variable(struct ptx_parser *p, struct ptx_variable *v) {
     }
 }
 
-/* ---- initialisers ------------------------------------------------------------------------------
- */
+/* ---- initialisers ---------------------------------------------------------------------------- */
 
 static void relocation(struct ptx_parser *p, struct ptx_variable *v, int64_t at,
                        struct ptx_text name) {
@@ -116,8 +115,7 @@ static int64_t initialiser(struct ptx_parser *p, struct ptx_variable *v, int32_t
     return at + element;
 }
 
-/* ---- variables ---------------------------------------------------------------------------------
- */
+/* ---- variables ------------------------------------------------------------------------------- */
 
 struct ptx_variable *ptx_parse_variable(struct ptx_parser *p, enum ptx_space space) {
     struct ptx_variable *v = ptx_alloc(&p->m->arena, sizeof *v);
@@ -161,8 +159,7 @@ void ptx_parse_variables(struct ptx_parser *p, enum ptx_space space, bool extern
     ptx_expect(&p->lx, ';');
 }
 
-/* ---- functions ---------------------------------------------------------------------------------
- */
+/* ---- functions ------------------------------------------------------------------------------- */
 
 static void parameter_list(struct ptx_parser *p, struct ptx_variable ***list, int32_t *count,
                            int32_t *cap) {
@@ -237,8 +234,7 @@ struct ptx_function *ptx_find_function(const struct ptx_module *m, struct ptx_te
     return found;
 }
 
-/* ---- files, locations, sections ----------------------------------------------------------------
- */
+/* ---- files, locations, sections -------------------------------------------------------------- */
 
 static void file(struct ptx_parser *p) {
     struct ptx_module *m = p->m;

@@ -41,8 +41,7 @@ static void *zeroed(size_t count, size_t bytes) {
     return p;
 }
 
-/* ---- what an instruction reads and writes
- * ---------------------------------------------------------- */
+/* ---- what an instruction reads and writes ---------------------------------------------------- */
 
 typedef void (*visit)(struct liveness *lv, int32_t reg, void *arg);
 
@@ -94,8 +93,7 @@ static void each_result(struct liveness *lv, const struct ptx_instruction *in, v
         each_register(lv, &in->operands[0], fn, arg);
 }
 
-/* ---- blocks
- * ---------------------------------------------------------------------------------------- */
+/* ---- blocks ---------------------------------------------------------------------------------- */
 
 static bool ends_block(const struct ptx_instruction *in) {
     return is_op(in, "bra") || is_op(in, "brx") || is_op(in, "ret") || is_op(in, "exit") ||
@@ -156,8 +154,7 @@ static void connect(struct liveness *lv) {
     }
 }
 
-/* ---- data flow
- * --------------------------------------------------------------------------------------- */
+/* ---- data flow ------------------------------------------------------------------------------- */
 
 static bool in_set(const uint64_t *set, int32_t reg) {
     return set[reg / 64] >> (reg % 64) & 1;
@@ -208,8 +205,7 @@ static void solve(struct liveness *lv) {
     }
 }
 
-/* ---- lives
- * ------------------------------------------------------------------------------------------- */
+/* ---- lives ----------------------------------------------------------------------------------- */
 
 static void stretch(struct liveness *lv, int32_t reg, void *arg) {
     int32_t at = *(int32_t *)arg;
@@ -268,8 +264,7 @@ static void deinit(struct liveness *lv) {
     free(lv->last);
 }
 
-/* ---- places
- * ------------------------------------------------------------------------------------------ */
+/* ---- places ---------------------------------------------------------------------------------- */
 
 /* Registers by the instruction at which their life begins or ends: heads of linked lists. */
 struct by_place {

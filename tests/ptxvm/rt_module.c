@@ -180,8 +180,10 @@ cudaError_t function_load(const void *func, struct function **out) {
         return cudaErrorInvalidDeviceFunction;
     }
     rt_lock();
-    f->info = vm_kernel_info(kernel);
-    f->kernel = kernel;
+    if (!f->kernel) { /* another thread may have been here, and uses what it put there */
+        f->info = vm_kernel_info(kernel);
+        f->kernel = kernel;
+    }
     rt_unlock();
     return cudaSuccess;
 }

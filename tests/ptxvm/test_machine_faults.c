@@ -6,8 +6,8 @@
  * reported stands on the line with "<<", the other half of a race on the one with ">>". A case
  * runs in a process of its own, so that a crash or another environment stays there.
  *
- * Before the body: %r1 thread, %r2 address of sh, %r4 that of sh[thread], %r6 block, %rd1 data,
- * %rd3 address of data[thread]; %p1 thread 0, %p2 a thread below 16, %p3 warp 0.
+ * Before the body: %r1 thread, %r2 address of sh, %r3 thread * 4, %r4 that of sh[thread], %r6
+ * block, %rd1 data, %rd3 address of data[thread]; %p1 thread 0, %p2 a thread below 16, %p3 warp 0.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -77,9 +77,9 @@ static const struct fault_case barriers[] = {
 
 static const struct fault_case collectives[] = {
     {.name = "a shuffle without half of the warp",
-     .body = "@!%p2 bra L;\n shfl.sync.bfly.b32 %r7, %r1, 1, 31, -1; \nL:\n bar.sync 0;\n",
+     .body = "@!%p2 bra L;\n shfl.sync.bfly.b32 %r7, %r1, 1, 31, -1; // <<\nL:\n bar.sync 0;\n",
      .result = VM_FAULT,
-     .words = ""},
+     .words = "lanes 0x0000ffff wait for lanes 0xffffffff"},
     {.name = "a shuffle of the half that is there",
      .body = "@!%p2 bra L;\n shfl.sync.bfly.b32 %r7, %r1, 1, 31, 65535;\nL:\n bar.sync 0;\n"},
     {.name = "a lane outside of its mask",
@@ -155,7 +155,7 @@ static const struct fault_case accesses[] = {
      .result = VM_BAD_ADDRESS,
      .words = "past its end",
      .dynamic_shared = 128},
-    {.name = "trap", .body = "trap; // <<\n", .result = VM_BAD_INSTRUCTION, .words = "traps"},
+    {.name = "trap", .body = "trap; // <<\n", .result = VM_FAULT, .words = "traps"},
 };
 
 #define COPY "@%p2 cp.async.ca.shared.global [%r4], [%rd3], 4;\ncp.async.commit_group;\n"
@@ -187,34 +187,37 @@ static const struct fault_case copies[] = {
 #define LAST     "setp.eq.u32 %p4, %r6, 0;\n@!%p1 ret;\n@!%p4 bra WAIT;\n"
 static const struct fault_case races[] = {
     {.name = "a missing barrier",
-     .body = "st.shared.u32 [%r4], %r1; // >>\nxor.b32 %r7, %r4, 128;\n"
+     .body = "st.shared.u32 [%r4], %r1; // >>\nxor.b32 %r8, %r3, 128;\nadd.s32 %r7, %r2, %r8;\n"
              "@!%p3 ld.shared.u32 %r8, [%r7]; // <<\n",
      .result = VM_FAULT,
      .words = "race: reads byte 0 of shared sh",
      .races = true},
     {.name = "a barrier",
-     .body = "st.shared.u32 [%r4], %r1;\nbar.sync 0;\nxor.b32 %r7, %r4, 128;\n"
-             "ld.shared.u32 %r8, [%r7];\n",
+     .body =
+         "st.shared.u32 [%r4], %r1;\nbar.sync 0;\nxor.b32 %r8, %r3, 128;\nadd.s32 %r7, %r2, %r8;\n"
+         "ld.shared.u32 %r8, [%r7];\n",
      .races = true},
     {.name = "a missing __syncwarp",
-     .body = "st.shared.u32 [%r4], %r1; // >>\nxor.b32 %r7, %r4, 4;\n"
+     .body = "st.shared.u32 [%r4], %r1; // >>\nxor.b32 %r8, %r3, 4;\nadd.s32 %r7, %r2, %r8;\n"
              "ld.shared.u32 %r8, [%r7]; // <<\n",
      .result = VM_FAULT,
      .words = "race: reads",
      .races = true},
     {.name = "a __syncwarp",
-     .body = "st.shared.u32 [%r4], %r1;\nbar.warp.sync -1;\nxor.b32 %r7, %r4, 4;\n"
-             "ld.shared.u32 %r8, [%r7];\n",
+     .body =
+         "st.shared.u32 [%r4], %r1;\nbar.warp.sync -1;\nxor.b32 %r8, %r3, 4;\nadd.s32 %r7, %r2, %r8;\n"
+         "ld.shared.u32 %r8, [%r7];\n",
      .races = true},
     {.name = "a __syncwarp between two warps",
-     .body = "st.shared.u32 [%r4], %r1; // >>\nbar.warp.sync -1;\nxor.b32 %r7, %r4, 128;\n"
-             "@!%p3 ld.shared.u32 %r8, [%r7]; // <<\n",
+     .body =
+         "st.shared.u32 [%r4], %r1; // >>\nbar.warp.sync -1;\nxor.b32 %r8, %r3, 128;\nadd.s32 %r7, %r2, %r8;\n"
+         "@!%p3 ld.shared.u32 %r8, [%r7]; // <<\n",
      .result = VM_FAULT,
      .words = "race: reads",
      .races = true},
     {.name = "a shuffle, which orders nothing",
      .body = "st.shared.u32 [%r4], %r1; // >>\nshfl.sync.bfly.b32 %r9, %r1, 1, 31, -1;\n"
-             "xor.b32 %r7, %r4, 4;\nld.shared.u32 %r8, [%r7]; // <<\n",
+             "xor.b32 %r8, %r3, 4;\nadd.s32 %r7, %r2, %r8;\nld.shared.u32 %r8, [%r7]; // <<\n",
      .result = VM_FAULT,
      .words = "race: reads",
      .races = true},
@@ -258,7 +261,8 @@ static const struct fault_case races[] = {
                            "ld.global.u32 %r8, [%rd1];\n",
      .blocks = 2,
      .races = true},
-    /* data[32] counts the blocks; the last one adds up what all have written. */
+    /* data[32] counts the blocks, from -1, the fill of new memory; the last one adds up what all
+       have written. */
     {.name = "a counter of blocks",
      .body = "mul.wide.u32 %rd5, %r6, 4;\nadd.s64 %rd6, %rd1, %rd5;\n@%p1 bra FIRST;\nbra ALL;\n"
              "FIRST:\nst.global.u32 [%rd6], %r6;\nmembar.gl;\n"
@@ -293,9 +297,9 @@ static const struct fault_case launches[] = {
      .words = "blocks of 1025"},
     {.name = "more shared memory than allowed",
      .body = "",
-     .dynamic_shared = 49000,
+     .dynamic_shared = 50000,
      .result = VM_BAD_LAUNCH,
-     .words = "49000 bytes of dynamic shared memory"},
+     .words = "50000 bytes of dynamic shared memory"},
 };
 
 /* ---- running a case -----------------------------------------------------------------------------
@@ -322,7 +326,6 @@ static uint32_t *make_data(enum memory kind) {
         return host;
     }
     uint32_t *data = vm_alloc(kind == OTHER_DEVICE, sizeof host, VM_DEVICE, "memory under test");
-    /* Counters start at -1: the fill of new memory. */
     if (kind == FREED)
         vm_free(data);
     return data;
@@ -352,6 +355,7 @@ static _Noreturn void child(const struct fault_case *c, const char *text, int ou
     setenv("PTXVM_RACES", c->races ? "1" : "0", 1);
     setenv("PTXVM_SPIN", "2", 1);
     unsetenv("PTXVM_ASYNC_COPY");
+    unsetenv("PTXVM_SCHEDULE"); /* what is seen first, and so the words, depend on the order */
     vm_settings_reread();
     if (!freopen("/dev/null", "w", stderr))
         _exit(100);

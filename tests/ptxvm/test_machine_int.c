@@ -57,8 +57,7 @@ static const uint64_t edges[] = {
 };
 enum { EDGES = sizeof edges / sizeof *edges, VALUES = EDGES * EDGES - 5 };
 
-/* ---- references
- * ------------------------------------------------------------------------------------ */
+/* ---- references ------------------------------------------------------------------------------ */
 
 #define REF(name, expr)                                                                            \
     static uint64_t name(uint64_t a, uint64_t b, uint64_t c) {                                     \
@@ -367,8 +366,7 @@ static const struct row rows[] = {
 };
 enum { ROWS = sizeof rows / sizeof *rows };
 
-/* ---- kernels
- * --------------------------------------------------------------------------------------- */
+/* ---- kernels --------------------------------------------------------------------------------- */
 
 static const char *type_of(char width) {
     return width == 'h' ? "u16" : width == 'w' ? "u32" : "u64";

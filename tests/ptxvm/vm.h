@@ -37,15 +37,15 @@ enum vm_order {
 };
 
 struct vm_inst {
-    vm_exec run, base;      /* base: what vm_modified or a guard-free wrapper runs */
-    uint32_t d, a, b, c;    /* operands: offsets into the register file */
-    uint32_t q;             /* second destination; the sink when there is none */
-    int32_t guard;          /* predicate, -1: none */
-    uint32_t where;         /* index into vm_kernel.where */
-    uint32_t target;        /* of a branch or call: index of an instruction */
-    int64_t imm;            /* displacement of an address, or a constant of the operation */
-    const uint32_t *more;   /* vector registers, or further operands */
-    const uint32_t *table;  /* brx.idx: targets; call: bytes to copy */
+    vm_exec run, base;     /* base: what vm_modified or a guard-free wrapper runs */
+    uint32_t d, a, b, c;   /* operands: offsets into the register file */
+    uint32_t q;            /* second destination; the sink when there is none */
+    int32_t guard;         /* predicate, -1: none */
+    uint32_t where;        /* index into vm_kernel.where */
+    uint32_t target;       /* of a branch or call: index of an instruction */
+    int64_t imm;           /* displacement of an address, or a constant of the operation */
+    const uint32_t *more;  /* vector registers, or further operands */
+    const uint32_t *table; /* brx.idx: targets; call: bytes to copy */
     uint8_t guard_not, negate_c;
     uint8_t wide;           /* the address register has 64 bits */
     uint8_t size;           /* bytes of a memory element */
@@ -55,20 +55,43 @@ struct vm_inst {
     uint8_t round, ftz, sat; /* modifiers, see vm_modified */
 };
 
-/* ---- kernels ------------------------------------------------------------------------------------ */
+/* ---- kernels --------------------------------------------------------------------------------- */
 
 enum vm_special {
-    VM_TID_X, VM_TID_Y, VM_TID_Z, VM_NTID_X, VM_NTID_Y, VM_NTID_Z,
-    VM_CTAID_X, VM_CTAID_Y, VM_CTAID_Z, VM_NCTAID_X, VM_NCTAID_Y, VM_NCTAID_Z,
-    VM_LANEID, VM_WARPID, VM_NWARPID, VM_SMID, VM_NSMID, VM_GRIDID,
-    VM_LANEMASK_EQ, VM_LANEMASK_LE, VM_LANEMASK_LT, VM_LANEMASK_GE, VM_LANEMASK_GT,
-    VM_DYNAMIC_SMEM, VM_TOTAL_SMEM, VM_ZERO, VM_ONE, VM_TRUE
+    VM_TID_X,
+    VM_TID_Y,
+    VM_TID_Z,
+    VM_NTID_X,
+    VM_NTID_Y,
+    VM_NTID_Z,
+    VM_CTAID_X,
+    VM_CTAID_Y,
+    VM_CTAID_Z,
+    VM_NCTAID_X,
+    VM_NCTAID_Y,
+    VM_NCTAID_Z,
+    VM_LANEID,
+    VM_WARPID,
+    VM_NWARPID,
+    VM_SMID,
+    VM_NSMID,
+    VM_GRIDID,
+    VM_LANEMASK_EQ,
+    VM_LANEMASK_LE,
+    VM_LANEMASK_LT,
+    VM_LANEMASK_GE,
+    VM_LANEMASK_GT,
+    VM_DYNAMIC_SMEM,
+    VM_TOTAL_SMEM,
+    VM_ZERO,
+    VM_ONE,
+    VM_TRUE
 };
 
 /* A register filled before the warp starts. */
 struct vm_constant {
-    uint32_t offset;   /* in the register file */
-    uint8_t bytes;     /* of a lane; 0: a predicate */
+    uint32_t offset; /* in the register file */
+    uint8_t bytes;   /* of a lane; 0: a predicate */
     uint8_t is_special;
     enum vm_special special;
     uint64_t value;
@@ -86,15 +109,15 @@ struct vm_kernel {
     struct vm_inst *code;
     uint32_t num_code, entry;
     const struct ptx_instruction **where; /* [num_code + 1] */
-    uint32_t register_bytes;  /* of a warp */
-    uint32_t written_bytes;   /* the constants start there */
+    uint32_t register_bytes;              /* of a warp */
+    uint32_t written_bytes;               /* the constants start there */
     struct vm_constant *constants;
     int32_t num_constants;
     struct vm_shared_variable *shared;
     int32_t num_shared;
-    uint32_t shared_end;      /* of the static variables with the gaps between them */
+    uint32_t shared_end; /* of the static variables with the gaps between them */
     uint32_t dynamic_offset;
-    size_t static_shared;     /* as the GPU would lay it out */
+    size_t static_shared; /* as the GPU would lay it out */
     size_t local_bytes;
     int32_t max_threads, num_params;
     size_t *param_offset, *param_bytes, params_bytes;
@@ -113,18 +136,18 @@ struct vm_module {
 uint8_t *vm_variable_address(const struct vm_module *m, const struct ptx_variable *v,
                              int32_t device);
 
-/* ---- running ------------------------------------------------------------------------------------ */
+/* ---- running --------------------------------------------------------------------------------- */
 
 struct vm_grid {
     struct vm_launch launch;
     const struct vm_kernel *kernel;
     uint64_t num_blocks;
     _Atomic uint64_t next_block, blocks_left;
-    _Atomic int result;          /* enum vm_result; the first fault */
-    _Atomic uint64_t progress;   /* counts what a spinning block may wait for */
-    struct vm_race *race;        /* NULL: races are not looked for */
+    _Atomic int result;               /* enum vm_result; the first fault */
+    _Atomic uint64_t progress;        /* counts what a spinning block may wait for */
+    struct vm_race *race;             /* NULL: races are not looked for */
     uint32_t num_warps, shared_bytes; /* of a block, with gaps */
-    uint64_t seed;               /* of random schedules */
+    uint64_t seed;                    /* of random schedules */
     const uint8_t *params;
 };
 
@@ -138,10 +161,10 @@ enum { VM_RANGE_CACHE = 64, VM_BARRIERS = 16 };
 struct vm_worker {
     struct vm_grid *grid;
     jmp_buf fault;
-    struct vm_block *idle;    /* block contexts to use again */
+    struct vm_block *idle; /* block contexts to use again */
     struct ptxvm_counters counters;
     struct vm_range ranges[VM_RANGE_CACHE];
-    uint32_t epoch;           /* of memory, when the ranges were right */
+    uint32_t epoch; /* of memory, when the ranges were right */
 };
 
 enum vm_wait { VM_RUNNING, VM_AT_COLLECTIVE, VM_AT_BARRIER };
@@ -156,16 +179,16 @@ struct vm_copy {
 };
 
 struct vm_warp {
-    uint8_t *r;               /* register file */
-    uint32_t pc;              /* of the lanes in active */
-    uint32_t limit;           /* active runs while pc < limit */
-    uint32_t active;          /* the group that runs; 0: one has to be chosen */
+    uint8_t *r;                     /* register file */
+    uint32_t pc;                    /* of the lanes in active */
+    uint32_t limit;                 /* active runs while pc < limit */
+    uint32_t active;                /* the group that runs; 0: one has to be chosen */
     uint32_t running, exited, live; /* lanes: able to run; ended; that exist */
-    uint32_t polled;          /* a poll of memory by this warp since the last look */
-    uint32_t avoid;           /* lanes that poll in a loop: the others go first */
+    uint32_t polled;                /* a poll of memory by this warp since the last look */
+    uint32_t avoid;                 /* lanes that poll in a loop: the others go first */
     uint32_t index;
     struct vm_block *block;
-    uint8_t *local;           /* [32][local_bytes] */
+    uint8_t *local;            /* [32][local_bytes] */
     uint32_t lane_pc[VM_WARP]; /* of lanes that are not in active */
     uint8_t wait[VM_WARP];
     uint32_t wait_mask[VM_WARP]; /* members of the collective that a lane waits for */
@@ -199,13 +222,13 @@ struct vm_block {
     uint64_t random;
     struct vm_race_block *race;
     bool count_conflicts;
-    bool stalled;             /* it gave way to other blocks */
+    bool stalled; /* it gave way to other blocks */
 };
 
 /* State of a byte of shared memory. */
 enum { VM_SH_EXISTS = 1, VM_SH_WRITTEN = 2, VM_SH_SETTLED = 4, VM_SH_OK = 7 };
 
-/* ---- report.c ------------------------------------------------------------------------------------ */
+/* ---- report.c -------------------------------------------------------------------------------- */
 
 /* Reports what a lane does wrong, ends the grid and does not return. */
 _Noreturn void vm_fault(struct vm_warp *w, const struct vm_inst *i, int lane, enum vm_result result,
@@ -217,16 +240,17 @@ const char *vm_place(const struct vm_kernel *k, uint32_t where, char *out, size_
 int32_t vm_source_line(const struct vm_kernel *k, uint32_t where);
 void vm_thread_index(const struct vm_block *b, uint32_t linear, uint32_t out[3]);
 
-/* ---- memory.c ------------------------------------------------------------------------------------ */
+/* ---- memory.c -------------------------------------------------------------------------------- */
 
 /* Changes whenever an allocation comes or goes. */
 uint32_t vm_memory_epoch(void);
 /* The allocation nearest to an address that none holds. */
 bool vm_find_near(uintptr_t p, struct vm_allocation *out);
 
-/* ---- block.c: control flow ------------------------------------------------------------------------ */
+/* ---- block.c: control flow ------------------------------------------------------------------- */
 
-/* While a handler runs, w->pc is the instruction after it; i->where is its own index in the code. */
+/* While a handler runs, w->pc is the instruction after it; i->where is its own index in the code.
+ */
 
 /* The lanes of m, which are active, leave the running group: each continues at pc. */
 void vm_scatter(struct vm_warp *w, uint32_t m, uint32_t pc);
@@ -241,13 +265,14 @@ bool vm_collect(struct vm_warp *w, const struct vm_inst *i, uint32_t *m, const u
 enum vm_progress { VM_DONE, VM_YIELD };
 /* Runs until every thread has ended (or the grid has: DONE), or only polling threads are left. */
 enum vm_progress vm_block_run(struct vm_block *b);
-/* context.c: a context for the blocks of a worker's grid, and the same made ready for one of them. */
+/* context.c: a context for the blocks of a worker's grid, and the same made ready for one of them.
+ */
 struct vm_block *vm_block_create(struct vm_worker *worker);
 void vm_block_destroy(struct vm_block *b);
 void vm_block_start(struct vm_block *b, uint64_t linear);
 uint64_t vm_random(uint64_t *state);
 
-/* ---- barrier.c ------------------------------------------------------------------------------------- */
+/* ---- barrier.c ------------------------------------------------------------------------------- */
 
 /* count: threads, a multiple of 32; 0: all of the block. */
 void vm_barrier_arrive(struct vm_warp *w, const struct vm_inst *i, uint32_t m, uint32_t id,
@@ -257,11 +282,11 @@ void vm_barrier_check_exit(struct vm_warp *w, const struct vm_inst *i, uint32_t 
 /* Reports that no thread of the block can run. */
 _Noreturn void vm_deadlock(struct vm_block *b);
 
-/* ---- copies.c: cp.async ---------------------------------------------------------------------------- */
+/* ---- copies.c: cp.async ---------------------------------------------------------------------- */
 
 void vm_copies_check_exit(struct vm_warp *w, const struct vm_inst *i, uint32_t m);
 
-/* ---- race.c ---------------------------------------------------------------------------------------- */
+/* ---- race.c ---------------------------------------------------------------------------------- */
 
 struct vm_race *vm_race_create(struct vm_grid *g);
 void vm_race_destroy(struct vm_race *r);
@@ -281,7 +306,7 @@ void vm_race_order(struct vm_warp *w, uint32_t m, const uint64_t *address, bool 
                    uint32_t order);
 void vm_race_fence(struct vm_warp *w, uint32_t m);
 
-/* ---- registers ------------------------------------------------------------------------------------- */
+/* ---- registers ------------------------------------------------------------------------------- */
 
 #define VM_REG(w, offset, T) ((T *)__builtin_assume_aligned((w)->r + (offset), 32))
 #define VM_PRED(w, offset)   (*(uint32_t *)(void *)((w)->r + (offset)))
