@@ -259,7 +259,7 @@ static int cuda_create(const struct backend_config *config, struct backend **out
         free(offsets);
         return ERR_NO_MEMORY;
     }
-    CUDA_CHECK(cudaMemset(b->scratch, 0, bytes));
+    CUDA_CHECK(cudaMemsetAsync(b->scratch, 0, bytes, b->stream));
     cuda_write(b, b->head_offsets, offsets, ((size_t)config->num_kv_heads + 1) * sizeof *offsets);
     CHECK(cublasSetWorkspace(b->blas, b->blas_workspace, BLAS_WORKSPACE_BYTES) ==
               CUBLAS_STATUS_SUCCESS,

@@ -186,8 +186,11 @@ int cuda_experts_init(struct backend *b, const struct expert_weights *experts, i
     t->scale = t->dtype == DTYPE_F8_E4M3 ? SCALE_ROW : SCALE_NONE;
     t->experts = keep(b, (size_t)(n + 1) * sizeof *host);
     t->slot = keep(b, (size_t)E * sizeof *slot);
-    CUDA_CHECK(cudaMemcpy(t->experts, host, (size_t)n * sizeof *host, cudaMemcpyHostToDevice));
-    CUDA_CHECK(cudaMemcpy(t->slot, slot, (size_t)E * sizeof *slot, cudaMemcpyHostToDevice));
+    CUDA_CHECK(cudaMemcpyAsync(t->experts, host, (size_t)n * sizeof *host, cudaMemcpyHostToDevice,
+                               b->upload));
+    CUDA_CHECK(cudaMemcpyAsync(t->slot, slot, (size_t)E * sizeof *slot, cudaMemcpyHostToDevice,
+                               b->upload));
+    CUDA_CHECK(cudaStreamSynchronize(b->upload));
     free(host);
     free(slot);
     b->expert_tables =

@@ -228,12 +228,12 @@ TEST(CudaSample, TinyVocabularies) {
     GPU_OR_SKIP();
     compare_random(1, 10);
     compare_random(2, 30);
-    compare_random(33, 100);
+    compare_random(33, 60);
 }
 
 TEST(CudaSample, AThousandTokens) {
     GPU_OR_SKIP();
-    compare_random(1000, 200);
+    compare_random(1000, 100);
 }
 
 TEST(CudaSample, SeveralChunks) {
