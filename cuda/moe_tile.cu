@@ -292,9 +292,8 @@ static void launch(const struct moe_args_device *p, cudaStream_t stream) {
     int64_t most = (pairs / TILE_TOKENS<NT> + a->num_local) * row_tiles;
     int blocks = a->gpu.num_sms * TILE_BLOCKS<KIND, NT>;
     blocks = most < blocks ? (int)most : blocks;
-    if (bytes > 48 * 1024)
-        CUDA_CHECK(cudaFuncSetAttribute(moe_tile_kernel<KIND, DOWN, NT>,
-                                        cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
+    CUDA_CHECK(cudaFuncSetAttribute(moe_tile_kernel<KIND, DOWN, NT>,
+                                    cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
     moe_tile_kernel<KIND, DOWN, NT><<<blocks, TILE_THREADS, bytes, stream>>>(*p, row_tiles);
     LAUNCH_CHECK();
 }

@@ -241,11 +241,17 @@ DEVICE void cut(struct keeping *k, const struct sample_space *space, int V, bool
         s->above = upto - amount;
     }
     __syncthreads(); /* the bin is known */
-    if (threadIdx.x / WARP == 0)
-        s->low = smallest_key(&k->weighing, s->bin);
-    if (threadIdx.x / WARP == 1)
-        s->high =
+    int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+    if (warp == 0) {
+        uint32_t low = smallest_key(&k->weighing, s->bin);
+        if (lane == 0)
+            s->low = low;
+    } else if (warp == 1) {
+        uint32_t high =
             s->bin == 0 ? order_key(k->weighing.max) : smallest_key(&k->weighing, s->bin - 1) - 1;
+        if (lane == 0)
+            s->high = high;
+    }
     __syncthreads(); /* its range of keys as well */
 
     for (;;) {
