@@ -134,7 +134,7 @@ $(VM)/lib%.so.13:
 
 # Kernels and backend against plain loops, by the CUDA runtime alone: on the stand-ins or on a GPU.
 GPU_TEST_OBJ := $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/test_cuda_*.c tests/gpu_*.c)) \
-                $(patsubst %.cu,$(BUILD)/%.o,$(wildcard tests/cuda_*.cu)) $(BUILD)/tests/ops_fixture.o $(BUILD)/tests/shim.o
+                $(patsubst %.cu,$(BUILD)/%.o,$(wildcard tests/cuda_*.cu)) $(patsubst %,$(BUILD)/tests/%.o,ops_fixture golden engine_fixture shim)
 $(BUILD)/gpu_tests: $(GPU_TEST_OBJ) $(LIB_OBJ)
 	@echo "  LINK $@"
 	$(Q)$(CXX) $(LDFLAGS) -o $@ $^ -lgtest $(LDLIBS)

@@ -62,7 +62,13 @@ bool golden_open(struct golden *g, const char *name, const struct golden_options
         .max_model_len = MAX_CONTEXT,
         .kv_dtype = o->kv_dtype,
         .num_kv_blocks = MAX_SEQS * MAX_CONTEXT / KV_BLOCK_SIZE,
+        .gpus = o->gpus,
+        .gpu_memory_utilization = 0.9f,
+        .batch_invariant = o->batch_invariant,
+        .enforce_eager = o->enforce_eager,
+        .embedding_on_host = o->embedding_on_host,
     };
+    g->fetch = o->fetch;
     if (model_create(&g->config, &g->weights, &m, &g->model, &error) != 0)
         return report(g, &error);
     return true;
@@ -127,7 +133,11 @@ static void run_chunk(struct golden *g, const int32_t *tokens, int32_t first, in
     };
     int rc = model_run(g->model, &batch, &logits);
     CHECK(rc == 0, "model_run: %d", rc);
-    memcpy(out, logits, (size_t)count * (size_t)V * sizeof *out);
+    size_t bytes = (size_t)count * (size_t)V * sizeof *out;
+    if (g->fetch)
+        g->fetch(out, logits, bytes);
+    else
+        memcpy(out, logits, bytes);
 }
 
 void golden_run(struct golden *g, const int32_t *tokens, int32_t first, int32_t count,
@@ -157,4 +167,21 @@ double golden_relative_error(const float *a, const float *b, int64_t n) {
         worst = d > worst || isnan(d) ? d : worst;
     }
     return worst / sqrt(var);
+}
+
+double golden_rows_off(const float *a, const float *b, int32_t rows, int32_t V, double bound) {
+    double mean = 0, var = 0, off = 0, n = (double)rows * V;
+    for (int64_t i = 0; i < (int64_t)rows * V; i++)
+        mean += (double)b[i] / n;
+    for (int64_t i = 0; i < (int64_t)rows * V; i++)
+        var += ((double)b[i] - mean) * ((double)b[i] - mean) / n;
+    for (int32_t r = 0; r < rows; r++) {
+        double sum = 0;
+        for (int32_t i = 0; i < V; i++) {
+            double d = (double)a[(int64_t)r * V + i] - (double)b[(int64_t)r * V + i];
+            sum += d * d;
+        }
+        off += !(sqrt(sum / V / var) <= bound);
+    }
+    return off / rows;
 }

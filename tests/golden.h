@@ -14,6 +14,7 @@ struct golden {
     struct model_config config;
     struct weights weights;
     struct model *model;
+    void (*fetch)(void *to, const void *from, size_t bytes);
     json_t *doc;                /* golden.json */
     struct safetensors *logits; /* golden.safetensors */
 };
@@ -22,6 +23,11 @@ struct golden_options {
     const struct ops *ops;
     int32_t ranks, threads, expert_parallel_size;
     enum dtype kv_dtype; /* DTYPE_NONE: the backend's choice */
+
+    /* GPUs only. */
+    const int32_t *gpus; /* [ranks] their numbers */
+    bool batch_invariant, enforce_eager, embedding_on_host;
+    void (*fetch)(void *to, const void *from, size_t bytes); /* logits to the host; NULL: memcpy */
 };
 
 /* Names of the folders, sorted; free each and the array. */
@@ -45,6 +51,10 @@ void golden_run(struct golden *g, const int32_t *tokens, int32_t first, int32_t 
 
 /* The id of the largest of n values, the lower one on ties. */
 int32_t golden_argmax(const float *x, int32_t n);
+
+/* The share of rows of [rows, V] whose root mean square error is above `bound` times the standard
+ * deviation of all of b. */
+double golden_rows_off(const float *a, const float *b, int32_t rows, int32_t V, double bound);
 
 /* Largest |a - b| over the standard deviation of b. */
 double golden_relative_error(const float *a, const float *b, int64_t n);

@@ -40,25 +40,6 @@ static int32_t greedy_difference(struct golden *g, int32_t p) {
     return found;
 }
 
-/* The share of rows whose root mean square error, relative to the std of all, is above the bound.
- */
-static double rows_off(const float *a, const float *b, int32_t rows, int32_t V, double bound) {
-    double mean = 0, var = 0, off = 0, n = (double)rows * V;
-    for (int64_t i = 0; i < (int64_t)rows * V; i++)
-        mean += (double)b[i] / n;
-    for (int64_t i = 0; i < (int64_t)rows * V; i++)
-        var += ((double)b[i] - mean) * ((double)b[i] - mean) / n;
-    for (int32_t r = 0; r < rows; r++) {
-        double sum = 0;
-        for (int32_t i = 0; i < V; i++) {
-            double d = (double)a[(int64_t)r * V + i] - (double)b[(int64_t)r * V + i];
-            sum += d * d;
-        }
-        off += !(sqrt(sum / V / var) <= bound);
-    }
-    return off / rows;
-}
-
 /* Every prompt of one model; rounded: by the bound for rounded keys, values or activations. */
 static void check_model(const char *name, const struct golden_options *o, bool rounded) {
     struct golden g;
@@ -70,7 +51,8 @@ static void check_model(const char *name, const struct golden_options *o, bool r
             float *logits = xmalloc(size * sizeof *logits);
             golden_run(&g, tokens, 0, n, 0, logits);
             double e = golden_relative_error(logits, golden_logits(&g, p), (int64_t)size);
-            double off = rows_off(logits, golden_logits(&g, p), n, g.config.vocab_size, 0.03);
+            double off =
+                golden_rows_off(logits, golden_logits(&g, p), n, g.config.vocab_size, 0.03);
             if (rounded ? !(off <= 0.1) : !(e <= 2e-4))
                 FAIL(
                     "%s on %s, %d ranks, prompt %d: logits off by up to %.3g of their std, %.0f%% of "
