@@ -73,6 +73,7 @@ DEVICE void moe_queue_find(struct moe_queue *q, const struct moe_args_device &p,
         }
         before += __shfl_sync(ALL_LANES, end, WARP - 1);
     }
+    __syncwarp(); /* all lanes have read the queue */
     if (lane == 0) {
         q->item[q->turn] = found;
         q->number = number + gridDim.x;
