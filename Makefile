@@ -3,13 +3,13 @@
 #   BUILD=dir       object tree and binaries (default build)
 #   SAN=asan|tsan   sanitizer build, in build/asan or build/tsan
 #   V=1             show whole commands
-#   CUDA=1          with the CUDA backend, which is not finished: it needs nvcc (CUDA 13)
+#   CUDA=0          without the CUDA backend (the default where there is no nvcc, and with SAN)
 #   ARCHS="89"      architectures of its kernels (default: all that are supported)
 
 CC     ?= gcc
 CXX    ?= g++
 SAN    ?=
-CUDA   ?= 0
+CUDA   ?= $(if $(SAN),0,1)
 PREFIX ?= /usr/local
 BUILD  ?= build$(if $(SAN),/$(SAN))
 VERSION := 0.1.0
@@ -47,7 +47,7 @@ TEST_OBJ := $(TEST_SRC:%.c=$(BUILD)/%.o) $(BUILD)/tests/shim.o
 FUZZ     := $(patsubst tests/fuzz/%.c,build/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
 FUZZ_SECONDS ?= 60
 FUZZ_FLAGS   := -fsanitize=fuzzer-no-link,address,undefined
-FORMATTED     = $(SRC) $(SRC_CXX) $(wildcard host/*.h host/cpu/*.h net/*.h tests/*.[ch] tests/fuzz/*.c tests/*.cc)
+FORMATTED     = $(SRC) $(SRC_CXX) $(wildcard host/*.h host/cpu/*.h net/*.h tests/*.[ch] tests/fuzz/*.c tests/*.cc cuda/*.[ch])
 
 # The CUDA backend: kernels by nvcc, with SASS and PTX of each architecture, uncompressed so that the
 # PTX can be executed without a GPU too; everything around them in C.
@@ -71,7 +71,7 @@ Q := $(if $(V),,@)
 
 all: $(BUILD)/moeserve  ## builds the server (the default)
 ifeq ($(CUDA),0)
-	@echo "moeserve: built the CPU program (the CUDA backend is not finished)"
+	@echo "moeserve: built the CPU program (CUDA=0)"
 else ifeq ($(NVCC),)
 	@echo "moeserve: built the CPU program (no nvcc found; install the CUDA Toolkit for GPUs)"
 endif
@@ -118,34 +118,70 @@ $(BUILD)/%.o: %.cu $(wildcard cuda/*.h cuda/*.cuh)
 	@echo "  NVCC $@"
 	$(Q)$(NVCC) $(NVFLAGS) -c -o $@ $<
 
-# Stand-ins for the CUDA libraries that execute the shipped PTX on a CPU: tests put them first with
-# LD_LIBRARY_PATH=$(BUILD)/ptxvm.
+# Stand-ins for the CUDA libraries that execute the shipped PTX on a CPU (tests/ptxvm/README.md): tests
+# put them first with LD_LIBRARY_PATH.
 VM        := $(BUILD)/ptxvm
-VM_OBJ    := $(patsubst %.c,$(BUILD)/%.o,$(filter-out tests/ptxvm/test_% tests/ptxvm/rt_fixture.c,$(wildcard tests/ptxvm/*.c)))
+VM_TEST   := $(wildcard tests/ptxvm/test_*.c tests/ptxvm/*_fixture.c)
+VM_OBJ    := $(patsubst %.c,$(BUILD)/%.o,$(filter-out $(VM_TEST),$(wildcard tests/ptxvm/*.c)))
 VM_BLAS   := $(patsubst %,$(BUILD)/tests/ptxvm/%.o,cublas gemm rt_alloc)
+VM_LT     := $(patsubst %,$(BUILD)/tests/ptxvm/%.o,cublaslt gemm rt_alloc)
 VM_RT     := $(filter-out %/cublas.o %/gemm.o %/cublaslt.o,$(VM_OBJ))
+VM_CORE   := $(filter-out $(BUILD)/tests/ptxvm/rt_%,$(VM_RT))
+VM_LIBS   := $(VM)/libcudart.so.13 $(VM)/libcublas.so.13 $(VM)/libcublasLt.so.13
 $(VM_OBJ): CFLAGS += -O3 -march=x86-64-v3 -fno-strict-aliasing -fwrapv -fPIC -Wno-maybe-uninitialized
 $(VM)/libcudart.so.13: $(VM_RT)
 $(VM)/libcublas.so.13: $(VM_BLAS) | $(VM)/libcudart.so.13
+$(VM)/libcublasLt.so.13: $(VM_LT) | $(VM)/libcudart.so.13
 $(VM)/lib%.so.13:
 	@mkdir -p $(@D)
 	@echo "  LINK $@"
 	$(Q)$(CC) -shared -pthread -o $@ $^ -Wl,-soname,$(@F),--version-script=tests/ptxvm/lib$*.map,-z,defs $(if $|,-L$(VM) -l:libcudart.so.13) -lm
 
-# Kernels and backend against plain loops, by the CUDA runtime alone: on the stand-ins or on a GPU.
-GPU_TEST_OBJ := $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/test_cuda_*.c tests/gpu_*.c)) \
-                $(patsubst %.cu,$(BUILD)/%.o,$(wildcard tests/cuda_*.cu)) $(patsubst %,$(BUILD)/tests/%.o,ops_fixture golden engine_fixture shim)
-$(BUILD)/gpu_tests: $(GPU_TEST_OBJ) $(LIB_OBJ)
+# Test programs: of the CPU program; of the machine; of the stand-ins' runtime; of the kernels and the
+# CUDA backend, which use the CUDA runtime alone and so run on the stand-ins or on a GPU.
+objects    = $(patsubst %,$(BUILD)/%.o,$(basename $(wildcard $(1))))
+RT_TEST_OBJ  := $(call objects,tests/ptxvm/test_rt_*.c tests/ptxvm/rt_fixture.c tests/ptxvm/rt_kernels.cu tests/ptxvm/fatbin.c host/dtype.c)
+VM_TEST_OBJ  := $(filter-out $(RT_TEST_OBJ),$(call objects,$(VM_TEST)))
+GPU_TEST_OBJ := $(call objects,tests/test_cuda_*.c tests/gpu_*.c tests/cuda_*.cu) \
+                $(patsubst %,$(BUILD)/tests/%.o,ops_fixture golden engine_fixture)
+$(BUILD)/machine_tests: $(VM_TEST_OBJ) $(VM_CORE) $(BUILD)/tests/shim.o
+$(BUILD)/runtime_tests: $(RT_TEST_OBJ) $(BUILD)/tests/shim.o | $(VM_LIBS)
+$(BUILD)/gpu_tests: $(GPU_TEST_OBJ) $(LIB_OBJ) $(BUILD)/tests/shim.o
+$(BUILD)/machine_tests $(BUILD)/runtime_tests $(BUILD)/gpu_tests:
 	@echo "  LINK $@"
 	$(Q)$(CXX) $(LDFLAGS) -o $@ $^ -lgtest $(LDLIBS)
-gpu-test: $(BUILD)/moeserve $(BUILD)/gpu_tests $(VM)/libcudart.so.13 $(VM)/libcublas.so.13  ## CUDA=1: kernels on the stand-ins
-	LD_LIBRARY_PATH=$(VM) $(BUILD)/gpu_tests --gtest_brief=1 --gtest_filter='$(or $(FILTER),*)'
+$(BUILD)/runtime_tests: LDLIBS += -lcublasLt
 
 run: $(BUILD)/moeserve  ## serves the demo model and asks it something
 	@sh scripts/demo.sh $(BUILD)/moeserve $(ONCE)
 
-test: $(BUILD)/moeserve $(BUILD)/moeserve_tests  ## runs every test (FILTER=Suite.* for some)
-	$(if $(SAN),TEST_TIMEOUT_S=900) MOESERVE_BIN=$(BUILD)/moeserve $(BUILD)/moeserve_tests --gtest_brief=1 --gtest_filter='$(or $(FILTER),*)'
+# Every run of a test program leaves a log, and the last line of `make test` adds them up. The kernels
+# run on the PTX of each architecture, each under another schedule.
+RUNS     := cpu $(if $(NVCC),machine runtime $(patsubst %,sm_%,$(ARCHS)) races)
+RUN_LOGS := $(RUNS:%=$(BUILD)/log/%.log)
+$(BUILD)/log/cpu.log: COMMAND = $(if $(SAN),TEST_TIMEOUT_S=900) MOESERVE_BIN=$(BUILD)/moeserve $(BUILD)/moeserve_tests
+$(BUILD)/log/machine.log: COMMAND = $(BUILD)/machine_tests
+$(BUILD)/log/runtime.log: COMMAND = LD_LIBRARY_PATH=$(VM) $(BUILD)/runtime_tests
+ON_VM     = TEST_TIMEOUT_S=600 LD_LIBRARY_PATH=$(VM) MOESERVE_BIN=$(BUILD)/moeserve
+$(BUILD)/log/sm_%.log: COMMAND = $(ON_VM) PTXVM_ARCH=$(ARCH_OF_LOG) $(SCHEDULE_$(ARCH_OF_LOG)) $(BUILD)/gpu_tests
+$(BUILD)/log/races.log: COMMAND = $(ON_VM) PTXVM_ARCH=$(firstword $(filter 89,$(ARCHS)) $(ARCHS)) PTXVM_RACES=1 $(BUILD)/gpu_tests
+ARCH_OF_LOG   = $(@F:sm_%.log=%)
+SCHEDULE_80  := PTXVM_STREAMS=lazy PTXVM_SCHEDULE=reverse
+SCHEDULE_86  := PTXVM_STREAMS=lazy PTXVM_ASYNC_COPY=eager
+SCHEDULE_90  := PTXVM_SCHEDULE=random:$(shell date +%s)
+SCHEDULE_120 := PTXVM_STREAMS=sync
+CUDA_TESTS   := $(wildcard tests/test_cuda_*.c tests/ptxvm/test_*.c)
+
+$(RUN_LOGS): $(BUILD)/moeserve $(BUILD)/moeserve_tests $(if $(NVCC),$(VM_LIBS) $(BUILD)/machine_tests $(BUILD)/runtime_tests $(BUILD)/gpu_tests)
+$(RUN_LOGS): FORCE
+	@echo "  TEST $(basename $(@F))"
+	$(Q)sh tests/run.sh $@ env $(COMMAND) --gtest_brief=1 --gtest_filter='$(or $(FILTER),*)'
+$(filter-out %/cpu.log,$(RUN_LOGS)): | $(BUILD)/log/cpu.log
+FORCE:
+
+test: $(RUN_LOGS)  ## runs every test (FILTER=Suite.* for some)
+	@sh tests/run.sh sum $(if $(NVCC),,-k "$(NO_CUDA)" "$(CUDA_TESTS)") $(RUN_LOGS)
+NO_CUDA := $(if $(filter 0,$(CUDA)),they are left out by CUDA=0,there is no nvcc; install the CUDA Toolkit 13)
 
 asan tsan:  ## builds and tests with AddressSanitizer + UBSan / ThreadSanitizer
 	$(MAKE) SAN=$@ test
@@ -185,5 +221,8 @@ clean:          ## removes build/
 help:           ## lists the targets
 	@sed -n 's/^\([a-z -]*\):.*## /  make \1\t/p' Makefile | expand -t 28
 
-.PHONY: all run test gpu-test asan tsan bench fuzz format check-format install clean help
+.PHONY: all run test asan FORCE tsan bench fuzz format check-format install clean help
 -include $(OBJ:.o=.d) $(TEST_OBJ:.o=.d) $(SIMDE_OBJ:.o=.d)
+ifneq ($(NVCC),)
+-include $(patsubst %.o,%.d,$(VM_OBJ) $(VM_TEST_OBJ) $(RT_TEST_OBJ) $(GPU_TEST_OBJ))
+endif
