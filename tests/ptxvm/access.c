@@ -7,6 +7,7 @@
 static const char *const verbs[] = {"reads", "writes", "updates"};
 
 #define LOW_56 (((uint64_t)1 << 56) - 1)
+#define ALL_OK ((uint64_t)0x0707070707070707u) /* eight bytes of VM_SH_OK */
 
 void vm_addresses(const struct vm_warp *w, uint32_t base, bool wide, int64_t displacement,
                   uint64_t at[VM_WARP]) {
@@ -50,8 +51,8 @@ static _Noreturn void fault_global(struct vm_warp *w, const struct vm_inst *i, i
                  verbs[kind], bytes, p, p - a.base, a.label, a.bytes);
     if (at - a.base < a.bytes && bytes <= a.bytes - (at - a.base))
         vm_fault(w, i, lane, VM_BAD_ADDRESS,
-                 "device %d %s %u bytes at 0x%llx: memory of device %d "
-                 "(%s)",
+                 "device %d %s %u bytes at 0x%llx: memory of device %d (%s), to which it has no "
+                 "peer access",
                  w->block->grid->launch.device, verbs[kind], bytes, p, a.device, a.label);
     if (at >= a.base)
         vm_fault(w, i, lane, VM_BAD_ADDRESS,
@@ -139,13 +140,13 @@ static inline bool all_ok(const uint8_t *shadow, uint32_t bytes) {
     case 1:
         return shadow[0] == VM_SH_OK;
     case 2:
-        return *(const uint16_t *)(const void *)shadow == 0x0707;
+        return *(const uint16_t *)(const void *)shadow == (uint16_t)ALL_OK;
     case 4:
-        return *(const uint32_t *)(const void *)shadow == 0x07070707u;
+        return *(const uint32_t *)(const void *)shadow == (uint32_t)ALL_OK;
     default:
         for (uint32_t n = 0; n < bytes; n += 8) {
             memcpy(&v, shadow + n, 8);
-            if (v != 0x0707070707070707u)
+            if (v != ALL_OK)
                 return false;
         }
         return true;
@@ -171,10 +172,41 @@ static void count_conflicts(struct vm_warp *w, uint32_t m, const uint64_t at[VM_
     }
 }
 
+/* Whether all bytes of all lanes are there, written and settled, without a branch for a lane. */
+static bool all_lanes_ok(const struct vm_block *b, uint32_t m, const uint64_t at[VM_WARP],
+                         uint32_t bytes) {
+    uint64_t in[VM_WARP], highest = 0, first = at[vm_first(m)], limit = b->grid->shared_bytes;
+    VM_LANES in[l] = (m >> l & 1) ? at[l] : first;
+    VM_LANES highest = in[l] > highest ? in[l] : highest;
+    if (bytes > limit || highest > limit - bytes)
+        return false;
+    const uint8_t *shadow = b->shadow;
+    uint64_t all = ALL_OK;
+    switch (bytes) {
+    case 1:
+        VM_LANES all &= shadow[in[l]] * (ALL_OK / VM_SH_OK);
+        break;
+    case 2:
+        VM_LANES all &= ALL_OK << 16 | *(const uint16_t *)(const void *)(shadow + in[l]);
+        break;
+    case 4:
+        VM_LANES all &= ALL_OK << 32 | *(const uint32_t *)(const void *)(shadow + in[l]);
+        break;
+    default:
+        for (uint32_t n = 0; n < bytes; n += 8)
+            VM_LANES all &= *(const uint64_t *)(const void *)(shadow + in[l] + n);
+    }
+    return all == ALL_OK;
+}
+
 void vm_check_shared(struct vm_warp *w, const struct vm_inst *i, uint32_t m,
                      const uint64_t at[VM_WARP], uint32_t bytes, enum vm_access_kind kind) {
     struct vm_block *b = w->block;
     uint64_t limit = b->grid->shared_bytes;
+    if (b->grid->count_banks)
+        count_conflicts(w, m, at, bytes);
+    if (all_lanes_ok(b, m, at, bytes))
+        return;
     VM_LANES {
         if (!(m >> l & 1))
             continue;
@@ -190,8 +222,6 @@ void vm_check_shared(struct vm_warp *w, const struct vm_inst *i, uint32_t m,
                 fault_shared(w, i, l, at[l] + n, bytes - n, kind);
         memset(s, VM_SH_OK, bytes);
     }
-    if (b->count_conflicts)
-        count_conflicts(w, m, at, bytes);
 }
 
 /* ---- all spaces

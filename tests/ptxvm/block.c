@@ -26,8 +26,7 @@ uint64_t vm_random(uint64_t *state) {
  * ------------------------------------------------------------------------------- */
 
 void vm_scatter(struct vm_warp *w, uint32_t m, uint32_t pc) {
-    for (uint32_t left = m; left; left &= left - 1)
-        w->lane_pc[vm_first(left)] = pc;
+    VM_LANES w->lane_pc[l] = (m >> l & 1) ? pc : w->lane_pc[l];
     w->active &= ~m;
     if (!w->active)
         w->limit = 0;
@@ -144,8 +143,18 @@ static void wait_for_others(struct vm_warp *w, const struct vm_inst *i, uint32_t
     w->running &= ~m;
 }
 
+/* All lanes are here, and name all: the usual case. */
+static bool is_complete(uint32_t here, const uint32_t *members) {
+    uint32_t named = here;
+    if (members)
+        VM_LANES named &= members[l];
+    return named == VM_ALL;
+}
+
 bool vm_collect(struct vm_warp *w, const struct vm_inst *i, uint32_t *m, const uint32_t *members) {
     uint32_t here = *m;
+    if (is_complete(here, members))
+        return true;
     check_members(w, i, here, members);
     uint32_t mask = members ? members[vm_first(here)] : VM_ALL;
     uint32_t group = here;

@@ -1,22 +1,13 @@
 /* Contexts of blocks: registers, shared and local memory of a block while it runs.
  *
  * A worker uses a context for one block after another. What is the same for all blocks of a grid
- * (constants, thread indices) is filled in once; everything else starts as 0xff bytes.
+ * (constants, thread indices) is filled in once; everything else starts as 0xff bytes. Contexts are
+ * kept for later grids of the same shape, since a model launches the same kernels at every step.
  */
-#include <stdlib.h>
 #include <string.h>
 
+#include "tests/ptxvm/rt_alloc.h"
 #include "tests/ptxvm/vm.h"
-
-static void *zeroed(size_t bytes) {
-    bytes = (bytes + 63) & ~(size_t)63;
-    void *p = aligned_alloc(64, bytes ? bytes : 64);
-    if (!p) {
-        vm_report("out of host memory: %zu bytes for a block", bytes);
-        abort();
-    }
-    return memset(p, 0, bytes);
-}
 
 /* ---- registers that are filled before a warp starts
  * -------------------------------------------------- */
@@ -102,11 +93,14 @@ static void fill(struct vm_warp *w, const struct vm_constant *c) {
                                               : 0;
         return;
     }
-    for (uint32_t l = 0; l < VM_WARP; l++) {
-        if (c->is_special)
-            value = special_value(w, c->special, l);
-        memcpy(w->r + c->offset + l * c->bytes, &value, c->bytes);
-    }
+    uint64_t values[VM_WARP];
+    VM_LANES values[l] = c->is_special ? special_value(w, c->special, (uint32_t)l) : value;
+    if (c->bytes == 8)
+        VM_LANES VM_REG(w, c->offset, uint64_t)[l] = values[l];
+    else if (c->bytes == 4)
+        VM_LANES VM_REG(w, c->offset, uint32_t)[l] = (uint32_t)values[l];
+    else
+        VM_LANES VM_REG(w, c->offset, uint16_t)[l] = (uint16_t)values[l];
 }
 
 /* ---- shared memory
@@ -127,48 +121,103 @@ static void start_shared(struct vm_block *b) {
 /* ---- contexts
  * ---------------------------------------------------------------------------------------- */
 
-static void create_warp(struct vm_block *b, uint32_t index) {
+enum { MAX_KEPT = 32 };
+
+static size_t rounded(size_t bytes) {
+    return (bytes + 63) & ~(size_t)63;
+}
+
+static void shape_warp(struct vm_block *b, uint32_t index, uint8_t *memory) {
     struct vm_warp *w = &b->warps[index];
     const struct vm_kernel *k = b->grid->kernel;
     uint32_t left = b->num_threads - index * VM_WARP;
     w->block = b;
     w->index = index;
     w->live = left >= VM_WARP ? VM_ALL : (1u << left) - 1;
-    w->r = zeroed(k->register_bytes);
-    w->local = zeroed(k->local_bytes * VM_WARP);
+    w->r = memory;
+    w->local = memory + rounded(k->register_bytes);
+    memset(memory, 0, k->register_bytes);
     for (int32_t i = 0; i < k->num_constants; i++)
         fill(w, &k->constants[i]);
 }
 
-struct vm_block *vm_block_create(struct vm_worker *worker) {
-    struct vm_grid *g = worker->grid;
-    struct vm_block *b = zeroed(sizeof *b);
+static void release(struct vm_block *b) {
+    for (uint32_t i = 0; i < b->num_warps; i++)
+        rt_free(b->warps[i].copies);
+    vm_race_block_destroy(b->race);
+    b->race = NULL;
+    b->num_warps = 0;
+}
+
+/* Makes the context one for the grid of its worker. */
+static void shape(struct vm_block *b) {
+    const struct vm_grid *g = b->grid;
+    const struct vm_kernel *k = g->kernel;
     const uint32_t *n = g->launch.block;
-    b->grid = g;
-    b->worker = worker;
+    size_t warps = rounded(g->num_warps * sizeof *b->warps), shared = rounded(g->shared_bytes);
+    size_t of_warp = rounded(k->register_bytes) + rounded(k->local_bytes * VM_WARP);
+    size_t bytes = warps + 2 * shared + g->num_warps * of_warp;
+    release(b);
+    if (bytes > b->memory_bytes) {
+        rt_free(b->memory);
+        b->memory = rt_calloc_aligned(bytes);
+        b->memory_bytes = bytes;
+    }
+    b->shape = g->shape;
+    b->num_warps = g->num_warps;
     b->num_threads = n[0] * n[1] * n[2];
-    b->shared = zeroed(g->shared_bytes);
-    b->shadow = zeroed(g->shared_bytes);
-    b->warps = zeroed(g->num_warps * sizeof *b->warps);
-    b->count_conflicts = true;
-    b->race = g->race ? vm_race_block_create(g) : NULL;
+    b->warps = (struct vm_warp *)(void *)b->memory;
+    b->shared = b->memory + warps;
+    b->shadow = b->shared + shared;
+    memset(b->warps, 0, warps);
     for (uint32_t i = 0; i < g->num_warps; i++)
-        create_warp(b, i);
+        shape_warp(b, i, b->shadow + shared + i * of_warp);
+    if (g->race)
+        b->race = vm_race_block_create(g->num_warps, g->shared_bytes);
+}
+
+/* Takes one of the grid's shape off the list, or else the last when there are enough. */
+static struct vm_block *find_kept(struct vm_worker *worker) {
+    struct vm_block **at = &worker->kept;
+    for (; *at; at = &(*at)->next) {
+        bool fits = !memcmp(&(*at)->shape, &worker->grid->shape, sizeof worker->grid->shape);
+        if (fits || (!(*at)->next && worker->num_kept >= MAX_KEPT))
+            break;
+    }
+    struct vm_block *b = *at;
+    if (b) {
+        *at = b->next;
+        worker->num_kept--;
+    }
     return b;
 }
 
-void vm_block_destroy(struct vm_block *b) {
-    for (uint32_t i = 0; i < b->grid->num_warps; i++) {
-        free(b->warps[i].r);
-        free(b->warps[i].local);
-        free(b->warps[i].copies);
+struct vm_block *vm_block_take(struct vm_worker *worker) {
+    struct vm_grid *g = worker->grid;
+    struct vm_block *b = find_kept(worker);
+    if (!b)
+        b = rt_calloc(sizeof *b);
+    b->grid = g;
+    b->worker = worker;
+    if (memcmp(&b->shape, &g->shape, sizeof b->shape))
+        shape(b);
+    if (g->race)
+        vm_race_block_attach(b->race, g->race);
+    return b;
+}
+
+/* More than MAX_KEPT only while the blocks of one grid wait for each other. */
+void vm_block_keep(struct vm_worker *worker, struct vm_block *b) {
+    b->grid = NULL;
+    if (worker->num_kept >= 2 * MAX_KEPT) {
+        release(b);
+        rt_free(b->memory);
+        rt_free(b);
+        return;
     }
-    if (b->race)
-        vm_race_block_destroy(b->race);
-    free(b->warps);
-    free(b->shared);
-    free(b->shadow);
-    free(b);
+    b->next = worker->kept;
+    worker->kept = b;
+    worker->num_kept++;
 }
 
 static void start_warp(struct vm_warp *w) {

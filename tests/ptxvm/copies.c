@@ -8,18 +8,32 @@
 
 enum { PENDING = VM_SH_EXISTS | VM_SH_WRITTEN };
 
+/* Nearly all copies have 16 bytes, which a call of memset would spend most of its time to find out.
+ */
+static inline void fill(uint8_t *to, int value, size_t bytes) {
+    if (bytes == 16)
+        memset(to, value, 16);
+    else
+        memset(to, value, bytes);
+}
+
 static void arrive(struct vm_warp *w, const struct vm_copy *c) {
     struct vm_block *b = w->block;
     uint8_t *to = b->shared + c->to;
-    memcpy(to, c->from, c->from_bytes);
-    memset(to + c->from_bytes, 0, (size_t)c->bytes - c->from_bytes);
-    memset(b->shadow + c->to, VM_SH_OK, c->bytes);
+    if (c->from_bytes == 16) {
+        memcpy(to, c->from, 16);
+    } else {
+        memcpy(to, c->from, c->from_bytes);
+        memset(to + c->from_bytes, 0, (size_t)c->bytes - c->from_bytes);
+    }
+    fill(b->shadow + c->to, VM_SH_OK, c->bytes);
 }
 
 static void note(struct vm_warp *w, const struct vm_copy *c) {
-    memset(w->block->shared + c->to, 0xff, c->bytes);
-    memset(w->block->shadow + c->to, PENDING, c->bytes);
-    w->copies = ptx_grow(w->copies, w->num_copies, &w->cap_copies, sizeof *w->copies);
+    fill(w->block->shared + c->to, 0xff, c->bytes);
+    fill(w->block->shadow + c->to, PENDING, c->bytes);
+    if (w->num_copies == w->cap_copies)
+        w->copies = ptx_grow(w->copies, w->num_copies, &w->cap_copies, sizeof *w->copies);
     w->copies[w->num_copies++] = *c;
 }
 
@@ -47,7 +61,9 @@ static void check_source(struct vm_warp *w, const struct vm_inst *i, uint32_t m,
     vm_check_global(w, i, m & whole, from, i->size, VM_READ);
     VM_LANES if ((m & ~whole) >> l & 1 && from_bytes[l])
         vm_check_global(w, i, 1u << l, from, from_bytes[l], VM_READ);
-    VM_LANES if (w->block->grid->race && (m >> l & 1) && from_bytes[l])
+    if (!w->block->grid->race)
+        return;
+    VM_LANES if ((m >> l & 1) && from_bytes[l])
         vm_race_access(w, i, l, false, from[l], from_bytes[l], false, false);
 }
 

@@ -3,8 +3,9 @@
 
 #include <pthread.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
+
+#include "tests/ptxvm/rt_alloc.h"
 
 enum { CONSTANT_HASH = 4096, RED_ZONE = 128, SHARED_START = 128 };
 
@@ -629,11 +630,11 @@ struct vm_kernel *vm_decode_kernel(struct vm_module *m, const struct ptx_functio
     struct vm_kernel *k = d.k = ptx_alloc(&m->arena, sizeof *k);
     k->module = m;
     k->name = ptx_text_copy(&m->arena, f->name);
+    static _Atomic uint64_t last_serial;
+    k->serial = atomic_fetch_add(&last_serial, 1) + 1;
     k->max_threads = f->max_threads ? f->max_threads : 1024;
     k->shared_end = SHARED_START;
-    d.constant_hash = malloc(CONSTANT_HASH * sizeof(int32_t));
-    if (!d.constant_hash)
-        abort();
+    d.constant_hash = rt_calloc_array(CONSTANT_HASH, sizeof(int32_t));
     memset(d.constant_hash, 0xff, CONSTANT_HASH * sizeof(int32_t));
     bool ok = link_kernel(&d, f);
     if (ok)
@@ -642,12 +643,12 @@ struct vm_kernel *vm_decode_kernel(struct vm_module *m, const struct ptx_functio
         snprintf(error, error_bytes, "PTX line %d: %s: %.*s", d.in ? d.in->line : 0,
                  d.problem ? d.problem : "unknown instruction", d.in ? d.in->text.len : 0,
                  d.in ? d.in->text.s : "");
-    free(d.constant_hash);
-    free(d.constant_chain);
-    free(d.frames);
+    rt_free(d.constant_hash);
+    rt_free(d.constant_chain);
+    rt_free(d.frames);
     if (ok)
         return k;
-    free(k->constants);
-    free(k->shared);
+    rt_free(k->constants);
+    rt_free(k->shared);
     return NULL;
 }

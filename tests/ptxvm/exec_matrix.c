@@ -8,7 +8,6 @@
 #include "tests/ptxvm/exec_matrix.h"
 
 #include <immintrin.h>
-#include <pthread.h>
 #include <string.h>
 
 #include "tests/ptxvm/access.h"
@@ -19,11 +18,32 @@ enum { ROWS = 16, COLUMNS = 8 };
 /* ---- ldmatrix and its relatives -----------------------------------------------------------------
  */
 
-/* out[8][8] = in^T, 16-bit elements. */
-static void transpose8(uint16_t *out, const uint16_t *in) {
+/* The columns of a matrix of 8 x 8 elements of 16 bits. */
+static inline void transpose8(__m128i m[8]) {
+    __m128i a[8], b[8];
+    for (int n = 0; n < 4; n++) {
+        a[2 * n] = _mm_unpacklo_epi16(m[2 * n], m[2 * n + 1]);
+        a[2 * n + 1] = _mm_unpackhi_epi16(m[2 * n], m[2 * n + 1]);
+    }
+    for (int n = 0; n < 2; n++)
+        for (int half = 0; half < 2; half++) {
+            b[4 * n + 2 * half] = _mm_unpacklo_epi32(a[4 * n + half], a[4 * n + 2 + half]);
+            b[4 * n + 2 * half + 1] = _mm_unpackhi_epi32(a[4 * n + half], a[4 * n + 2 + half]);
+        }
+    for (int n = 0; n < 4; n++) {
+        m[2 * n] = _mm_unpacklo_epi64(b[n], b[4 + n]);
+        m[2 * n + 1] = _mm_unpackhi_epi64(b[n], b[4 + n]);
+    }
+}
+
+static inline void load_rows(__m128i m[8], const void *from) {
     for (int r = 0; r < 8; r++)
-        for (int c = 0; c < 8; c++)
-            out[8 * c + r] = in[8 * r + c];
+        m[r] = _mm_loadu_si128((const __m128i *)from + r);
+}
+
+static inline void store_rows(void *to, const __m128i m[8]) {
+    for (int r = 0; r < 8; r++)
+        _mm_storeu_si128((__m128i *)to + r, m[r]);
 }
 
 static uint32_t row_lanes(const struct vm_inst *i) {
@@ -32,108 +52,81 @@ static uint32_t row_lanes(const struct vm_inst *i) {
 
 void vm_ldmatrix(struct vm_warp *w, const struct vm_inst *i, uint32_t m) {
     uint64_t at[VM_WARP];
-    uint16_t rows[64];
+    __m128i rows[8];
     if (!vm_collect(w, i, &m, NULL))
         return;
     vm_addresses(w, i->a, i->wide, i->imm, at);
     vm_resolve(w, i, m & row_lanes(i), (enum ptx_space)i->space, at, 16, VM_READ);
     for (uint32_t n = 0; n < i->vec; n++) {
         for (uint32_t r = 0; r < 8; r++)
-            memcpy(rows + 8 * r, (const void *)(uintptr_t)at[8 * n + r], 16);
+            rows[r] = _mm_loadu_si128((const __m128i *)(uintptr_t)at[8 * n + r]);
         if (i->kind)
-            transpose8(VM_REG(w, i->more[n], uint16_t), rows);
-        else
-            memcpy(w->r + i->more[n], rows, sizeof rows);
+            transpose8(rows);
+        store_rows(w->r + i->more[n], rows);
     }
 }
 
 void vm_stmatrix(struct vm_warp *w, const struct vm_inst *i, uint32_t m) {
     uint64_t at[VM_WARP];
-    uint16_t rows[64];
+    __m128i rows[8];
     if (!vm_collect(w, i, &m, NULL))
         return;
     vm_addresses(w, i->a, i->wide, i->imm, at);
     vm_resolve(w, i, m & row_lanes(i), (enum ptx_space)i->space, at, 16, VM_WRITE);
     for (uint32_t n = 0; n < i->vec; n++) {
+        load_rows(rows, w->r + i->more[n]);
         if (i->kind)
-            transpose8(rows, VM_REG(w, i->more[n], uint16_t));
-        else
-            memcpy(rows, w->r + i->more[n], sizeof rows);
+            transpose8(rows);
         for (uint32_t r = 0; r < 8; r++)
-            memcpy((void *)(uintptr_t)at[8 * n + r], rows + 8 * r, 16);
+            _mm_storeu_si128((__m128i *)(uintptr_t)at[8 * n + r], rows[r]);
     }
 }
 
 void vm_movmatrix(struct vm_warp *w, const struct vm_inst *i, uint32_t m) {
-    uint16_t rows[64];
+    __m128i rows[8];
     if (!vm_collect(w, i, &m, NULL))
         return;
-    memcpy(rows, w->r + i->a, sizeof rows);
-    transpose8(VM_REG(w, i->d, uint16_t), rows);
+    load_rows(rows, w->r + i->a);
+    transpose8(rows);
+    store_rows(w->r + i->d, rows);
 }
 
 /* ---- elements to float32
  * ------------------------------------------------------------------------- */
 
-static float fp8_values[2][256]; /* e4m3, e5m2 */
-static pthread_once_t fp8_once = PTHREAD_ONCE_INIT;
-
-static float power_of_2(int e) {
-    union {
-        uint32_t u;
-        float f;
-    } v = {.u = (uint32_t)(127 + e) << 23};
-    return v.f;
+/* E4M3: exponent and mantissa become those of a float32 that is 2^120 times too small, denormals
+ * too. There are no infinities, and one NaN. */
+static inline __m256 widen_e4m3(__m128i bytes) {
+    __m256i v = _mm256_cvtepu8_epi32(bytes);
+    __m256i magnitude = _mm256_and_si256(v, _mm256_set1_epi32(0x7f));
+    __m256i sign = _mm256_slli_epi32(_mm256_xor_si256(v, magnitude), 24);
+    __m256 f = _mm256_mul_ps(_mm256_castsi256_ps(_mm256_slli_epi32(magnitude, 20)),
+                             _mm256_set1_ps(0x1p120f));
+    __m256i nan = _mm256_cmpeq_epi32(magnitude, _mm256_set1_epi32(0x7f));
+    return _mm256_or_ps(f, _mm256_castsi256_ps(_mm256_or_si256(sign, nan)));
 }
 
-static float fp8_value(uint32_t v, int mantissa_bits, int bias) {
-    uint32_t mantissa = v & ((1u << mantissa_bits) - 1), exponent = (v & 0x7f) >> mantissa_bits;
-    float sign = v & 0x80 ? -1.0f : 1.0f;
-    /* E4M3 has no infinities and one NaN. */
-    if (mantissa_bits == 3 ? (v & 0x7f) == 0x7f : exponent == 31 && mantissa)
-        return __builtin_nanf("");
-    if (mantissa_bits == 2 && exponent == 31)
-        return sign * __builtin_inff();
-    float fraction = (float)mantissa / (float)(1 << mantissa_bits);
-    return sign * (exponent ? (1 + fraction) * power_of_2((int)exponent - bias)
-                            : fraction * power_of_2(1 - bias));
-}
-
-static void fill_fp8(void) {
-    for (uint32_t v = 0; v < 256; v++) {
-        fp8_values[0][v] = fp8_value(v, 3, 7);
-        fp8_values[1][v] = fp8_value(v, 2, 15);
-    }
-}
-
-/* 16 bytes of elements. */
-static inline void widen(uint32_t type, const uint8_t *in, float *out) {
-    uint16_t h[8];
-    uint32_t u[8];
+/* 8 elements of 16 bits, or the low 8 of 8 bits. E5M2 is the upper half of an f16. */
+static inline __m256 widen(uint32_t type, __m128i in) {
     switch (type) {
     case VM_MAT_F16:
-        _mm256_storeu_ps(out, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)in)));
-        break;
+        return _mm256_cvtph_ps(in);
     case VM_MAT_BF16:
-        memcpy(h, in, sizeof h);
-        for (int n = 0; n < 8; n++)
-            u[n] = (uint32_t)h[n] << 16;
-        memcpy(out, u, sizeof u);
-        break;
-    case VM_MAT_TF32: /* the low 13 bits do not take part */
-        memcpy(u, in, 16);
-        for (int n = 0; n < 4; n++)
-            u[n] &= 0xffffe000u;
-        memcpy(out, u, 16);
-        break;
+        return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(in), 16));
+    case VM_MAT_E4M3:
+        return widen_e4m3(in);
     default:
-        for (int n = 0; n < 16; n++)
-            out[n] = fp8_values[type == VM_MAT_E5M2][in[n]];
+        return _mm256_cvtph_ps(_mm_unpacklo_epi8(_mm_setzero_si128(), in));
     }
 }
 
 /* ---- mma: D = A B + C
  * ------------------------------------------------------------------------------ */
+
+/* The low 13 bits do not take part. */
+static inline __m128i cut_tf32(__m128i v) {
+    return _mm_and_si128(v, _mm_set1_epi32((int)0xffffe000u));
+}
 
 static inline uint32_t elements_per_row(uint32_t type) {
     return type == VM_MAT_TF32 ? 4 : type <= VM_MAT_BF16 ? 8 : 16;
@@ -157,33 +150,34 @@ static struct fragments fragments_of(const struct vm_inst *i) {
  * of f16, both columns in one register. */
 static void load_sums(const struct vm_warp *w, const uint32_t *c, bool half,
                       float sums[ROWS][COLUMNS]) {
-    for (int top = 0; top < 2; top++)
-        for (int l = 0; l < VM_WARP; l++) {
-            float *to = &sums[8 * top + l / 4][2 * (l % 4)];
-            if (half) {
-                uint32_t v = VM_REG(w, c[top], uint32_t)[l];
-                to[0] = _cvtsh_ss((uint16_t)v);
-                to[1] = _cvtsh_ss((uint16_t)(v >> 16));
-            } else {
-                to[0] = VM_REG(w, c[2 * top], float)[l];
-                to[1] = VM_REG(w, c[2 * top + 1], float)[l];
-            }
+    for (uint32_t row = 0; row < ROWS; row++) {
+        uint32_t top = row / 8, lane = 4 * (row % 8);
+        if (half) {
+            const void *from = VM_REG(w, c[top], uint32_t) + lane;
+            _mm256_storeu_ps(sums[row], _mm256_cvtph_ps(_mm_loadu_si128(from)));
+        } else {
+            __m128 even = _mm_loadu_ps(VM_REG(w, c[2 * top], float) + lane);
+            __m128 odd = _mm_loadu_ps(VM_REG(w, c[2 * top + 1], float) + lane);
+            _mm_storeu_ps(sums[row], _mm_unpacklo_ps(even, odd));
+            _mm_storeu_ps(sums[row] + 4, _mm_unpackhi_ps(even, odd));
         }
+    }
 }
 
 static void store_sums(struct vm_warp *w, const uint32_t *d, bool half, float sums[ROWS][COLUMNS]) {
-    for (int top = 0; top < 2; top++)
-        for (int l = 0; l < VM_WARP; l++) {
-            const float *from = &sums[8 * top + l / 4][2 * (l % 4)];
-            if (half) {
-                VM_REG(w, d[top], uint32_t)
-                [l] = (uint32_t)_cvtss_sh(from[0], _MM_FROUND_TO_NEAREST_INT) |
-                      (uint32_t)_cvtss_sh(from[1], _MM_FROUND_TO_NEAREST_INT) << 16;
-            } else {
-                VM_REG(w, d[2 * top], float)[l] = from[0];
-                VM_REG(w, d[2 * top + 1], float)[l] = from[1];
-            }
+    for (uint32_t row = 0; row < ROWS; row++) {
+        uint32_t top = row / 8, lane = 4 * (row % 8);
+        __m128 left = _mm_loadu_ps(sums[row]), right = _mm_loadu_ps(sums[row] + 4);
+        if (half) {
+            void *to = VM_REG(w, d[top], uint32_t) + lane;
+            __m256 all = _mm256_loadu_ps(sums[row]);
+            _mm_storeu_si128(to, _mm256_cvtps_ph(all, _MM_FROUND_TO_NEAREST_INT));
+        } else {
+            _mm_storeu_ps(VM_REG(w, d[2 * top], float) + lane, _mm_shuffle_ps(left, right, 0x88));
+            _mm_storeu_ps(VM_REG(w, d[2 * top + 1], float) + lane,
+                          _mm_shuffle_ps(left, right, 0xdd));
         }
+    }
 }
 
 /* The accumulator of the FP8 units keeps fewer bits of the mantissa than float32 has. */
@@ -200,25 +194,94 @@ static void cut_sums(float sums[ROWS][COLUMNS]) {
     }
 }
 
+/* Register r of A: rows 8 (r % 2) + 0..7, and the r / 2-th part of their elements. */
+static inline void load_a(const struct vm_warp *w, const struct fragments *f, uint32_t type,
+                          float a[ROWS][VM_MMA_MAX_K]) {
+    __m128i rows[8];
+    for (uint32_t r = 0; r < f->num_a; r++) {
+        load_rows(rows, w->r + f->a[r]);
+        float(*to)[VM_MMA_MAX_K] = a + 8 * (r & 1);
+        uint32_t k = (r >> 1) * elements_per_row(type);
+        for (int g = 0; g < 8; g++) {
+            if (type == VM_MAT_TF32) {
+                _mm_storeu_ps(&to[g][k], _mm_castsi128_ps(cut_tf32(rows[g])));
+                continue;
+            }
+            _mm256_storeu_ps(&to[g][k], widen(type, rows[g]));
+            if (elements_per_row(type) == 16)
+                _mm256_storeu_ps(&to[g][k + 8], widen(type, _mm_srli_si128(rows[g], 8)));
+        }
+    }
+}
+
+/* Register r of B: the r-th part of the elements of column g; b gets a row for each k. */
+static inline void load_b(const struct vm_warp *w, const struct fragments *f, uint32_t type,
+                          float b[VM_MMA_MAX_K][COLUMNS]) {
+    __m128i rows[8];
+    for (uint32_t r = 0; r < f->num_b; r++) {
+        load_rows(rows, w->r + f->b[r]);
+        float(*to)[COLUMNS] = b + r * elements_per_row(type);
+        if (type == VM_MAT_TF32) {
+            float column[8][4];
+            for (int g = 0; g < 8; g++)
+                _mm_storeu_ps(column[g], _mm_castsi128_ps(cut_tf32(rows[g])));
+            for (int g = 0; g < 8; g++)
+                for (int k = 0; k < 4; k++)
+                    to[k][g] = column[g][k];
+            continue;
+        }
+        transpose8(rows);
+        for (int n = 0; n < 8; n++) {
+            if (elements_per_row(type) == 8) {
+                _mm256_storeu_ps(to[n], widen(type, rows[n]));
+                continue;
+            }
+            /* rows[n] has two elements of each column side by side. */
+            __m128i even = _mm_and_si128(rows[n], _mm_set1_epi16(0xff));
+            __m128i odd = _mm_srli_epi16(rows[n], 8);
+            _mm256_storeu_ps(to[2 * n], widen(type, _mm_packus_epi16(even, even)));
+            _mm256_storeu_ps(to[2 * n + 1], widen(type, _mm_packus_epi16(odd, odd)));
+        }
+    }
+}
+
+/* Sums go by rising k. A product of two elements is exact in float32, so that a fused multiply and
+ * add rounds as an addition alone. */
+static inline void accumulate(float a[ROWS][VM_MMA_MAX_K], float b[VM_MMA_MAX_K][COLUMNS],
+                              uint32_t num_k, float sums[ROWS][COLUMNS]) {
+    for (int first = 0; first < ROWS; first += 8) {
+        __m256 sum[8];
+        for (int r = 0; r < 8; r++)
+            sum[r] = _mm256_loadu_ps(sums[first + r]);
+        for (uint32_t k = 0; k < num_k; k++) {
+            __m256 row = _mm256_loadu_ps(b[k]);
+            for (int r = 0; r < 8; r++)
+                sum[r] = _mm256_fmadd_ps(_mm256_broadcast_ss(&a[first + r][k]), row, sum[r]);
+        }
+        for (int r = 0; r < 8; r++)
+            _mm256_storeu_ps(sums[first + r], sum[r]);
+    }
+}
+
 static void multiply(const struct vm_warp *w, const struct vm_inst *i, const struct fragments *f,
                      float sums[ROWS][COLUMNS]) {
-    float a[ROWS][VM_MMA_MAX_K], b[VM_MMA_MAX_K][COLUMNS], column[16];
-    uint32_t n = elements_per_row(i->type);
-    for (uint32_t r = 0; r < f->num_a; r++)
-        for (uint32_t g = 0; g < 8; g++)
-            widen(i->type, w->r + f->a[r] + 16 * g, &a[8 * (r & 1) + g][(r >> 1) * n]);
-    for (uint32_t r = 0; r < f->num_b; r++)
-        for (uint32_t g = 0; g < 8; g++) {
-            widen(i->op, w->r + f->b[r] + 16 * g, column);
-            for (uint32_t k = 0; k < n; k++)
-                b[r * n + k][g] = column[k];
-        }
-    for (int row = 0; row < ROWS; row++) {
-        __m256 sum = _mm256_loadu_ps(sums[row]);
-        for (uint32_t k = 0; k < i->size; k++)
-            sum = _mm256_add_ps(
-                sum, _mm256_mul_ps(_mm256_broadcast_ss(&a[row][k]), _mm256_loadu_ps(b[k])));
-        _mm256_storeu_ps(sums[row], sum);
+    float a[ROWS][VM_MMA_MAX_K], b[VM_MMA_MAX_K][COLUMNS];
+    /* Each call with a type that the compiler knows. */
+    switch (i->type == i->op ? i->type : UINT32_MAX) {
+    case VM_MAT_BF16:
+        load_a(w, f, VM_MAT_BF16, a);
+        load_b(w, f, VM_MAT_BF16, b);
+        accumulate(a, b, i->size, sums);
+        break;
+    case VM_MAT_E4M3:
+        load_a(w, f, VM_MAT_E4M3, a);
+        load_b(w, f, VM_MAT_E4M3, b);
+        accumulate(a, b, i->size, sums);
+        break;
+    default:
+        load_a(w, f, i->type, a);
+        load_b(w, f, i->op, b);
+        accumulate(a, b, i->size, sums);
     }
 }
 
@@ -260,10 +323,8 @@ void vm_mma(struct vm_warp *w, const struct vm_inst *i, uint32_t m) {
         return;
     }
     load_sums(w, f.c, i->sat, sums);
-    if (fp8) {
-        pthread_once(&fp8_once, fill_fp8);
+    if (fp8)
         cut_sums(sums);
-    }
     multiply(w, i, &f, sums);
     if (fp8)
         cut_sums(sums);

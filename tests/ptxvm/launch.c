@@ -1,13 +1,11 @@
-/* Launches: the blocks of a grid and the host threads (workers) that execute them.
+/* Launches: the blocks of a grid, and how a worker executes them.
  *
  * A worker takes blocks by a counter. A block whose threads only poll memory gives way: its worker
  * starts or continues others, up to MAX_CONTEXTS at once, and comes back to it. When that has gone
  * on for PTXVM_SPIN seconds without progress anywhere in the grid, it is a deadlock.
  */
-#include <pthread.h>
 #include <sched.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
@@ -80,8 +78,8 @@ enum vm_result vm_check_launch(const struct vm_launch *l) {
     return VM_OK;
 }
 
-/* ---- workers
- * --------------------------------------------------------------------------------------- */
+/* ---- the blocks of a worker
+ * ------------------------------------------------------------------------- */
 
 /* The n-th block to run, by the schedule. */
 static uint64_t block_at(const struct vm_grid *g, uint64_t n) {
@@ -102,15 +100,7 @@ static uint64_t block_at(const struct vm_grid *g, uint64_t n) {
     return n;
 }
 
-struct queue {                       /* contexts of a worker */
-    struct vm_block *stalled, *last; /* in the order of their turns */
-    struct vm_block *running;        /* the one that a fault interrupts */
-    int32_t contexts;
-    uint64_t progress;
-    int64_t since_ns; /* when progress had that value first */
-};
-
-static void put_last(struct queue *q, struct vm_block *b) {
+static void put_last(struct vm_queue *q, struct vm_block *b) {
     b->next = NULL;
     if (q->stalled)
         q->last->next = b;
@@ -119,7 +109,7 @@ static void put_last(struct queue *q, struct vm_block *b) {
     q->last = b;
 }
 
-static struct vm_block *new_block(struct vm_worker *worker, struct queue *q) {
+static struct vm_block *new_block(struct vm_worker *worker, struct vm_queue *q) {
     struct vm_grid *g = worker->grid;
     if (atomic_load(&g->next_block) >= g->num_blocks ||
         (!worker->idle && q->contexts == MAX_CONTEXTS))
@@ -131,14 +121,14 @@ static struct vm_block *new_block(struct vm_worker *worker, struct queue *q) {
     if (b) {
         worker->idle = b->next;
     } else {
-        b = vm_block_create(worker);
+        b = vm_block_take(worker);
         q->contexts++;
     }
     vm_block_start(b, block_at(g, n));
     return b;
 }
 
-static struct vm_block *next_block(struct vm_worker *worker, struct queue *q) {
+static struct vm_block *next_block(struct vm_worker *worker, struct vm_queue *q) {
     struct vm_block *b = new_block(worker, q);
     if (b || !q->stalled)
         return b;
@@ -148,7 +138,7 @@ static struct vm_block *next_block(struct vm_worker *worker, struct queue *q) {
 }
 
 /* A lane that still exists, for the report of a block that spins. */
-static void check_spin(struct vm_block *b, struct queue *q) {
+static void check_spin(struct vm_block *b, struct vm_queue *q) {
     uint64_t progress = atomic_load(&b->grid->progress);
     int64_t now = now_ns();
     if (progress != q->progress || !q->since_ns) {
@@ -172,7 +162,7 @@ static void check_spin(struct vm_block *b, struct queue *q) {
     }
 }
 
-static void run_block(struct vm_worker *worker, struct queue *q, struct vm_block *b) {
+static void run_block(struct vm_worker *worker, struct vm_queue *q, struct vm_block *b) {
     struct vm_grid *g = worker->grid;
     q->running = b;
     enum vm_progress p = vm_block_run(b);
@@ -190,18 +180,15 @@ static void run_block(struct vm_worker *worker, struct queue *q, struct vm_block
     q->running = NULL;
 }
 
-static void destroy_all(struct vm_block *b) {
+static void keep_all(struct vm_worker *worker, struct vm_block *b) {
     for (struct vm_block *next; b; b = next) {
         next = b->next;
-        vm_block_destroy(b);
+        vm_block_keep(worker, b);
     }
 }
 
-static void *work(void *arg) {
-    struct vm_worker *worker = arg;
-    struct queue *q = calloc(1, sizeof *q);
-    if (!q)
-        abort();
+static void work(struct vm_worker *worker) {
+    struct vm_queue *q = &worker->queue;
     if (!setjmp(worker->fault)) {
         while (atomic_load(&worker->grid->result) == VM_OK) {
             struct vm_block *b = next_block(worker, q);
@@ -211,25 +198,15 @@ static void *work(void *arg) {
         }
     }
     if (q->running)
-        vm_block_destroy(q->running);
-    destroy_all(q->stalled);
-    destroy_all(worker->idle);
-    free(q);
+        vm_block_keep(worker, q->running);
+    keep_all(worker, q->stalled);
+    keep_all(worker, worker->idle);
+    worker->idle = NULL;
     vm_count(&worker->counters);
-    return NULL;
 }
 
 /* ---- grids
  * ----------------------------------------------------------------------------------------- */
-
-static struct vm_worker *worker_create(struct vm_grid *g) {
-    struct vm_worker *w = aligned_alloc(64, (sizeof *w + 63) & ~(size_t)63);
-    if (!w)
-        abort();
-    memset(w, 0, sizeof *w);
-    w->grid = g;
-    return w;
-}
 
 /* Races are looked for in one order of blocks, so that a report can be had again. */
 static int32_t count_workers(const struct vm_grid *g) {
@@ -241,30 +218,13 @@ static int32_t count_workers(const struct vm_grid *g) {
     return (int32_t)(n < g->num_blocks ? n : g->num_blocks);
 }
 
-/* The caller is the first worker; a thread that cannot be had leaves its part to the others. */
-static void run_workers(struct vm_grid *g) {
-    pthread_t threads[MAX_WORKERS];
-    struct vm_worker *workers[MAX_WORKERS];
-    int32_t n = count_workers(g), started = 1;
-    workers[0] = worker_create(g);
-    for (; started < n; started++) {
-        workers[started] = worker_create(g);
-        if (pthread_create(&threads[started], NULL, work, workers[started])) {
-            free(workers[started]);
-            break;
-        }
-    }
-    work(workers[0]);
-    free(workers[0]);
-    for (int32_t i = 1; i < started; i++) {
-        pthread_join(threads[i], NULL);
-        free(workers[i]);
-    }
-}
-
 /* Every variable that the kernel uses has its memory before the first block asks for it. */
 static bool have_variables(const struct vm_launch *l) {
-    const struct vm_kernel *k = l->kernel;
+    /* Only what says that this has been looked at is changed. */
+    struct vm_kernel *k = (struct vm_kernel *)(uintptr_t)l->kernel;
+    uint32_t bit = 1u << l->device;
+    if (atomic_load(&k->ready_devices) & bit)
+        return true;
     for (int32_t i = 0; i < k->num_constants; i++) {
         const struct ptx_variable *v = k->constants[i].var;
         if (!v || v->space == PTX_SHARED || vm_variable_address(k->module, v, l->device))
@@ -273,7 +233,21 @@ static bool have_variables(const struct vm_launch *l) {
                   v->name.s, l->device);
         return false;
     }
+    atomic_fetch_or(&k->ready_devices, bit);
     return true;
+}
+
+static struct vm_shape shape_of(const struct vm_launch *l) {
+    struct vm_shape s;
+    memset(&s, 0, sizeof s);
+    s.kernel = l->kernel->serial;
+    s.arch = l->arch;
+    s.dynamic_shared = l->dynamic_shared;
+    memcpy(s.grid, l->grid, sizeof s.grid);
+    memcpy(s.block, l->block, sizeof s.block);
+    s.device = l->device;
+    s.races = vm_settings()->races;
+    return s;
 }
 
 static void trace(const struct vm_launch *l, int64_t start_ns) {
@@ -286,7 +260,7 @@ static void trace(const struct vm_launch *l, int64_t start_ns) {
 
 enum vm_result vm_run(const struct vm_launch *l) {
     const struct vm_kernel *k = l->kernel;
-    struct vm_grid g = {.launch = *l, .kernel = k, .params = l->params};
+    struct vm_grid g = {.launch = *l, .shape = shape_of(l), .kernel = k, .params = l->params};
     int64_t start_ns = now_ns();
     enum vm_result checked = vm_check_launch(l);
     if (checked != VM_OK)
@@ -297,11 +271,12 @@ enum vm_result vm_run(const struct vm_launch *l) {
     g.blocks_left = g.num_blocks;
     g.num_warps = (l->block[0] * l->block[1] * l->block[2] + VM_WARP - 1) / VM_WARP;
     g.shared_bytes = (uint32_t)(k->dynamic_offset + l->dynamic_shared + RED_ZONE);
+    g.count_banks = vm_settings()->banks;
     g.seed = vm_settings()->schedule_seed * 0x9e3779b97f4a7c15u + 1;
     vm_access_begin();
     if (vm_settings()->races)
         g.race = vm_race_create(&g);
-    run_workers(&g);
+    vm_workers_run(&g, count_workers(&g), work);
     if (g.race)
         vm_race_destroy(g.race);
     vm_access_end();

@@ -78,6 +78,7 @@ static bool is_limited(enum vm_memory_kind kind) {
 }
 
 void *vm_alloc(int32_t device, size_t bytes, enum vm_memory_kind kind, const char *label) {
+    vm_workers_start(); /* not at a launch, which may come where threads must not be created */
     size_t limit = vm_settings()->memory_bytes;
     size_t mapped = (bytes + ALIGN + GAP + PAGE - 1) & ~(size_t)(PAGE - 1);
     if (device < 0 || device >= VM_MAX_DEVICES || bytes > (size_t)1 << 46)

@@ -1,10 +1,9 @@
 /* Modules: PTX text and its decoded kernels, and the memory of its variables on each device. */
 #include <pthread.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "tests/ptxvm/decode.h"
+#include "tests/ptxvm/rt_alloc.h"
 
 /* ---- loading
  * --------------------------------------------------------------------------------------- */
@@ -25,10 +24,8 @@ static bool decode_kernels(struct vm_module *m, char *error, size_t error_bytes)
 }
 
 struct vm_module *vm_module_load(const char *ptx, size_t len, char *error, size_t error_bytes) {
-    struct vm_module *m = calloc(1, sizeof *m);
-    pthread_mutex_t *lock = malloc(sizeof *lock);
-    if (!m || !lock)
-        abort();
+    struct vm_module *m = rt_calloc(sizeof *m);
+    pthread_mutex_t *lock = rt_calloc(sizeof *lock);
     pthread_mutex_init(lock, NULL);
     m->lock = lock;
     m->ptx = ptx_parse(ptx, len, error, error_bytes);
@@ -46,14 +43,14 @@ void vm_module_unload(struct vm_module *m) {
             if (m->storage[d][i])
                 vm_free(m->storage[d][i]);
     for (int32_t i = 0; i < m->num_kernels; i++) {
-        free(m->kernels[i]->constants);
-        free(m->kernels[i]->shared);
+        rt_free(m->kernels[i]->constants);
+        rt_free(m->kernels[i]->shared);
     }
     ptx_module_free(m->ptx);
     ptx_arena_free(&m->arena);
     pthread_mutex_destroy(m->lock);
-    free(m->lock);
-    free(m);
+    rt_free(m->lock);
+    rt_free(m);
 }
 
 /* ---- kernels

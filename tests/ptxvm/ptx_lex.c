@@ -7,26 +7,20 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "tests/ptxvm/rt_alloc.h"
+
 struct ptx_chunk {
     struct ptx_chunk *next;
     size_t used, size;
     _Alignas(16) uint8_t bytes[];
 };
 
-static void *checked(void *p) {
-    if (!p) {
-        fprintf(stderr, "ptxvm: out of host memory\n");
-        abort();
-    }
-    return p;
-}
-
 void *ptx_alloc(struct ptx_arena *a, size_t bytes) {
     bytes = (bytes + 15) & ~(size_t)15;
     struct ptx_chunk *c = a->chunks;
     if (!c || c->size - c->used < bytes) {
         size_t size = bytes > 65536 ? bytes : 65536;
-        c = checked(calloc(1, sizeof *c + size));
+        c = rt_calloc(sizeof *c + size);
         c->size = size;
         c->next = a->chunks;
         a->chunks = c;
@@ -39,7 +33,7 @@ void *ptx_alloc(struct ptx_arena *a, size_t bytes) {
 void ptx_arena_free(struct ptx_arena *a) {
     for (struct ptx_chunk *c = a->chunks, *next; c; c = next) {
         next = c->next;
-        free(c);
+        rt_free(c);
     }
     a->chunks = NULL;
 }
@@ -62,7 +56,7 @@ void *ptx_grow(void *array, int32_t count, int32_t *capacity, size_t element_byt
     if (count < *capacity)
         return array;
     *capacity = *capacity ? *capacity * 2 : 16;
-    return checked(realloc(array, (size_t)*capacity * element_bytes));
+    return rt_realloc(array, (size_t)*capacity * element_bytes);
 }
 
 void ptx_fail(struct ptx_lexer *lx, int32_t line, const char *fmt, ...) {

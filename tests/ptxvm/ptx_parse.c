@@ -2,8 +2,9 @@
  * parameters, files and locations. Debug sections are skipped. */
 #include "tests/ptxvm/ptx.h"
 
-#include <stdlib.h>
 #include <string.h>
+
+#include "tests/ptxvm/rt_alloc.h"
 
 int32_t ptx_type_bytes(struct ptx_text t) {
     static const struct {
@@ -342,12 +343,8 @@ static bool statements(struct ptx_parser *p) {
 }
 
 struct ptx_module *ptx_parse(const char *text, size_t len, char *error, size_t error_bytes) {
-    struct ptx_module *m = calloc(1, sizeof *m);
-    if (!m)
-        abort();
-    m->text = malloc(len + 1);
-    if (!m->text)
-        abort();
+    struct ptx_module *m = rt_calloc(sizeof *m);
+    m->text = rt_calloc(len + 1);
     memcpy(m->text, text, len);
     m->text[len] = 0;
     struct ptx_parser p = {.m = m};
@@ -365,20 +362,20 @@ void ptx_module_free(struct ptx_module *m) {
         return;
     for (int32_t i = 0; i < m->num_functions; i++) {
         struct ptx_function *f = m->functions[i];
-        free(f->register_bytes);
-        free(f->ranges);
-        free(f->vars);
-        free(f->params);
-        free(f->results);
-        free(f->code);
-        free(f->labels);
-        free(f->scope_parent);
+        rt_free(f->register_bytes);
+        rt_free(f->ranges);
+        rt_free(f->vars);
+        rt_free(f->params);
+        rt_free(f->results);
+        rt_free(f->code);
+        rt_free(f->labels);
+        rt_free(f->scope_parent);
     }
-    free(m->functions);
-    free(m->vars);
-    free(m->locations);
-    free(m->files);
-    free(m->text);
+    rt_free(m->functions);
+    rt_free(m->vars);
+    rt_free(m->locations);
+    rt_free(m->files);
+    rt_free(m->text);
     ptx_arena_free(&m->arena);
-    free(m);
+    rt_free(m);
 }

@@ -16,10 +16,10 @@
  */
 #include <pthread.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "tests/ptxvm/race_clock.h"
+#include "tests/ptxvm/rt_alloc.h"
 #include "tests/ptxvm/vm.h"
 
 enum { SLOTS = 4, PAGE_BYTES = 1024, PAGE_CELLS = PAGE_BYTES / 4, STRIPES = 64, MAX_PENDING = 4 };
@@ -77,15 +77,6 @@ struct vm_race_block {
 /* ---- tables -------------------------------------------------------------------------------------
  */
 
-static void *allocate(size_t count, size_t bytes) {
-    void *p = calloc(count, bytes);
-    if (!p) {
-        fprintf(stderr, "ptxvm: no memory for the race detector (%zu bytes)\n", count * bytes);
-        abort();
-    }
-    return p;
-}
-
 static uint64_t hash(uint64_t key) {
     return (key * 0x9e3779b97f4a7c15u) >> 24;
 }
@@ -101,17 +92,17 @@ static struct page *probe_page(struct page *pages, uint32_t cap, uint64_t number
 static struct cell *page_cells(struct stripe *s, uint64_t number) {
     if (2 * s->num_pages >= s->cap_pages) {
         uint32_t cap = s->cap_pages ? 2 * s->cap_pages : 16;
-        struct page *bigger = allocate(cap, sizeof *bigger);
+        struct page *bigger = rt_calloc_array(cap, sizeof *bigger);
         for (uint32_t n = 0; n < s->cap_pages; n++)
             if (s->pages[n].cells)
                 *probe_page(bigger, cap, s->pages[n].number) = s->pages[n];
-        free(s->pages);
+        rt_free(s->pages);
         s->pages = bigger;
         s->cap_pages = cap;
     }
     struct page *p = probe_page(s->pages, s->cap_pages, number);
     if (!p->cells) {
-        *p = (struct page){number, allocate(PAGE_CELLS, sizeof *p->cells)};
+        *p = (struct page){number, rt_calloc_array(PAGE_CELLS, sizeof *p->cells)};
         s->num_pages++;
     }
     return p->cells;
@@ -128,11 +119,11 @@ static struct signal *probe_signal(struct signal *signals, uint32_t cap, uint64_
 static struct signal *signal_at(struct stripe *s, uint64_t key) {
     if (2 * s->num_signals >= s->cap_signals) {
         uint32_t cap = s->cap_signals ? 2 * s->cap_signals : 16;
-        struct signal *bigger = allocate(cap, sizeof *bigger);
+        struct signal *bigger = rt_calloc_array(cap, sizeof *bigger);
         for (uint32_t n = 0; n < s->cap_signals; n++)
             if (s->signals[n].clock)
                 *probe_signal(bigger, cap, s->signals[n].key) = s->signals[n];
-        free(s->signals);
+        rt_free(s->signals);
         s->signals = bigger;
         s->cap_signals = cap;
     }
@@ -175,7 +166,7 @@ static void learn(struct vm_race_block *rb, uint64_t key, struct race_clock **in
 
 struct vm_race *vm_race_create(struct vm_grid *g) {
     (void)g;
-    struct vm_race *r = allocate(1, sizeof *r);
+    struct vm_race *r = rt_calloc_array(1, sizeof *r);
     for (int n = 0; n < STRIPES; n++)
         pthread_mutex_init(&r->stripes[n].lock, NULL);
     return r;
@@ -185,23 +176,22 @@ void vm_race_destroy(struct vm_race *r) {
     for (int n = 0; r && n < STRIPES; n++) {
         struct stripe *s = &r->stripes[n];
         for (uint32_t k = 0; k < s->cap_pages; k++)
-            free(s->pages[k].cells);
+            rt_free(s->pages[k].cells);
         for (uint32_t k = 0; k < s->cap_signals; k++)
             race_clock_unref(s->signals[k].clock);
-        free(s->pages);
-        free(s->signals);
+        rt_free(s->pages);
+        rt_free(s->signals);
         pthread_mutex_destroy(&s->lock);
     }
-    free(r);
+    rt_free(r);
 }
 
-struct vm_race_block *vm_race_block_create(struct vm_grid *g) {
-    uint32_t threads = g->num_warps * VM_WARP;
-    struct vm_race_block *rb = allocate(1, sizeof *rb + threads * sizeof rb->threads[0]);
-    rb->race = g->race;
+struct vm_race_block *vm_race_block_create(uint32_t num_warps, uint32_t shared_bytes) {
+    uint32_t threads = num_warps * VM_WARP;
+    struct vm_race_block *rb = rt_calloc_array(1, sizeof *rb + threads * sizeof rb->threads[0]);
     rb->num_threads = threads;
-    rb->num_cells = (g->shared_bytes + 3) / 4;
-    rb->cells = allocate(rb->num_cells + 1, sizeof *rb->cells);
+    rb->num_cells = (shared_bytes + 3) / 4;
+    rb->cells = rt_calloc_array(rb->num_cells + 1, sizeof *rb->cells);
     return rb;
 }
 
@@ -218,11 +208,17 @@ void vm_race_block_destroy(struct vm_race_block *rb) {
     if (!rb)
         return;
     forget_threads(rb);
-    free(rb->cells);
-    free(rb);
+    rt_free(rb->cells);
+    rt_free(rb);
 }
 
-/* Shared memory keeps the accesses of the block before it, which other_block tells apart. */
+/* Blocks of an earlier grid have the numbers of this one's, so what they did is forgotten. */
+void vm_race_block_attach(struct vm_race_block *rb, struct vm_race *r) {
+    rb->race = r;
+    memset(rb->cells, 0, rb->num_cells * sizeof *rb->cells);
+}
+
+/* Shared memory keeps the accesses of the block before it, whose number tells them apart. */
 void vm_race_block_start(struct vm_block *b) {
     struct vm_race_block *rb = b->race;
     forget_threads(rb);

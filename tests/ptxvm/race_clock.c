@@ -1,21 +1,12 @@
 /* Clocks of the race detector: sorted lists of shared vectors. */
 #include "tests/ptxvm/race_clock.h"
 
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
-static void *allocate(size_t bytes) {
-    void *p = calloc(1, bytes);
-    if (!p) {
-        fprintf(stderr, "ptxvm: no memory for the race detector (%zu bytes)\n", bytes);
-        abort();
-    }
-    return p;
-}
+#include "tests/ptxvm/rt_alloc.h"
 
 static struct race_epochs *epochs_create(uint32_t num_threads) {
-    struct race_epochs *e = allocate(sizeof *e + num_threads * sizeof e->at[0]);
+    struct race_epochs *e = rt_calloc(sizeof *e + num_threads * sizeof e->at[0]);
     e->refs = 1;
     return e;
 }
@@ -27,7 +18,7 @@ static struct race_epochs *epochs_ref(struct race_epochs *e) {
 
 static void epochs_unref(struct race_epochs *e) {
     if (atomic_fetch_sub_explicit(&e->refs, 1, memory_order_acq_rel) == 1)
-        free(e);
+        rt_free(e);
 }
 
 static struct race_epochs *epochs_join(struct race_epochs *a, struct race_epochs *b,
@@ -41,7 +32,7 @@ static struct race_epochs *epochs_join(struct race_epochs *a, struct race_epochs
 }
 
 static struct race_clock *clock_with_room(int32_t entries) {
-    struct race_clock *c = allocate(sizeof *c + (size_t)entries * sizeof c->of[0]);
+    struct race_clock *c = rt_calloc(sizeof *c + (size_t)entries * sizeof c->of[0]);
     c->refs = 1;
     return c;
 }
@@ -63,7 +54,7 @@ void race_clock_unref(struct race_clock *c) {
         return;
     for (int32_t n = 0; n < c->count; n++)
         epochs_unref(c->of[n].epochs);
-    free(c);
+    rt_free(c);
 }
 
 static struct race_clock *merge(const struct race_clock *a, const struct race_clock *b,

@@ -15,8 +15,9 @@
  */
 #include "tests/ptxvm/decode.h"
 
-#include <stdlib.h>
 #include <string.h>
+
+#include "tests/ptxvm/rt_alloc.h"
 
 struct block {
     int32_t first, last; /* instructions, inclusive */
@@ -33,13 +34,6 @@ struct liveness {
     uint64_t *in, *use, *def; /* [num_blocks][words] */
     int32_t *first, *last;    /* [num_registers]: the life; first > last: never */
 };
-
-static void *zeroed(size_t count, size_t bytes) {
-    void *p = calloc(count ? count : 1, bytes);
-    if (!p)
-        abort();
-    return p;
-}
 
 /* ---- what an instruction reads and writes ---------------------------------------------------- */
 
@@ -102,8 +96,8 @@ static bool ends_block(const struct ptx_instruction *in) {
 
 static void find_blocks(struct liveness *lv) {
     const struct ptx_function *f = lv->f;
-    lv->block_of = zeroed((size_t)f->num_code + 1, sizeof *lv->block_of);
-    bool *leader = zeroed((size_t)f->num_code + 1, sizeof *leader);
+    lv->block_of = rt_calloc_array((size_t)f->num_code + 1, sizeof *lv->block_of);
+    bool *leader = rt_calloc_array((size_t)f->num_code + 1, sizeof *leader);
     leader[0] = true;
     for (int32_t i = 0; i < f->num_labels; i++)
         leader[f->labels[i].target] = true;
@@ -111,7 +105,7 @@ static void find_blocks(struct liveness *lv) {
         leader[i + 1] |= ends_block(&f->code[i]);
     for (int32_t i = 0; i < f->num_code; i++)
         lv->num_blocks += leader[i];
-    lv->blocks = zeroed((size_t)lv->num_blocks, sizeof *lv->blocks);
+    lv->blocks = rt_calloc_array((size_t)lv->num_blocks, sizeof *lv->blocks);
     int32_t b = -1;
     for (int32_t i = 0; i < f->num_code; i++) {
         lv->block_of[i] = leader[i] ? ++b : -1;
@@ -120,7 +114,7 @@ static void find_blocks(struct liveness *lv) {
         lv->blocks[b].last = i;
     }
     lv->block_of[f->num_code] = -1;
-    free(leader);
+    rt_free(leader);
 }
 
 static void add_successor(struct liveness *lv, struct block *b, int32_t inst) {
@@ -239,14 +233,14 @@ static void find_lives(struct liveness *lv) {
 static void analyse(struct liveness *lv, const struct ptx_function *f) {
     lv->f = f;
     lv->words = ((size_t)f->num_registers + 63) / 64;
-    lv->first = zeroed((size_t)f->num_registers, sizeof *lv->first);
-    lv->last = zeroed((size_t)f->num_registers, sizeof *lv->last);
+    lv->first = rt_calloc_array((size_t)f->num_registers, sizeof *lv->first);
+    lv->last = rt_calloc_array((size_t)f->num_registers, sizeof *lv->last);
     find_blocks(lv);
     connect(lv);
     size_t words = (size_t)lv->num_blocks * lv->words;
-    lv->in = zeroed(words, sizeof *lv->in);
-    lv->use = zeroed(words, sizeof *lv->use);
-    lv->def = zeroed(words, sizeof *lv->def);
+    lv->in = rt_calloc_array(words, sizeof *lv->in);
+    lv->use = rt_calloc_array(words, sizeof *lv->use);
+    lv->def = rt_calloc_array(words, sizeof *lv->def);
     summarise(lv);
     solve(lv);
     find_lives(lv);
@@ -254,14 +248,14 @@ static void analyse(struct liveness *lv, const struct ptx_function *f) {
 
 static void deinit(struct liveness *lv) {
     for (int32_t n = 0; n < lv->num_blocks; n++)
-        free(lv->blocks[n].next);
-    free(lv->blocks);
-    free(lv->block_of);
-    free(lv->in);
-    free(lv->use);
-    free(lv->def);
-    free(lv->first);
-    free(lv->last);
+        rt_free(lv->blocks[n].next);
+    rt_free(lv->blocks);
+    rt_free(lv->block_of);
+    rt_free(lv->in);
+    rt_free(lv->use);
+    rt_free(lv->def);
+    rt_free(lv->first);
+    rt_free(lv->last);
 }
 
 /* ---- places ---------------------------------------------------------------------------------- */
@@ -273,8 +267,8 @@ struct by_place {
 
 static struct by_place sorted(const struct ptx_function *f, const int32_t *at,
                               const struct liveness *lv) {
-    struct by_place l = {zeroed((size_t)f->num_code, sizeof(int32_t)),
-                         zeroed((size_t)f->num_registers, sizeof(int32_t))};
+    struct by_place l = {rt_calloc_array((size_t)f->num_code, sizeof(int32_t)),
+                         rt_calloc_array((size_t)f->num_registers, sizeof(int32_t))};
     memset(l.head, 0xff, (size_t)f->num_code * sizeof(int32_t));
     for (int32_t r = f->num_registers - 1; r >= 0; r--)
         if (lv->first[r] <= lv->last[r]) {
@@ -308,11 +302,11 @@ static void assign(struct vm_decoder *d, struct vm_frame *fr, const struct liven
         }
     }
     for (int w = 0; w < 9; w++)
-        free(free_places[w].offsets);
-    free(begin.head);
-    free(begin.next);
-    free(end.head);
-    free(end.next);
+        rt_free(free_places[w].offsets);
+    rt_free(begin.head);
+    rt_free(begin.next);
+    rt_free(end.head);
+    rt_free(end.next);
 }
 
 void vm_allocate_registers(struct vm_decoder *d, struct vm_frame *fr) {

@@ -2,7 +2,6 @@
 #include "tests/ptxvm/rt.h"
 
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 enum {
@@ -228,18 +227,12 @@ cudaError_t cudaDeviceGetByPCIBusId(int *device, const char *id) {
 /* ---- peers ------------------------------------------------------------------------------------
  */
 
-/* Consumer cards have no peer access; PTXVM_P2P=1 gives these devices that of larger ones. */
-static bool peers_possible(void) {
-    const char *s = getenv("PTXVM_P2P");
-    return s && !strcmp(s, "1");
-}
-
 cudaError_t cudaDeviceCanAccessPeer(int *can, int device, int peer) {
     if (!can)
         return rt_return(cudaErrorInvalidValue);
     if (!rt_valid_device(device) || !rt_valid_device(peer))
         return rt_return(cudaErrorInvalidDevice);
-    *can = device != peer && peers_possible();
+    *can = device != peer && vm_settings()->peers;
     return cudaSuccess;
 }
 
@@ -249,7 +242,7 @@ cudaError_t cudaDeviceEnablePeerAccess(int peer, unsigned flags) {
         return rt_return(cudaErrorInvalidValue);
     if (!rt_valid_device(peer) || peer == rt_thread.device)
         return rt_return(cudaErrorInvalidDevice);
-    if (!peers_possible())
+    if (!vm_settings()->peers) /* as with consumer cards */
         return rt_return(cudaErrorPeerAccessUnsupported);
     rt_lock();
     uint32_t *peers = &rt_devices[rt_thread.device].peers, bit = 1u << peer;

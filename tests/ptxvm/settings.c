@@ -94,6 +94,8 @@ static void read_environment(void) {
     s.protect = flag("PTXVM_PROTECT");
     s.fp8_bits = (int32_t)number("PTXVM_FP8_BITS", 0, 0, 23, "0 to 23");
     s.spin_seconds = (int32_t)number("PTXVM_SPIN", 10, 1, 86400, "1 to 86400 seconds");
+    s.peers = flag("PTXVM_P2P");
+    s.banks = flag("PTXVM_BANKS");
     s.trace = flag("PTXVM_TRACE");
     settings = s;
 }

@@ -14,8 +14,10 @@
  *   PTXVM_PROTECT=0          1: a touch of device memory by the host is a SIGSEGV (sync streams)
  *   PTXVM_FP8_BITS=0         mantissa bits that the accumulator of an FP8 mma keeps; 0: all of
  *                            float32. Ada and Hopper keep 13.
+ *   PTXVM_P2P=0              1: devices can be given access to each other's memory
+ *   PTXVM_BANKS=0            1: count the bank conflicts of shared memory (slower)
  *   PTXVM_SPIN=10            seconds that a grid may spin without progress before it is a deadlock
- *   PTXVM_TRACE=0            1: a line for each launch, with its time
+ *   PTXVM_TRACE=0            1: a line for each launch, with its time and what was counted
  */
 #pragma once
 
@@ -32,7 +34,7 @@ struct vm_settings {
     enum vm_schedule schedule;
     uint64_t schedule_seed;
     enum vm_streams streams;
-    bool eager_copies, races, protect, trace;
+    bool eager_copies, races, protect, peers, banks, trace;
 };
 
 /* Parsed at the first call; an unknown value ends the process with a message. */

@@ -121,6 +121,8 @@ struct vm_kernel {
     size_t local_bytes;
     int32_t max_threads, num_params;
     size_t *param_offset, *param_bytes, params_bytes;
+    uint64_t serial;                /* no two kernels of the process have the same */
+    _Atomic uint32_t ready_devices; /* bit mask: its variables have their memory there */
 };
 
 struct vm_module {
@@ -138,8 +140,19 @@ uint8_t *vm_variable_address(const struct vm_module *m, const struct ptx_variabl
 
 /* ---- running --------------------------------------------------------------------------------- */
 
+/* What the registers that are filled once for all blocks depend on, and the size of a block. */
+struct vm_shape {
+    uint64_t kernel; /* serial */
+    const struct vm_arch *arch;
+    size_t dynamic_shared;
+    uint32_t grid[3], block[3];
+    int32_t device;
+    bool races;
+};
+
 struct vm_grid {
     struct vm_launch launch;
+    struct vm_shape shape; /* its padding is zero, too */
     const struct vm_kernel *kernel;
     uint64_t num_blocks;
     _Atomic uint64_t next_block, blocks_left;
@@ -149,6 +162,7 @@ struct vm_grid {
     uint32_t num_warps, shared_bytes; /* of a block, with gaps */
     uint64_t seed;                    /* of random schedules */
     const uint8_t *params;
+    bool count_banks; /* bank conflicts of shared memory */
 };
 
 struct vm_range { /* an allocation that a memory instruction met last */
@@ -157,14 +171,29 @@ struct vm_range { /* an allocation that a memory instruction met last */
 
 enum { VM_RANGE_CACHE = 64, VM_BARRIERS = 16 };
 
-/* A thread of the host that executes blocks. */
+/* The contexts of a worker that hold blocks of its grid. */
+struct vm_queue {
+    struct vm_block *stalled, *last; /* in the order of their turns */
+    struct vm_block *running;        /* the one that a fault interrupts */
+    int32_t contexts;
+    uint64_t progress;
+    int64_t since_ns; /* when progress had that value first */
+};
+
+/* What a thread of the host needs to execute blocks. Workers outlive their grids, so that a launch
+ * allocates nothing. */
 struct vm_worker {
+    struct vm_worker *next; /* among those without a grid */
     struct vm_grid *grid;
     jmp_buf fault;
-    struct vm_block *idle; /* block contexts to use again */
-    struct ptxvm_counters counters;
+    struct vm_queue queue;
+    struct vm_block *idle; /* contexts that are ready for a block of the grid */
+    struct vm_block *kept; /* contexts of earlier grids, the last one used first */
+    int32_t num_kept;
+    struct ptxvm_counters counters; /* of the grid */
     struct vm_range ranges[VM_RANGE_CACHE];
-    uint32_t epoch; /* of memory, when the ranges were right */
+    uint32_t epoch, peers; /* of memory and of the launch, when the ranges were right */
+    int32_t device;
 };
 
 enum vm_wait { VM_RUNNING, VM_AT_COLLECTIVE, VM_AT_BARRIER };
@@ -213,15 +242,18 @@ struct vm_block {
     struct vm_grid *grid;
     struct vm_worker *worker;
     struct vm_block *next;
+    struct vm_shape shape; /* that it is made for */
+    uint8_t *memory;       /* what the next three and the warps' registers lie in; owned */
+    size_t memory_bytes;
     uint32_t ctaid[3];
     uint64_t linear;
     uint8_t *shared, *shadow; /* [grid->shared_bytes] */
-    struct vm_warp *warps;    /* [grid->num_warps] */
+    struct vm_warp *warps;    /* [num_warps] */
+    uint32_t num_warps;
     uint32_t num_threads, exited_threads;
     struct vm_barrier barriers[VM_BARRIERS];
     uint64_t random;
     struct vm_race_block *race;
-    bool count_conflicts;
     bool stalled; /* it gave way to other blocks */
 };
 
@@ -265,12 +297,25 @@ bool vm_collect(struct vm_warp *w, const struct vm_inst *i, uint32_t *m, const u
 enum vm_progress { VM_DONE, VM_YIELD };
 /* Runs until every thread has ended (or the grid has: DONE), or only polling threads are left. */
 enum vm_progress vm_block_run(struct vm_block *b);
-/* context.c: a context for the blocks of a worker's grid, and the same made ready for one of them.
- */
-struct vm_block *vm_block_create(struct vm_worker *worker);
-void vm_block_destroy(struct vm_block *b);
-void vm_block_start(struct vm_block *b, uint64_t linear);
 uint64_t vm_random(uint64_t *state);
+
+/* ---- context.c ------------------------------------------------------------------------------- */
+
+/* A context for the blocks of the worker's grid: one that it kept of a grid of the same shape, or
+ * the memory of another one. */
+struct vm_block *vm_block_take(struct vm_worker *worker);
+/* Gives it back when the grid has no more use for it. */
+void vm_block_keep(struct vm_worker *worker, struct vm_block *b);
+/* Makes it ready for a block. */
+void vm_block_start(struct vm_block *b, uint64_t linear);
+
+/* ---- workers.c ------------------------------------------------------------------------------- */
+
+/* Starts the threads of the pool, PTXVM_THREADS - 1 of them, where they do not run yet. */
+void vm_workers_start(void);
+/* Calls work on this thread and on up to count - 1 threads of the pool that have nothing else to
+ * do, each with a worker for the grid, and returns when all of them have. */
+void vm_workers_run(struct vm_grid *g, int32_t count, void (*work)(struct vm_worker *worker));
 
 /* ---- barrier.c ------------------------------------------------------------------------------- */
 
@@ -290,8 +335,10 @@ void vm_copies_check_exit(struct vm_warp *w, const struct vm_inst *i, uint32_t m
 
 struct vm_race *vm_race_create(struct vm_grid *g);
 void vm_race_destroy(struct vm_race *r);
-struct vm_race_block *vm_race_block_create(struct vm_grid *g);
-void vm_race_block_destroy(struct vm_race_block *b);
+struct vm_race_block *vm_race_block_create(uint32_t num_warps, uint32_t shared_bytes);
+void vm_race_block_destroy(struct vm_race_block *b); /* NULL is allowed */
+/* Before the first block of a grid, and before each. */
+void vm_race_block_attach(struct vm_race_block *b, struct vm_race *r);
 void vm_race_block_start(struct vm_block *b);
 /* One access by a lane; shared: address is an offset. */
 void vm_race_access(struct vm_warp *w, const struct vm_inst *i, int lane, bool shared,
