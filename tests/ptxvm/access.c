@@ -117,7 +117,8 @@ static _Noreturn void fault_shared(struct vm_warp *w, const struct vm_inst *i, i
                                    uint64_t at, uint32_t bytes, enum vm_access_kind kind) {
     const struct vm_grid *g = w->block->grid;
     const struct vm_shared_variable *v = shared_at(g->kernel, at);
-    struct ptx_text name = v ? v->var->name : (struct ptx_text){"shared memory", 13};
+    struct ptx_text name =
+        v ? vm_variable_name(v->var->name) : (struct ptx_text){"shared memory", 13};
     unsigned long long byte = at - (v ? v->offset : 0);
     size_t size = !v ? 0 : v->var->external ? g->launch.dynamic_shared : v->bytes;
     uint32_t state = VM_SH_OK, n = 0;
@@ -131,7 +132,7 @@ static _Noreturn void fault_shared(struct vm_warp *w, const struct vm_inst *i, i
     if (!(state & VM_SH_WRITTEN))
         vm_fault(w, i, lane, VM_FAULT, "%s, of which byte %llu was never written", what,
                  byte + n - 1);
-    vm_fault(w, i, lane, VM_FAULT, "%s, which a cp.async still fills", what);
+    vm_fault(w, i, lane, VM_FAULT, "%s, which a cp.async still fills: missing cp.async wait", what);
 }
 
 static inline bool all_ok(const uint8_t *shadow, uint32_t bytes) {

@@ -5,6 +5,7 @@
  * on for PTXVM_SPIN seconds without progress anywhere in the grid, it is a deadlock.
  */
 #include <sched.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
@@ -30,52 +31,50 @@ static int64_t now_ns(void) {
 /* ---- can it be launched?
  * --------------------------------------------------------------------------- */
 
-static bool check_shape(const struct vm_launch *l, const char *name) {
+/* Reports why a launch is not possible; false. */
+__attribute__((format(printf, 2, 3))) static bool refuse(const struct vm_launch *l, const char *fmt,
+                                                         ...) {
+    char name[512], why[300];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(why, sizeof why, fmt, ap);
+    va_end(ap);
+    vm_report("launch of %s: %s", vm_demangle(l->kernel->name, name, sizeof name), why);
+    return false;
+}
+
+static bool check_grid(const struct vm_launch *l) {
     const uint32_t *g = l->grid, *b = l->block;
     uint64_t threads = (uint64_t)b[0] * b[1] * b[2];
-    if (!g[0] || !g[1] || !g[2] || g[0] > INT32_MAX || g[1] > 65535 || g[2] > 65535) {
-        vm_report("launch of %s: a grid of %u x %u x %u blocks is not possible", name, g[0], g[1],
-                  g[2]);
-        return false;
-    }
-    if (!threads || threads > 1024 || b[0] > 1024 || b[1] > 1024 || b[2] > 64) {
-        vm_report("launch of %s: blocks of %u x %u x %u threads are not possible", name, b[0], b[1],
-                  b[2]);
-        return false;
-    }
-    if (threads > (uint64_t)l->kernel->max_threads) {
-        vm_report("launch of %s: blocks of %llu threads, but its __launch_bounds__ allow %d", name,
-                  (unsigned long long)threads, l->kernel->max_threads);
-        return false;
-    }
+    if (!g[0] || !g[1] || !g[2] || g[0] > INT32_MAX || g[1] > 65535 || g[2] > 65535)
+        return refuse(l, "a grid of %u x %u x %u blocks is not possible", g[0], g[1], g[2]);
+    if (!threads || threads > 1024 || b[0] > 1024 || b[1] > 1024 || b[2] > 64)
+        return refuse(l, "blocks of %u x %u x %u threads are not possible", b[0], b[1], b[2]);
+    if (threads > (uint64_t)l->kernel->max_threads)
+        return refuse(l, "blocks of %llu threads, but its __launch_bounds__ allow %d",
+                      (unsigned long long)threads, l->kernel->max_threads);
+    return true;
+}
+
+static bool check_shared(const struct vm_launch *l) {
+    const struct vm_kernel *k = l->kernel;
+    size_t optin = (size_t)l->arch->shared_per_block_optin;
+    if (k->static_shared > DEFAULT_SHARED)
+        return refuse(l, "%zu bytes of static shared memory, more than the %d that are possible",
+                      k->static_shared, DEFAULT_SHARED);
+    if (l->dynamic_shared > l->dynamic_shared_limit)
+        return refuse(l,
+                      "%zu bytes of dynamic shared memory, but %zu are allowed; "
+                      "cudaFuncSetAttribute allows more",
+                      l->dynamic_shared, l->dynamic_shared_limit);
+    if (k->static_shared + l->dynamic_shared > optin)
+        return refuse(l, "%zu + %zu bytes of shared memory, but %s has %zu", k->static_shared,
+                      l->dynamic_shared, l->arch->name, optin);
     return true;
 }
 
 enum vm_result vm_check_launch(const struct vm_launch *l) {
-    const struct vm_kernel *k = l->kernel;
-    char name[512];
-    vm_demangle(k->name, name, sizeof name);
-    if (!check_shape(l, name))
-        return VM_BAD_LAUNCH;
-    size_t optin = (size_t)l->arch->shared_per_block_optin;
-    if (k->static_shared > DEFAULT_SHARED) {
-        vm_report("launch of %s: %zu bytes of static shared memory, more than the %d that are "
-                  "possible",
-                  name, k->static_shared, DEFAULT_SHARED);
-        return VM_BAD_LAUNCH;
-    }
-    if (l->dynamic_shared > l->dynamic_shared_limit) {
-        vm_report("launch of %s: %zu bytes of dynamic shared memory, but %zu are allowed; "
-                  "cudaFuncSetAttribute allows more",
-                  name, l->dynamic_shared, l->dynamic_shared_limit);
-        return VM_BAD_LAUNCH;
-    }
-    if (k->static_shared + l->dynamic_shared > optin) {
-        vm_report("launch of %s: %zu + %zu bytes of shared memory, but %s has %zu", name,
-                  k->static_shared, l->dynamic_shared, l->arch->name, optin);
-        return VM_BAD_LAUNCH;
-    }
-    return VM_OK;
+    return check_grid(l) && check_shared(l) ? VM_OK : VM_BAD_LAUNCH;
 }
 
 /* ---- the blocks of a worker
@@ -202,6 +201,8 @@ static void work(struct vm_worker *worker) {
     keep_all(worker, q->stalled);
     keep_all(worker, worker->idle);
     worker->idle = NULL;
+    atomic_fetch_add(&worker->grid->lane_instructions, worker->counters.lane_instructions);
+    atomic_fetch_add(&worker->grid->bank_conflicts, worker->counters.bank_conflicts);
     vm_count(&worker->counters);
 }
 
@@ -229,9 +230,8 @@ static bool have_variables(const struct vm_launch *l) {
         const struct ptx_variable *v = k->constants[i].var;
         if (!v || v->space == PTX_SHARED || vm_variable_address(k->module, v, l->device))
             continue;
-        vm_report("launch of %s: variable %.*s has no memory on device %d", k->name, v->name.len,
-                  v->name.s, l->device);
-        return false;
+        return refuse(l, "variable %.*s has no memory on device %d", v->name.len, v->name.s,
+                      l->device);
     }
     atomic_fetch_or(&k->ready_devices, bit);
     return true;
@@ -250,12 +250,19 @@ static struct vm_shape shape_of(const struct vm_launch *l) {
     return s;
 }
 
-static void trace(const struct vm_launch *l, int64_t start_ns) {
-    char name[512];
-    fprintf(stderr, "ptxvm: device %d %s <<<(%u,%u,%u), (%u,%u,%u), %zu>>> %.3f ms\n", l->device,
-            vm_demangle(l->kernel->name, name, sizeof name), l->grid[0], l->grid[1], l->grid[2],
-            l->block[0], l->block[1], l->block[2], l->dynamic_shared,
-            (double)(now_ns() - start_ns) * 1e-6);
+static void trace(const struct vm_grid *g, int64_t start_ns) {
+    const struct vm_launch *l = &g->launch;
+    char name[512], conflicts[64] = "";
+    if (g->count_banks)
+        snprintf(conflicts, sizeof conflicts, ", %llu bank conflicts",
+                 (unsigned long long)atomic_load(&g->bank_conflicts));
+    fprintf(stderr,
+            "ptxvm: device %d %s <<<(%u,%u,%u), (%u,%u,%u), %zu>>> %.3f ms, %llu lane "
+            "instructions%s\n",
+            l->device, vm_demangle(l->kernel->name, name, sizeof name), l->grid[0], l->grid[1],
+            l->grid[2], l->block[0], l->block[1], l->block[2], l->dynamic_shared,
+            (double)(now_ns() - start_ns) * 1e-6,
+            (unsigned long long)atomic_load(&g->lane_instructions), conflicts);
 }
 
 enum vm_result vm_run(const struct vm_launch *l) {
@@ -282,6 +289,6 @@ enum vm_result vm_run(const struct vm_launch *l) {
     vm_access_end();
     vm_count(&(struct ptxvm_counters){.launches = 1});
     if (vm_settings()->trace)
-        trace(l, start_ns);
+        trace(&g, start_ns);
     return (enum vm_result)atomic_load(&g.result);
 }

@@ -21,8 +21,9 @@
  * The first thing that is wrong ends the launch with a report that names kernel, source line, block
  * and thread.
  *
- * Threads: modules and allocations may be used from any thread; machine_launch may run on several
- * threads at once, and itself uses a pool for large grids.
+ * Threads: modules and allocations may be used from any thread; vm_run may run on several threads
+ * at once, and itself uses a pool for large grids. A launch allocates nothing once its kernel has
+ * been launched in that shape before; what memory the machine takes is never the program's malloc.
  */
 #pragma once
 
@@ -91,6 +92,8 @@ void vm_module_unload(struct vm_module *m);
 const struct vm_kernel *vm_module_kernel(const struct vm_module *m, const char *name);
 /* Address of a .global or .const variable on a device, and its size. NULL when there is none. */
 void *vm_module_symbol(struct vm_module *m, const char *name, int32_t device, size_t *bytes);
+/* Gives the variables on a device their initial values again. */
+void vm_module_reset(struct vm_module *m, int32_t device);
 
 struct vm_kernel_info {
     const char *name;
@@ -132,6 +135,9 @@ enum vm_result vm_run(const struct vm_launch *l);
 
 /* ---- reports (report.c) ---------------------------------------------------------------------- */
 
+/* Demangles the name of a kernel before a report needs it, which may come where the program must
+ * not call malloc. */
+void vm_demangle_ahead(const char *name);
 /* Writes "ptxvm: ..." to stderr, and keeps it as the last report of the process. */
 void vm_report(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 /* The text of the last report, "" when there was none; exported by libcudart's stand-in, so that

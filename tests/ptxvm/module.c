@@ -99,6 +99,20 @@ static void relocate(const struct vm_module *m, uint8_t *const *storage, int32_t
     }
 }
 
+static void initialise(const struct vm_module *m, uint8_t *const *storage) {
+    const struct ptx_module *ptx = m->ptx;
+    for (int32_t i = 0; i < ptx->num_vars; i++) {
+        const struct ptx_variable *v = ptx->vars[i];
+        if (!storage[i])
+            continue;
+        if (v->init)
+            memcpy(storage[i], v->init, (size_t)v->bytes);
+        else
+            memset(storage[i], 0, (size_t)v->bytes);
+        relocate(m, storage, i);
+    }
+}
+
 /* NULL when the host has no more memory. */
 static uint8_t **allocate(struct vm_module *m, int32_t device) {
     const struct ptx_module *ptx = m->ptx;
@@ -107,18 +121,12 @@ static uint8_t **allocate(struct vm_module *m, int32_t device) {
         const struct ptx_variable *v = ptx->vars[i];
         if (!has_memory(v))
             continue;
-        const char *label = ptx_text_copy(&m->arena, v->name);
+        const char *label = ptx_text_copy(&m->arena, vm_variable_name(v->name));
         storage[i] = vm_alloc(device, (size_t)v->bytes, VM_GLOBAL, label);
         if (!storage[i])
             return NULL;
-        if (v->init)
-            memcpy(storage[i], v->init, (size_t)v->bytes);
-        else
-            memset(storage[i], 0, (size_t)v->bytes);
     }
-    for (int32_t i = 0; i < ptx->num_vars; i++)
-        if (storage[i])
-            relocate(m, storage, i);
+    initialise(m, storage);
     return storage;
 }
 
@@ -131,6 +139,13 @@ static uint8_t **device_storage(const struct vm_module *constant, int32_t device
     uint8_t **storage = m->storage[device];
     pthread_mutex_unlock(m->lock);
     return storage;
+}
+
+void vm_module_reset(struct vm_module *m, int32_t device) {
+    pthread_mutex_lock(m->lock);
+    if (m->storage[device])
+        initialise(m, m->storage[device]);
+    pthread_mutex_unlock(m->lock);
 }
 
 uint8_t *vm_variable_address(const struct vm_module *m, const struct ptx_variable *v,

@@ -438,10 +438,8 @@ static void describe(const struct vm_grid *g, bool shared, uint64_t address, cha
         if (k->shared[n].offset <= address && (!v || k->shared[n].offset > v->offset))
             v = &k->shared[n];
     unsigned long long byte = address - (v ? v->offset : 0);
-    if (v)
-        snprintf(out, bytes, "byte %llu of shared %.*s", byte, v->var->name.len, v->var->name.s);
-    else
-        snprintf(out, bytes, "byte %llu of shared memory", byte);
+    struct ptx_text name = v ? vm_variable_name(v->var->name) : (struct ptx_text){"memory", 6};
+    snprintf(out, bytes, "byte %llu of shared %.*s", byte, name.len, name.s);
 }
 
 static _Noreturn void report(struct vm_warp *w, const struct vm_inst *i, int lane, bool shared,

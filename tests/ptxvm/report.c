@@ -1,12 +1,15 @@
 /* Reports and counters of the machine. */
 #include "tests/ptxvm/vm.h"
 
+#include <ctype.h>
 #include <pthread.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "tests/ptxvm/rt_alloc.h"
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static char last[4096];
@@ -49,14 +52,62 @@ void ptxvm_counters(struct ptxvm_counters *out) {
 extern char *__cxa_demangle(const char *name, char *buffer, size_t *length, int *status)
     __attribute__((weak));
 
-const char *vm_demangle(const char *name, char *out, size_t out_bytes) {
-    char *plain = NULL;
+/* Names that were demangled ahead, never removed. */
+struct known_name {
+    struct known_name *next;
+    const char *plain; /* behind the mangled one */
+    char mangled[];
+};
+static _Atomic(struct known_name *) known_names;
+
+static const char *find_known(const char *name) {
+    const struct known_name *k = atomic_load(&known_names);
+    while (k && strcmp(k->mangled, name))
+        k = k->next;
+    return k ? k->plain : NULL;
+}
+
+static char *demangle(const char *name) {
     int status = -1;
-    if (__cxa_demangle)
-        plain = __cxa_demangle(name, NULL, NULL, &status);
-    snprintf(out, out_bytes, "%s", plain && !status ? plain : name);
+    return __cxa_demangle ? __cxa_demangle(name, NULL, NULL, &status) : NULL;
+}
+
+void vm_demangle_ahead(const char *name) {
+    char *plain = demangle(name);
+    if (!plain)
+        return;
+    size_t bytes = strlen(name) + 1;
+    struct known_name *k = rt_calloc(sizeof *k + bytes + strlen(plain) + 1);
+    k->plain = strcpy(k->mangled + bytes, plain);
+    memcpy(k->mangled, name, bytes);
+    k->next = atomic_load(&known_names);
+    while (!atomic_compare_exchange_weak(&known_names, &k->next, k))
+        ;
+    free(plain);
+}
+
+const char *vm_demangle(const char *name, char *out, size_t out_bytes) {
+    const char *known = find_known(name);
+    char *plain = known ? NULL : demangle(name);
+    snprintf(out, out_bytes, "%s", known ? known : plain ? plain : name);
     free(plain);
     return out;
+}
+
+/* A variable of a function is _ZZ<function>E<length><name>, and perhaps _<number>. */
+struct ptx_text vm_variable_name(struct ptx_text name) {
+    if (name.len < 3 || memcmp(name.s, "_ZZ", 3) != 0)
+        return name;
+    for (int32_t at = name.len - 2; at > 3; at--) {
+        int32_t len = 0, from = at + 1;
+        for (; from < name.len && isdigit((unsigned char)name.s[from]) && len < name.len; from++)
+            len = 10 * len + name.s[from] - '0';
+        int32_t end = from + len;
+        if (name.s[at] == 'E' && from > at + 1 && len > 0 && end <= name.len &&
+            (end == name.len || name.s[end] == '_'))
+            return (struct ptx_text){name.s + from, len};
+    }
+    return name;
 }
 
 static bool is_toolkit_header(const char *file) {

@@ -29,7 +29,8 @@
 #include "tests/ptxvm/rt_hooks.h"
 #include "tests/ptxvm/settings.h"
 
-/* ---- threads, devices, errors (rt_error.c, rt_device.c) --------------------------------------- */
+/* ---- threads, devices, errors (rt_error.c, rt_device.c) ---------------------------------------
+ */
 
 struct rt_thread {
     int32_t device;
@@ -65,7 +66,8 @@ cudaError_t rt_enter(void);
             return rt_return(rt_entered);                                                          \
     } while (0)
 
-/* ---- work and operations (rt_queue.c) --------------------------------------------------------- */
+/* ---- work and operations (rt_queue.c) ---------------------------------------------------------
+ */
 
 /* What is to be done, with its arguments; immutable, shared by a graph and all of its launches. */
 struct work {
@@ -87,7 +89,7 @@ void work_release(struct work *w); /* NULL is allowed */
 /* One execution of work in a stream. */
 struct op {
     int32_t refs;
-    struct work *work; /* NULL: nothing but its place in the order */
+    struct work *work;          /* NULL: nothing but its place in the order */
     struct CUstream_st *stream; /* borrowed; valid until done */
     uint64_t seq;               /* in its stream, from 1 */
     struct op *next;
@@ -114,7 +116,8 @@ void stream_drain_locked(struct CUstream_st *s);
 /* All streams of a device. */
 void device_drain_locked(int32_t device);
 
-/* ---- streams, events -------------------------------------------------------------------------- */
+/* ---- streams, events --------------------------------------------------------------------------
+ */
 
 struct node_set {
     struct CUgraphNode_st **nodes;
@@ -151,14 +154,15 @@ struct CUevent_st {
     struct CUevent_st *next;
     int32_t device;
     unsigned flags;
-    struct op *op;             /* of the last record; NULL before; owned */
-    struct capture *capture;   /* when that was in a capture; owned reference */
-    struct node_set captured;  /* what it stands for there */
+    struct op *op;            /* of the last record; NULL before; owned */
+    struct capture *capture;  /* when that was in a capture; owned reference */
+    struct node_set captured; /* what it stands for there */
 };
 /* At the reset of a device. */
 void event_destroy_all_locked(int32_t device);
 
-/* ---- capture, graphs -------------------------------------------------------------------------- */
+/* ---- capture, graphs --------------------------------------------------------------------------
+ */
 
 struct CUgraphNode_st {
     struct CUgraph_st *graph;
@@ -206,7 +210,8 @@ void node_set_clear(struct node_set *set);
 void node_set_copy(struct node_set *to, const struct node_set *from);
 void node_set_add(struct node_set *set, struct CUgraphNode_st *node);
 
-/* ---- memory (rt_memory.c, rt_copy.c) ---------------------------------------------------------- */
+/* ---- memory (rt_memory.c, rt_copy.c) ----------------------------------------------------------
+ */
 
 /* Where a range lies. */
 enum rt_place { PLACE_PAGEABLE, PLACE_PINNED, PLACE_DEVICE, PLACE_BAD };
@@ -219,16 +224,19 @@ void memory_free_all_locked(int32_t device);
 cudaError_t copy_submit(const char *call, void *dst, const void *src, size_t bytes,
                         enum cudaMemcpyKind kind, cudaStream_t stream, bool async);
 
-/* ---- modules, kernels (rt_module.c, rt_function.c, rt_launch.c) ------------------------------- */
+/* ---- modules, kernels (rt_module.c, rt_function.c, rt_launch.c) -------------------------------
+ */
 
 struct binary; /* a registered fat binary; its PTX is parsed when it is first needed */
+/* Variables of all modules get their initial values back, at the reset of a device. */
+void modules_reset_locked(int32_t device);
 struct function {
     struct function *next;
     const void *host; /* the stub that stands for the kernel in host code */
     const char *name; /* mangled; in the program's memory */
     struct binary *binary;
-    const struct vm_kernel *kernel; /* NULL until loaded */
-    struct vm_kernel_info info;     /* valid when loaded */
+    const struct vm_kernel *kernel;        /* NULL until loaded */
+    struct vm_kernel_info info;            /* valid when loaded */
     int32_t dynamic_limit[VM_MAX_DEVICES]; /* of cudaFuncSetAttribute; -1: the default */
     int32_t carveout[VM_MAX_DEVICES];
 };

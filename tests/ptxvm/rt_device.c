@@ -294,7 +294,7 @@ static void destroy_streams(int32_t device) {
 }
 
 /* Allocations, streams and events of the device are gone, and with them its error. Variables of
- * modules keep their contents. */
+ * modules have their initial values again. */
 cudaError_t cudaDeviceReset(void) {
     if (rt_thread.in_callback)
         return rt_return(cudaErrorNotPermitted);
@@ -307,6 +307,7 @@ cudaError_t cudaDeviceReset(void) {
         destroy_streams(device);
         event_destroy_all_locked(device);
         memory_free_all_locked(device);
+        modules_reset_locked(device);
         rt_thread.per_thread[device] = NULL;
         rt_devices[device] = (struct rt_device){0};
         rt_thread.last_error = cudaSuccess;

@@ -19,12 +19,14 @@ struct wrapper {
     void *prelinked;
 };
 struct binary {
+    struct binary *next;
     const void *data; /* NULL: not a wrapper that we know */
     bool tried;
     cudaError_t error; /* of the load that was tried */
     struct vm_module *module;
 };
 
+static struct binary *binaries; /* all there ever were: a parsed module stays */
 static struct function *functions;
 static struct variable *variables;
 /* Loads may take long and may report; they have a lock of their own. */
@@ -49,6 +51,10 @@ void **__cudaRegisterFatBinary(void *fat) {
     const struct wrapper *w = fat;
     struct binary *b = rt_calloc(sizeof *b);
     b->data = w->magic == WRAPPER_MAGIC ? w->data : NULL;
+    rt_lock();
+    b->next = binaries;
+    binaries = b;
+    rt_unlock();
     return (void **)b;
 }
 
@@ -93,6 +99,7 @@ void __cudaRegisterFunction(void **handle, const char *host, char *device, const
     f->host = host;
     f->name = name;
     f->binary = (struct binary *)handle;
+    vm_demangle_ahead(name);
     for (int32_t d = 0; d < VM_MAX_DEVICES; d++)
         f->dynamic_limit[d] = f->carveout[d] = -1;
     rt_lock();
@@ -152,6 +159,14 @@ static cudaError_t load(struct binary *b) {
     cudaError_t e = b->error;
     pthread_mutex_unlock(&load_lock);
     return e;
+}
+
+void modules_reset_locked(int32_t device) {
+    pthread_mutex_lock(&load_lock);
+    for (struct binary *b = binaries; b; b = b->next)
+        if (b->module)
+            vm_module_reset(b->module, device);
+    pthread_mutex_unlock(&load_lock);
 }
 
 struct function *function_find_locked(const void *func) {

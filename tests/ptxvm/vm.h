@@ -163,6 +163,7 @@ struct vm_grid {
     uint64_t seed;                    /* of random schedules */
     const uint8_t *params;
     bool count_banks; /* bank conflicts of shared memory */
+    _Atomic uint64_t lane_instructions, bank_conflicts;
 };
 
 struct vm_range { /* an allocation that a memory instruction met last */
@@ -267,6 +268,8 @@ _Noreturn void vm_fault(struct vm_warp *w, const struct vm_inst *i, int lane, en
                         const char *fmt, ...) __attribute__((format(printf, 5, 6), cold));
 void vm_count(const struct ptxvm_counters *c);
 const char *vm_demangle(const char *name, char *out, size_t out_bytes);
+/* The name of a variable as its function knows it. */
+struct ptx_text vm_variable_name(struct ptx_text name);
 /* "file:line" of an instruction. */
 const char *vm_place(const struct vm_kernel *k, uint32_t where, char *out, size_t bytes);
 int32_t vm_source_line(const struct vm_kernel *k, uint32_t where);
