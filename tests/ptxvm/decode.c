@@ -571,8 +571,7 @@ static bool decode_frame(struct vm_decoder *d, struct vm_frame *fr) {
         }
     }
     /* Running off the end is a return. */
-    static const struct ptx_instruction end = {
-        .op = {"ret", 3}, .text = {"ret", 3}, .guard = -1, .loc = -1};
+    static const struct ptx_instruction end = {.op = {"ret", 3}, .text = {"ret", 3}, .guard = -1};
     d->in = &end;
     k->code[at].guard = -1;
     k->code[at].where = at;

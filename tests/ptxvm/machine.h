@@ -87,8 +87,14 @@ struct vm_kernel; /* opaque */
 /* Parses a module. NULL with the reason in error (file, line, the text of an instruction that is
  * not known). Variables are allocated once for every device that uses the module. */
 struct vm_module *vm_module_load(const char *ptx, size_t len, char *error, size_t error_bytes);
+/* The same without the bodies of its kernels, each of which is parsed by vm_module_prepare: modules
+ * hold many variants of a kernel, and a process launches few of them. */
+struct vm_module *vm_module_open(const char *ptx, size_t len, char *error, size_t error_bytes);
+/* By mangled name. NULL with the reason in error, "" when there is no such kernel. */
+const struct vm_kernel *vm_module_prepare(struct vm_module *m, const char *name, char *error,
+                                          size_t error_bytes);
 void vm_module_unload(struct vm_module *m);
-/* By mangled name; NULL when there is none. */
+/* By mangled name; NULL when there is none, or it is not prepared. */
 const struct vm_kernel *vm_module_kernel(const struct vm_module *m, const char *name);
 /* Address of a .global or .const variable on a device, and its size. NULL when there is none. */
 void *vm_module_symbol(struct vm_module *m, const char *name, int32_t device, size_t *bytes);

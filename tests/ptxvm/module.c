@@ -8,31 +8,61 @@
 /* ---- loading
  * --------------------------------------------------------------------------------------- */
 
-static bool decode_kernels(struct vm_module *m, char *error, size_t error_bytes) {
-    const struct ptx_module *ptx = m->ptx;
-    m->kernels = ptx_alloc(&m->arena, (size_t)ptx->num_functions * sizeof *m->kernels + 1);
-    for (int32_t i = 0; i < ptx->num_functions; i++) {
-        const struct ptx_function *f = ptx->functions[i];
-        if (!f->is_entry || !f->has_body)
-            continue;
-        struct vm_kernel *k = vm_decode_kernel(m, f, error, error_bytes);
-        if (!k)
-            return false;
-        m->kernels[m->num_kernels++] = k;
-    }
-    return true;
-}
-
-struct vm_module *vm_module_load(const char *ptx, size_t len, char *error, size_t error_bytes) {
+struct vm_module *vm_module_open(const char *ptx, size_t len, char *error, size_t error_bytes) {
     struct vm_module *m = rt_calloc(sizeof *m);
     pthread_mutex_t *lock = rt_calloc(sizeof *lock);
     pthread_mutex_init(lock, NULL);
     m->lock = lock;
     m->ptx = ptx_parse(ptx, len, error, error_bytes);
-    if (m->ptx && decode_kernels(m, error, error_bytes))
+    if (m->ptx) {
+        m->kernels = ptx_alloc(&m->arena, (size_t)m->ptx->num_functions * sizeof *m->kernels + 1);
         return m;
+    }
     vm_module_unload(m);
     return NULL;
+}
+
+static struct vm_kernel *find_kernel(const struct vm_module *m, struct ptx_text name) {
+    for (int32_t i = 0; i < m->num_kernels; i++)
+        if (ptx_text_is(name, m->kernels[i]->name))
+            return m->kernels[i];
+    return NULL;
+}
+
+/* The lock is held. */
+static struct vm_kernel *prepare(struct vm_module *m, struct ptx_text name, char *error,
+                                 size_t error_bytes) {
+    struct vm_kernel *k = find_kernel(m, name);
+    struct ptx_function *f = k ? NULL : ptx_find_function(m->ptx, name);
+    if (!f || !f->is_entry || !f->has_body)
+        return k;
+    if (ptx_parse_kernel(m->ptx, f, error, error_bytes))
+        k = vm_decode_kernel(m, f, error, error_bytes);
+    if (k)
+        m->kernels[m->num_kernels++] = k;
+    return k;
+}
+
+const struct vm_kernel *vm_module_prepare(struct vm_module *m, const char *name, char *error,
+                                          size_t error_bytes) {
+    error[0] = 0;
+    pthread_mutex_lock(m->lock);
+    const struct vm_kernel *k =
+        prepare(m, (struct ptx_text){name, (int32_t)strlen(name)}, error, error_bytes);
+    pthread_mutex_unlock(m->lock);
+    return k;
+}
+
+struct vm_module *vm_module_load(const char *ptx, size_t len, char *error, size_t error_bytes) {
+    struct vm_module *m = vm_module_open(ptx, len, error, error_bytes);
+    for (int32_t i = 0; m && i < m->ptx->num_functions; i++) {
+        const struct ptx_function *f = m->ptx->functions[i];
+        if (f->is_entry && f->has_body && !prepare(m, f->name, error, error_bytes)) {
+            vm_module_unload(m);
+            m = NULL;
+        }
+    }
+    return m;
 }
 
 void vm_module_unload(struct vm_module *m) {
@@ -57,10 +87,10 @@ void vm_module_unload(struct vm_module *m) {
  * --------------------------------------------------------------------------------------- */
 
 const struct vm_kernel *vm_module_kernel(const struct vm_module *m, const char *name) {
-    for (int32_t i = 0; i < m->num_kernels; i++)
-        if (!strcmp(m->kernels[i]->name, name))
-            return m->kernels[i];
-    return NULL;
+    pthread_mutex_lock(m->lock);
+    const struct vm_kernel *k = find_kernel(m, (struct ptx_text){name, (int32_t)strlen(name)});
+    pthread_mutex_unlock(m->lock);
+    return k;
 }
 
 struct vm_kernel_info vm_kernel_info(const struct vm_kernel *k) {

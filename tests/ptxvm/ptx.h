@@ -5,7 +5,8 @@
  * an opcode is text, its operands are registers, numbers and names. decode.c gives them meaning.
  *
  * Names are slices of the module's text, which the module keeps; everything else is allocated from
- * the module's arena and freed with it.
+ * the module's arena and freed with it. Of the many kernels of a module a process launches a few,
+ * so the body of a kernel is left until it is asked for.
  */
 #pragma once
 
@@ -68,6 +69,8 @@ void ptx_next(struct ptx_lexer *lx);
  * is not part of a special register such as %tid.x. */
 bool ptx_accept(struct ptx_lexer *lx, char punct);
 void ptx_expect(struct ptx_lexer *lx, char punct);
+/* Goes behind the brace that closes the current one, without looking at what is between. */
+void ptx_skip_body(struct ptx_lexer *lx);
 /* Ends the parse with "line N: message". */
 _Noreturn void ptx_fail(struct ptx_lexer *lx, int32_t line, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
@@ -128,7 +131,8 @@ struct ptx_instruction {
     int32_t num_operands;
     int32_t guard; /* predicate register, -1: none */
     bool guard_not;
-    int32_t line, loc, scope;
+    int32_t line, scope;
+    const struct ptx_location *loc; /* NULL: not known */
 };
 
 struct ptx_label {
@@ -141,7 +145,8 @@ struct ptx_label {
 
 struct ptx_location {
     int32_t file, line, column;
-    int32_t parent; /* where it was inlined: index of a location, -1: nowhere */
+    const struct ptx_location *parent;   /* where it was inlined; NULL: nowhere */
+    const struct ptx_location *previous; /* of the function */
 };
 
 /* Registers: bytes of each; 0 is a predicate. */
@@ -152,8 +157,9 @@ struct ptx_register_range {
 
 struct ptx_function {
     struct ptx_text name;
-    bool is_entry, has_body;
-    int32_t max_threads; /* product of .maxntid, 0: not given */
+    bool is_entry, has_body, is_parsed, is_broken;
+    struct ptx_lexer body; /* at its first brace */
+    int32_t max_threads;   /* product of .maxntid, 0: not given */
     uint8_t *register_bytes;
     int32_t num_registers, cap_registers;
     struct ptx_register_range *ranges;
@@ -175,16 +181,18 @@ struct ptx_module {
     char *text;
     char **files; /* by number of .file; NULL: none */
     int32_t num_files, cap_files;
-    struct ptx_location *locations;
-    int32_t num_locations, cap_locations;
     struct ptx_variable **vars; /* .global, .const, .shared of the module */
     int32_t num_vars, cap_vars;
     struct ptx_function **functions;
     int32_t num_functions, cap_functions;
 };
 
-/* NULL with the reason in error. */
+/* Reads all but the bodies of kernels. NULL with the reason in error. */
 struct ptx_module *ptx_parse(const char *text, size_t len, char *error, size_t error_bytes);
+/* Reads the body of a kernel, unless that has been done. false with the reason in error. Not from
+ * two threads at once for functions of one module. */
+bool ptx_parse_kernel(struct ptx_module *m, struct ptx_function *f, char *error,
+                      size_t error_bytes);
 void ptx_module_free(struct ptx_module *m);
 struct ptx_function *ptx_find_function(const struct ptx_module *m, struct ptx_text name);
 /* The instruction that a label stands for, seen from a scope; -1: none. */
@@ -197,7 +205,8 @@ struct ptx_parser {
     struct ptx_lexer lx;
     struct ptx_module *m;
     struct ptx_function *f;
-    int32_t scope, loc;
+    int32_t scope;
+    const struct ptx_location *loc; /* the last one */
 };
 /* Bytes of a type such as ".b32"; 0 is .pred, -1 not a type. */
 int32_t ptx_type_bytes(struct ptx_text type);

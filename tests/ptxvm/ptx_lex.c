@@ -190,6 +190,22 @@ void ptx_next(struct ptx_lexer *lx) {
     }
 }
 
+/* Braces in comments and strings do not count. */
+void ptx_skip_body(struct ptx_lexer *lx) {
+    int32_t line = lx->line;
+    for (int depth = 1; depth; lx->at++) {
+        skip_space(lx);
+        if (lx->at >= lx->end || !*lx->at)
+            ptx_fail(lx, line, "a body does not end");
+        if (*lx->at == '"') {
+            string_token(lx);
+            lx->at--;
+        }
+        depth += (*lx->at == '{') - (*lx->at == '}');
+    }
+    ptx_next(lx);
+}
+
 bool ptx_accept(struct ptx_lexer *lx, char punct) {
     if (lx->token.kind != PTX_PUNCT || lx->token.punct != punct)
         return false;

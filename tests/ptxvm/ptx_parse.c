@@ -2,6 +2,7 @@
  * parameters, files and locations. Debug sections are skipped. */
 #include "tests/ptxvm/ptx.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "tests/ptxvm/rt_alloc.h"
@@ -201,6 +202,11 @@ static void open_scope(struct ptx_function *f) {
     f->scope_parent[f->num_scopes++] = -1;
 }
 
+static void body(struct ptx_parser *p) {
+    ptx_expect(&p->lx, '{');
+    ptx_parse_body(p);
+}
+
 static void function(struct ptx_parser *p, bool is_entry) {
     struct ptx_module *m = p->m;
     struct ptx_function *f = p->f = ptx_alloc(&m->arena, sizeof *f);
@@ -211,7 +217,7 @@ static void function(struct ptx_parser *p, bool is_entry) {
     f->is_entry = is_entry;
     open_scope(f);
     p->scope = 0;
-    p->loc = -1;
+    p->loc = NULL;
     if (p->lx.token.kind == PTX_PUNCT && p->lx.token.punct == '(')
         parameter_list(p, &f->results, &f->num_results, &f->cap_results);
     f->name = take_name(p);
@@ -220,8 +226,14 @@ static void function(struct ptx_parser *p, bool is_entry) {
     launch_bounds(p);
     if (!ptx_accept(&p->lx, ';')) {
         f->has_body = true;
-        ptx_expect(&p->lx, '{');
-        ptx_parse_body(p);
+        f->is_parsed = !is_entry;
+        f->body = p->lx;
+        if (p->lx.token.kind != PTX_PUNCT || p->lx.token.punct != '{')
+            ptx_expect(&p->lx, '{');
+        else if (is_entry)
+            ptx_skip_body(&p->lx);
+        else
+            body(p);
     }
     p->f = NULL;
     p->scope = 0;
@@ -254,8 +266,7 @@ static void file(struct ptx_parser *p) {
 
 /* .loc file line column[, function_name label[+n], inlined_at file line column] */
 void ptx_parse_location(struct ptx_parser *p) {
-    struct ptx_module *m = p->m;
-    struct ptx_location loc = {.parent = -1};
+    struct ptx_location loc = {.previous = p->loc};
     loc.file = (int32_t)take_int(p);
     loc.line = (int32_t)take_int(p);
     loc.column = (int32_t)take_int(p);
@@ -268,16 +279,15 @@ void ptx_parse_location(struct ptx_parser *p) {
         } else if (ptx_text_is(what, "inlined_at")) {
             int32_t at_file = (int32_t)take_int(p), line = (int32_t)take_int(p);
             int32_t column = (int32_t)take_int(p);
-            for (int32_t i = m->num_locations - 1; i >= 0 && loc.parent < 0; i--)
-                if (m->locations[i].file == at_file && m->locations[i].line == line &&
-                    m->locations[i].column == column)
-                    loc.parent = i;
+            for (loc.parent = p->loc; loc.parent; loc.parent = loc.parent->previous)
+                if (loc.parent->file == at_file && loc.parent->line == line &&
+                    loc.parent->column == column)
+                    break;
         }
     }
-    m->locations =
-        ptx_grow(m->locations, m->num_locations, &m->cap_locations, sizeof *m->locations);
-    m->locations[m->num_locations++] = loc;
-    p->loc = m->num_locations - 1;
+    struct ptx_location *l = ptx_alloc(&p->m->arena, sizeof *l);
+    *l = loc;
+    p->loc = l;
 }
 
 static void skip_section(struct ptx_parser *p) {
@@ -357,6 +367,26 @@ struct ptx_module *ptx_parse(const char *text, size_t len, char *error, size_t e
     return m;
 }
 
+bool ptx_parse_kernel(struct ptx_module *m, struct ptx_function *f, char *error,
+                      size_t error_bytes) {
+    struct ptx_parser p = {.m = m, .f = f, .lx = f->body};
+    jmp_buf fail;
+    if (f->is_parsed || !f->has_body)
+        return true;
+    p.lx.error = error;
+    p.lx.error_bytes = error_bytes;
+    p.lx.fail = &fail;
+    if (f->is_broken)
+        snprintf(error, error_bytes, "%.*s could not be read before", f->name.len, f->name.s);
+    if (f->is_broken || setjmp(fail)) {
+        f->is_broken = true;
+        return false;
+    }
+    body(&p);
+    f->is_parsed = true;
+    return true;
+}
+
 void ptx_module_free(struct ptx_module *m) {
     if (!m)
         return;
@@ -373,7 +403,6 @@ void ptx_module_free(struct ptx_module *m) {
     }
     rt_free(m->functions);
     rt_free(m->vars);
-    rt_free(m->locations);
     rt_free(m->files);
     rt_free(m->text);
     ptx_arena_free(&m->arena);

@@ -118,24 +118,19 @@ static bool is_toolkit_header(const char *file) {
 
 /* Where the instruction stands in the source: the innermost place that is not in a header of the
  * CUDA toolkit, and who inlined that. */
-static int place(const struct vm_kernel *k, int32_t loc, char *out, size_t bytes) {
+static int place(const struct vm_kernel *k, const struct ptx_location *l, char *out, size_t bytes) {
     const struct ptx_module *m = k->module->ptx;
-    const struct ptx_location *l = NULL;
-    for (; loc >= 0; loc = l->parent) {
-        l = &m->locations[loc];
-        const char *file = l->file < m->num_files ? m->files[l->file] : NULL;
-        if (l->parent < 0 || (file && !is_toolkit_header(file)))
+    const char *file = NULL;
+    for (; l; l = l->parent) {
+        file = l->file < m->num_files ? m->files[l->file] : NULL;
+        if (!l->parent || (file && !is_toolkit_header(file)))
             break;
     }
     if (!l)
         return 0;
-    int n = 0;
-    const char *file = l->file < m->num_files && m->files[l->file] ? m->files[l->file] : "?";
-    n = snprintf(out, bytes, "%s:%d", file, l->line);
-    for (loc = l->parent; loc >= 0 && n >= 0 && (size_t)n < bytes; loc = l->parent) {
-        l = &m->locations[loc];
+    int n = snprintf(out, bytes, "%s:%d", file ? file : "?", l->line);
+    for (l = l->parent; l && n >= 0 && (size_t)n < bytes; l = l->parent)
         n += snprintf(out + n, bytes - (size_t)n, ", inlined at line %d", l->line);
-    }
     return n;
 }
 
@@ -148,7 +143,7 @@ const char *vm_place(const struct vm_kernel *k, uint32_t where, char *out, size_
 
 int32_t vm_source_line(const struct vm_kernel *k, uint32_t where) {
     const struct ptx_instruction *in = k->where[where];
-    return !in ? 0 : in->loc < 0 ? -in->line : k->module->ptx->locations[in->loc].line;
+    return !in ? 0 : in->loc ? in->loc->line : -in->line;
 }
 
 void vm_thread_index(const struct vm_block *b, uint32_t linear, uint32_t out[3]) {

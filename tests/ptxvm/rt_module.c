@@ -140,7 +140,7 @@ static cudaError_t parse(struct binary *b) {
     if (b->data)
         r = fatbin_find_ptx(b->data, SIZE_MAX, rt_arch()->sm, &ptx, error, sizeof error);
     if (r == FATBIN_OK) {
-        b->module = vm_module_load(ptx.text, ptx.len, error, sizeof error);
+        b->module = vm_module_open(ptx.text, ptx.len, error, sizeof error);
         if (b->module)
             return cudaSuccess;
     }
@@ -189,7 +189,13 @@ cudaError_t function_load(const void *func, struct function **out) {
     cudaError_t e = loaded ? cudaSuccess : load(f->binary);
     if (e != cudaSuccess || loaded)
         return e;
-    const struct vm_kernel *kernel = vm_module_kernel(f->binary->module, f->name);
+    char error[1024];
+    const struct vm_kernel *kernel =
+        vm_module_prepare(f->binary->module, f->name, error, sizeof error);
+    if (!kernel && error[0]) {
+        vm_report("cannot load device code: %s", error);
+        return cudaErrorInvalidPtx;
+    }
     if (!kernel) {
         vm_report("kernel %s is not in the PTX for sm_%d", f->name, rt_arch()->sm);
         return cudaErrorInvalidDeviceFunction;
