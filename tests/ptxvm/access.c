@@ -84,11 +84,14 @@ void vm_check_global(struct vm_warp *w, const struct vm_inst *i, uint32_t m,
                      const uint64_t at[VM_WARP], uint32_t bytes, enum vm_access_kind kind) {
     struct vm_range *r = cached_range(w->block->worker, i);
     uint64_t out = 0, size = r->end - r->base;
-    VM_LANES {
-        uint64_t outside = (at[l] - r->base >= size) | (at[l] + bytes > r->end);
-        out |= outside & (m >> l & 1);
+    uint64_t base = r->base, room = size - bytes;
+    /* Both the distance from the start and the one to the end are not negative. */
+    if (m == VM_ALL) {
+        VM_LANES out |= (at[l] - base) | (room - (at[l] - base));
+    } else {
+        VM_LANES out |= ((at[l] - base) | (room - (at[l] - base))) & -(uint64_t)(m >> l & 1);
     }
-    if (!out)
+    if (size >= bytes && !(out >> 63))
         return;
     VM_LANES {
         struct vm_allocation a;
@@ -173,31 +176,42 @@ static void count_conflicts(struct vm_warp *w, uint32_t m, const uint64_t at[VM_
     }
 }
 
-/* Whether all bytes of all lanes are there, written and settled, without a branch for a lane. */
-static bool all_lanes_ok(const struct vm_block *b, uint32_t m, const uint64_t at[VM_WARP],
-                         uint32_t bytes) {
-    uint64_t in[VM_WARP], highest = 0, first = at[vm_first(m)], limit = b->grid->shared_bytes;
-    VM_LANES in[l] = (m >> l & 1) ? at[l] : first;
-    VM_LANES highest = in[l] > highest ? in[l] : highest;
-    if (bytes > limit || highest > limit - bytes)
-        return false;
-    const uint8_t *shadow = b->shadow;
-    uint64_t all = ALL_OK;
+bool vm_shadow_ok(const uint8_t *shadow, const uint32_t at[VM_WARP], uint32_t bytes) {
+    uint64_t all = ALL_OK, high = ALL_OK;
     switch (bytes) {
     case 1:
-        VM_LANES all &= shadow[in[l]] * (ALL_OK / VM_SH_OK);
+        VM_LANES all &= shadow[at[l]] * (ALL_OK / VM_SH_OK);
         break;
     case 2:
-        VM_LANES all &= ALL_OK << 16 | *(const uint16_t *)(const void *)(shadow + in[l]);
+        VM_LANES all &= ALL_OK << 16 | *(const uint16_t *)(const void *)(shadow + at[l]);
         break;
     case 4:
-        VM_LANES all &= ALL_OK << 32 | *(const uint32_t *)(const void *)(shadow + in[l]);
+        VM_LANES all &= ALL_OK << 32 | *(const uint32_t *)(const void *)(shadow + at[l]);
+        break;
+    case 16:
+        VM_LANES {
+            const uint64_t *s = (const uint64_t *)(const void *)(shadow + at[l]);
+            all &= s[0];
+            high &= s[1];
+        }
         break;
     default:
         for (uint32_t n = 0; n < bytes; n += 8)
-            VM_LANES all &= *(const uint64_t *)(const void *)(shadow + in[l] + n);
+            VM_LANES all &= *(const uint64_t *)(const void *)(shadow + at[l] + n);
     }
-    return all == ALL_OK;
+    return (all & high) == ALL_OK;
+}
+
+/* The usual case, without a branch for a lane. */
+static bool all_lanes_ok(const struct vm_block *b, uint32_t m, const uint64_t at[VM_WARP],
+                         uint32_t bytes) {
+    uint32_t in[VM_WARP], highest = 0, first = (uint32_t)at[vm_first(m)];
+    uint64_t high = 0, limit = b->grid->shared_bytes;
+    VM_LANES high |= at[l] & -(uint64_t)(m >> l & 1);
+    VM_LANES in[l] = (m >> l & 1) ? (uint32_t)at[l] : first;
+    VM_LANES highest = in[l] > highest ? in[l] : highest;
+    return !(high >> 32) && bytes <= limit && highest <= limit - bytes &&
+           vm_shadow_ok(b->shadow, in, bytes);
 }
 
 void vm_check_shared(struct vm_warp *w, const struct vm_inst *i, uint32_t m,

@@ -59,14 +59,14 @@ static void release(struct vm_block *b, uint32_t id) {
         vm_race_block_sync(b, bar->lanes);
     for (uint32_t n = 0; n < b->grid->num_warps; n++) {
         struct vm_warp *w = &b->warps[n];
-        for (uint32_t left = bar->lanes[n]; left; left &= left - 1) {
-            int l = vm_first(left);
-            if (w->wait[l] != VM_AT_BARRIER || w->wait_barrier[l] != id)
-                continue;
-            give_result(w, &code[w->lane_pc[l] - 1], left & -left, bar);
-            w->wait[l] = VM_RUNNING;
-            w->running |= left & -left;
-        }
+        uint32_t waiting = 0;
+        VM_LANES waiting |= (uint32_t)(w->wait[l] == VM_AT_BARRIER && w->wait_barrier[l] == id)
+                            << l;
+        waiting &= bar->lanes[n];
+        for (uint32_t left = bar->reduces ? waiting : 0; left; left &= left - 1)
+            give_result(w, &code[w->lane_pc[vm_first(left)] - 1], left & -left, bar);
+        VM_LANES w->wait[l] = (waiting >> l & 1) ? VM_RUNNING : w->wait[l];
+        w->running |= waiting;
     }
     *bar = (struct vm_barrier){.all = 1};
 }
@@ -90,11 +90,10 @@ void vm_barrier_arrive(struct vm_warp *w, const struct vm_inst *i, uint32_t m, u
     }
     bar->arrived += weight(w, m);
     bar->lanes[w->index] |= m;
+    bar->reduces |= i->op >= VM_BAR_POPC;
     if (wait) {
-        for (uint32_t left = m; left; left &= left - 1) {
-            w->wait[vm_first(left)] = VM_AT_BARRIER;
-            w->wait_barrier[vm_first(left)] = (uint8_t)id;
-        }
+        VM_LANES w->wait[l] = (m >> l & 1) ? VM_AT_BARRIER : w->wait[l];
+        VM_LANES w->wait_barrier[l] = (m >> l & 1) ? (uint8_t)id : w->wait_barrier[l];
         vm_scatter(w, m, i->where + 1);
         w->running &= ~m;
     }

@@ -116,5 +116,7 @@ bool vm_decode_memory(struct vm_decoder *d, struct vm_inst *i) {
     if (store && i->type >= VM_S8)
         i->type = (uint8_t)(i->type - VM_S8 + VM_U8);
     i->run = store ? vm_store : vm_load;
+    if (i->space == PTX_SHARED && !i->order)
+        i->run = vm_shared_handler(i, store);
     return true;
 }

@@ -67,6 +67,74 @@ static const mover stores[4][3] = {
     [VM_U64] = {NULL, NULL, store_uint64_t_uint64_t},
 };
 
+/* ---- shared memory without an order
+ * ------------------------------------------------------------------------ */
+
+/* The usual case by offsets of 32 bits: a whole, aligned access of bytes that are there, written
+ * and settled, in a grid that is not watched. false: something is not so, or has to be looked at.
+ * Lanes outside of m get the offset of one in it. */
+static inline bool shared_offsets(const struct vm_warp *w, const struct vm_inst *i, uint32_t m,
+                                  uint32_t bytes, uint32_t at[VM_WARP]) {
+    const struct vm_grid *g = w->block->grid;
+    if (i->wide || g->race || g->count_banks)
+        return false;
+    const uint32_t *a = VM_REG(w, i->a, uint32_t);
+    uint32_t first = a[vm_first(m)] + (uint32_t)i->imm, highest = 0, low = 0;
+    if (m == VM_ALL) {
+        VM_LANES at[l] = a[l] + (uint32_t)i->imm;
+    } else {
+        VM_LANES at[l] = (m >> l & 1) ? a[l] + (uint32_t)i->imm : first;
+    }
+    VM_LANES highest = at[l] > highest ? at[l] : highest;
+    VM_LANES low |= at[l];
+    return !(low & (bytes - 1)) && highest <= g->shared_bytes - bytes &&
+           vm_shadow_ok(w->block->shadow, at, bytes);
+}
+
+#define SHARED(T)                                                                                  \
+    static void load_shared_##T(struct vm_warp *w, const struct vm_inst *i, uint32_t m) {          \
+        uint32_t at[VM_WARP], bytes = i->vec * (uint32_t)sizeof(T);                                \
+        if (!shared_offsets(w, i, m, bytes, at)) {                                                 \
+            vm_load(w, i, m);                                                                      \
+            return;                                                                                \
+        }                                                                                          \
+        for (uint32_t n = 0; n < i->vec; n++) {                                                    \
+            const uint8_t *from = w->block->shared + n * sizeof(T);                                \
+            T *r = VM_REG(w, i->more[n], T), v[VM_WARP];                                           \
+            VM_LANES v[l] = *(const T *)(const void *)(from + at[l]);                              \
+            VM_LANES r[l] = (m >> l & 1) ? v[l] : r[l];                                            \
+        }                                                                                          \
+    }                                                                                              \
+    static void store_shared_##T(struct vm_warp *w, const struct vm_inst *i, uint32_t m) {         \
+        uint32_t at[VM_WARP], bytes = i->vec * (uint32_t)sizeof(T);                                \
+        if (!shared_offsets(w, i, m, bytes, at)) {                                                 \
+            vm_store(w, i, m);                                                                     \
+            return;                                                                                \
+        }                                                                                          \
+        for (uint32_t n = 0; n < i->vec; n++) {                                                    \
+            uint8_t *to = w->block->shared + n * sizeof(T);                                        \
+            const T *r = VM_REG(w, i->more[n], T);                                                 \
+            VM_LANES if (m >> l & 1) * (T *)(void *)(to + at[l]) = r[l];                           \
+        }                                                                                          \
+    }
+SHARED(uint16_t)
+SHARED(uint32_t)
+SHARED(uint64_t)
+
+vm_exec vm_shared_handler(const struct vm_inst *i, bool store) {
+    /* Where the register has the width of the element. */
+    if (i->type == VM_U16 && i->kind == 0)
+        return store ? store_shared_uint16_t : load_shared_uint16_t;
+    if (i->type == VM_U32 && i->kind == 1)
+        return store ? store_shared_uint32_t : load_shared_uint32_t;
+    if (i->type == VM_U64 && i->kind == 2)
+        return store ? store_shared_uint64_t : load_shared_uint64_t;
+    return store ? vm_store : vm_load;
+}
+
+/* ---- all the others
+ * ----------------------------------------------------------------------------------------- */
+
 void vm_load(struct vm_warp *w, const struct vm_inst *i, uint32_t m) {
     uint64_t at[VM_WARP], seen[VM_WARP];
     vm_addresses(w, i->a, i->wide, i->imm, at);

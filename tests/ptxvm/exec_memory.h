@@ -10,3 +10,5 @@ enum vm_element { VM_U8, VM_U16, VM_U32, VM_U64, VM_S8, VM_S16, VM_S32, VM_NUM_E
  * more (registers), kind (0, 1, 2: registers of 2, 4, 8 bytes). */
 void vm_load(struct vm_warp *w, const struct vm_inst *i, uint32_t m);
 void vm_store(struct vm_warp *w, const struct vm_inst *i, uint32_t m);
+/* The handler for a ld or st of shared memory that orders nothing; i is decoded but for it. */
+vm_exec vm_shared_handler(const struct vm_inst *i, bool store);

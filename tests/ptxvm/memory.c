@@ -12,10 +12,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include "tests/ptxvm/settings.h"
 
-enum { ALIGN = 256, GAP = 256, PAGE = 4096, QUARANTINE_COUNT = 64 };
+enum { ALIGN = 256, GAP = 256, PAGE = 4096, QUARANTINE_COUNT = 64, POISON_BYTES = 4 << 20 };
 static const size_t QUARANTINE_BYTES = (size_t)256 << 20;
 
 struct entry {
@@ -77,6 +78,48 @@ static bool is_limited(enum vm_memory_kind kind) {
     return kind == VM_DEVICE;
 }
 
+/* ---- poison ---------------------------------------------------------------------------------- */
+
+/* A file of POISON_BYTES 0xff bytes, -1 where that cannot be had. */
+static int poison_file(void) {
+    static _Atomic int file = -2;
+    int fd = atomic_load(&file), none = -2;
+    if (fd != -2)
+        return fd;
+    fd = memfd_create("ptxvm poison", MFD_CLOEXEC);
+    void *p = MAP_FAILED;
+    if (fd >= 0 && !ftruncate(fd, POISON_BYTES))
+        p = mmap(NULL, POISON_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (p == MAP_FAILED) {
+        if (fd >= 0)
+            close(fd);
+        fd = -1;
+    } else {
+        memset(p, 0xff, POISON_BYTES);
+        munmap(p, POISON_BYTES);
+    }
+    if (atomic_compare_exchange_strong(&file, &none, fd))
+        return fd;
+    if (fd >= 0)
+        close(fd);
+    return none;
+}
+
+/* Fills fresh memory with 0xff bytes. Large allocations, such as a KV cache of which a test touches
+ * little, map the same pages of a file again and again; a write gives them a page of their own. */
+static void poison(uint8_t *p, size_t bytes) {
+    while (bytes >= POISON_BYTES) {
+        if (poison_file() < 0 || mmap(p, POISON_BYTES, PROT_READ | PROT_WRITE,
+                                      MAP_PRIVATE | MAP_FIXED, poison_file(), 0) == MAP_FAILED)
+            break;
+        p += POISON_BYTES;
+        bytes -= POISON_BYTES;
+    }
+    memset(p, 0xff, bytes);
+}
+
+/* ---- allocations ----------------------------------------------------------------------------- */
+
 void *vm_alloc(int32_t device, size_t bytes, enum vm_memory_kind kind, const char *label) {
     vm_workers_start(); /* not at a launch, which may come where threads must not be created */
     size_t limit = vm_settings()->memory_bytes;
@@ -97,7 +140,7 @@ void *vm_alloc(int32_t device, size_t bytes, enum vm_memory_kind kind, const cha
         pthread_rwlock_unlock(&lock);
         return NULL;
     }
-    memset(p, 0xff, bytes);
+    poison(p, bytes);
     struct entry e = {.a = {(uintptr_t)p, bytes, kind, device, false, label ? label : "memory"},
                       .mapped = p,
                       .mapped_bytes = mapped};

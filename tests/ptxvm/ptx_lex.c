@@ -193,15 +193,19 @@ void ptx_next(struct ptx_lexer *lx) {
 /* Braces in comments and strings do not count. */
 void ptx_skip_body(struct ptx_lexer *lx) {
     int32_t line = lx->line;
-    for (int depth = 1; depth; lx->at++) {
-        skip_space(lx);
-        if (lx->at >= lx->end || !*lx->at)
+    for (int depth = 1; depth;) {
+        lx->at += strcspn(lx->at, "\n{}/\"");
+        if (lx->at >= lx->end)
             ptx_fail(lx, line, "a body does not end");
         if (*lx->at == '"') {
             string_token(lx);
-            lx->at--;
+        } else if (*lx->at == '/' && (lx->at[1] == '/' || lx->at[1] == '*')) {
+            skip_space(lx);
+        } else {
+            depth += (*lx->at == '{') - (*lx->at == '}');
+            lx->line += *lx->at == '\n';
+            lx->at++;
         }
-        depth += (*lx->at == '{') - (*lx->at == '}');
     }
     ptx_next(lx);
 }

@@ -232,6 +232,7 @@ struct vm_barrier {
     uint32_t arrived, expected; /* threads */
     uint32_t where;             /* instruction of the first that came; valid while arrived */
     bool counted;               /* an explicit number of threads */
+    bool reduces;               /* some thread wants a result */
     uint32_t popc, all, any;    /* bar.red: how many, all, any of the predicates so far */
     uint32_t lanes[VM_WARP];    /* who has arrived, by warp */
 };
