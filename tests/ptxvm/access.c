@@ -7,7 +7,6 @@
 static const char *const verbs[] = {"reads", "writes", "updates"};
 
 #define LOW_56 (((uint64_t)1 << 56) - 1)
-#define ALL_OK ((uint64_t)0x0707070707070707u) /* eight bytes of VM_SH_OK */
 
 void vm_addresses(const struct vm_warp *w, uint32_t base, bool wide, int64_t displacement,
                   uint64_t at[VM_WARP]) {
@@ -144,13 +143,13 @@ static inline bool all_ok(const uint8_t *shadow, uint32_t bytes) {
     case 1:
         return shadow[0] == VM_SH_OK;
     case 2:
-        return *(const uint16_t *)(const void *)shadow == (uint16_t)ALL_OK;
+        return *(const uint16_t *)(const void *)shadow == (uint16_t)VM_SH_ALL_OK;
     case 4:
-        return *(const uint32_t *)(const void *)shadow == (uint32_t)ALL_OK;
+        return *(const uint32_t *)(const void *)shadow == (uint32_t)VM_SH_ALL_OK;
     default:
         for (uint32_t n = 0; n < bytes; n += 8) {
             memcpy(&v, shadow + n, 8);
-            if (v != ALL_OK)
+            if (v != VM_SH_ALL_OK)
                 return false;
         }
         return true;
@@ -176,17 +175,17 @@ static void count_conflicts(struct vm_warp *w, uint32_t m, const uint64_t at[VM_
     }
 }
 
-bool vm_shadow_ok(const uint8_t *shadow, const uint32_t at[VM_WARP], uint32_t bytes) {
-    uint64_t all = ALL_OK, high = ALL_OK;
+uint64_t vm_shadow_all(const uint8_t *shadow, const uint32_t at[VM_WARP], uint32_t bytes) {
+    uint64_t all = VM_SH_ALL_OK, high = VM_SH_ALL_OK;
     switch (bytes) {
     case 1:
-        VM_LANES all &= shadow[at[l]] * (ALL_OK / VM_SH_OK);
+        VM_LANES all &= shadow[at[l]] * (VM_SH_ALL_OK / VM_SH_OK);
         break;
     case 2:
-        VM_LANES all &= ALL_OK << 16 | *(const uint16_t *)(const void *)(shadow + at[l]);
+        VM_LANES all &= VM_SH_ALL_OK << 16 | *(const uint16_t *)(const void *)(shadow + at[l]);
         break;
     case 4:
-        VM_LANES all &= ALL_OK << 32 | *(const uint32_t *)(const void *)(shadow + at[l]);
+        VM_LANES all &= VM_SH_ALL_OK << 32 | *(const uint32_t *)(const void *)(shadow + at[l]);
         break;
     case 16:
         VM_LANES {
@@ -199,7 +198,7 @@ bool vm_shadow_ok(const uint8_t *shadow, const uint32_t at[VM_WARP], uint32_t by
         for (uint32_t n = 0; n < bytes; n += 8)
             VM_LANES all &= *(const uint64_t *)(const void *)(shadow + at[l] + n);
     }
-    return (all & high) == ALL_OK;
+    return all & high;
 }
 
 /* The usual case, without a branch for a lane. */
@@ -211,7 +210,7 @@ static bool all_lanes_ok(const struct vm_block *b, uint32_t m, const uint64_t at
     VM_LANES in[l] = (m >> l & 1) ? (uint32_t)at[l] : first;
     VM_LANES highest = in[l] > highest ? in[l] : highest;
     return !(high >> 32) && bytes <= limit && highest <= limit - bytes &&
-           vm_shadow_ok(b->shadow, in, bytes);
+           vm_shadow_all(b->shadow, in, bytes) == VM_SH_ALL_OK;
 }
 
 void vm_check_shared(struct vm_warp *w, const struct vm_inst *i, uint32_t m,

@@ -30,8 +30,8 @@ void vm_check_global(struct vm_warp *w, const struct vm_inst *i, uint32_t m,
                      const uint64_t at[VM_WARP], uint32_t bytes, enum vm_access_kind kind);
 void vm_check_shared(struct vm_warp *w, const struct vm_inst *i, uint32_t m,
                      const uint64_t at[VM_WARP], uint32_t bytes, enum vm_access_kind kind);
-/* Whether all bytes of all lanes are there, written and settled; they are known to lie inside of
- * the block's shared memory. */
-bool vm_shadow_ok(const uint8_t *shadow, const uint32_t at[VM_WARP], uint32_t bytes);
+/* The states that all bytes of all lanes have, eight times. They are known to lie inside of the
+ * block's shared memory. */
+uint64_t vm_shadow_all(const uint8_t *shadow, const uint32_t at[VM_WARP], uint32_t bytes);
 /* A poll of memory: gives the other lanes, warps and blocks their turn. */
 void vm_poll(struct vm_warp *w, uint32_t m);

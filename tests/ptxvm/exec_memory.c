@@ -70,14 +70,14 @@ static const mover stores[4][3] = {
 /* ---- shared memory without an order
  * ------------------------------------------------------------------------ */
 
-/* The usual case by offsets of 32 bits: a whole, aligned access of bytes that are there, written
- * and settled, in a grid that is not watched. false: something is not so, or has to be looked at.
+/* The usual case by offsets of 32 bits: a whole, aligned access inside of shared memory, in a grid
+ * that is not watched. The states that all of its bytes have; 0 when it is not the usual case.
  * Lanes outside of m get the offset of one in it. */
-static inline bool shared_offsets(const struct vm_warp *w, const struct vm_inst *i, uint32_t m,
-                                  uint32_t bytes, uint32_t at[VM_WARP]) {
+static inline uint64_t shared_offsets(const struct vm_warp *w, const struct vm_inst *i, uint32_t m,
+                                      uint32_t bytes, uint32_t at[VM_WARP]) {
     const struct vm_grid *g = w->block->grid;
     if (i->wide || g->race || g->count_banks)
-        return false;
+        return 0;
     const uint32_t *a = VM_REG(w, i->a, uint32_t);
     uint32_t first = a[vm_first(m)] + (uint32_t)i->imm, highest = 0, low = 0;
     if (m == VM_ALL) {
@@ -87,14 +87,16 @@ static inline bool shared_offsets(const struct vm_warp *w, const struct vm_inst 
     }
     VM_LANES highest = at[l] > highest ? at[l] : highest;
     VM_LANES low |= at[l];
-    return !(low & (bytes - 1)) && highest <= g->shared_bytes - bytes &&
-           vm_shadow_ok(w->block->shadow, at, bytes);
+    if ((low & (bytes - 1)) || highest > g->shared_bytes - bytes)
+        return 0;
+    return vm_shadow_all(w->block->shadow, at, bytes);
 }
 
+/* A store needs places that exist and that no cp.async fills; it writes them. */
 #define SHARED(T)                                                                                  \
     static void load_shared_##T(struct vm_warp *w, const struct vm_inst *i, uint32_t m) {          \
         uint32_t at[VM_WARP], bytes = i->vec * (uint32_t)sizeof(T);                                \
-        if (!shared_offsets(w, i, m, bytes, at)) {                                                 \
+        if (shared_offsets(w, i, m, bytes, at) != VM_SH_ALL_OK) {                                  \
             vm_load(w, i, m);                                                                      \
             return;                                                                                \
         }                                                                                          \
@@ -107,14 +109,19 @@ static inline bool shared_offsets(const struct vm_warp *w, const struct vm_inst 
     }                                                                                              \
     static void store_shared_##T(struct vm_warp *w, const struct vm_inst *i, uint32_t m) {         \
         uint32_t at[VM_WARP], bytes = i->vec * (uint32_t)sizeof(T);                                \
-        if (!shared_offsets(w, i, m, bytes, at)) {                                                 \
+        uint64_t free = VM_SH_BYTES(VM_SH_EXISTS | VM_SH_SETTLED);                                 \
+        uint64_t all = shared_offsets(w, i, m, bytes, at);                                         \
+        if ((all & free) != free) {                                                                \
             vm_store(w, i, m);                                                                     \
             return;                                                                                \
         }                                                                                          \
         for (uint32_t n = 0; n < i->vec; n++) {                                                    \
             uint8_t *to = w->block->shared + n * sizeof(T);                                        \
+            uint8_t *shadow = w->block->shadow + n * sizeof(T);                                    \
             const T *r = VM_REG(w, i->more[n], T);                                                 \
             VM_LANES if (m >> l & 1) * (T *)(void *)(to + at[l]) = r[l];                           \
+            if (all != VM_SH_ALL_OK)                                                               \
+                VM_LANES *(T *)(void *)(shadow + at[l]) = (T)VM_SH_ALL_OK;                         \
         }                                                                                          \
     }
 SHARED(uint16_t)

@@ -261,6 +261,8 @@ struct vm_block {
 
 /* State of a byte of shared memory. */
 enum { VM_SH_EXISTS = 1, VM_SH_WRITTEN = 2, VM_SH_SETTLED = 4, VM_SH_OK = 7 };
+#define VM_SH_BYTES(state) ((uint64_t)(state)*0x0101010101010101u) /* of eight bytes */
+#define VM_SH_ALL_OK       VM_SH_BYTES(VM_SH_OK)
 
 /* ---- report.c -------------------------------------------------------------------------------- */
 
