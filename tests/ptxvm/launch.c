@@ -282,7 +282,7 @@ enum vm_result vm_run(const struct vm_launch *l) {
     g.seed = vm_settings()->schedule_seed * 0x9e3779b97f4a7c15u + 1;
     vm_access_begin();
     if (vm_settings()->races)
-        g.race = vm_race_create(&g);
+        g.race = vm_race_create();
     vm_workers_run(&g, count_workers(&g), work);
     if (g.race)
         vm_race_destroy(g.race);

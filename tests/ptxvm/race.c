@@ -12,7 +12,8 @@
  * when there are still too many, threads of different warps are kept rather than of one. So a race
  * can be missed where many threads collide, but what is reported is one.
  *
- * Kernels of one stream are ordered, hence memory of a race lasts for one launch.
+ * Kernels of one stream are ordered, hence memory of a race lasts for one launch. A grid that is
+ * watched has one worker, which makes its reports repeatable and needs no locks here.
  */
 #include <pthread.h>
 #include <stdio.h>
@@ -22,11 +23,13 @@
 #include "tests/ptxvm/rt_alloc.h"
 #include "tests/ptxvm/vm.h"
 
-enum { SLOTS = 4, PAGE_BYTES = 1024, PAGE_CELLS = PAGE_BYTES / 4, STRIPES = 64, MAX_PENDING = 4 };
+enum { SLOTS = 4, PAGE_BYTES = 1024, PAGE_CELLS = PAGE_BYTES / 4, MAX_PENDING = 4 };
 enum { IS_WRITE = 1, IS_ATOMIC = 2 };
+enum { MAX_SPARE_PAGES = 4096 };
 
 struct access {
-    uint32_t block, epoch, where;
+    uint32_t block; /* of shared memory: which use of the context */
+    uint32_t epoch, where;
     uint16_t thread;
     uint8_t bytes; /* mask of the 4; 0: no access */
     uint8_t flags;
@@ -36,9 +39,15 @@ struct cell {
     struct access slot[SLOTS];
 };
 
-struct page { /* of global memory */
+struct cells {                         /* of a page of global memory */
+    struct cells *next;                /* among the spare ones */
+    uint64_t touched[PAGE_CELLS / 64]; /* whether a cell is more than what was left in the memory */
+    struct cell cell[PAGE_CELLS];
+};
+
+struct page {
     uint64_t number;
-    struct cell *cells; /* [PAGE_CELLS], owned */
+    struct cells *cells; /* owned */
 };
 
 struct signal { /* what those who acquire an address learn */
@@ -46,16 +55,12 @@ struct signal { /* what those who acquire an address learn */
     struct race_clock *clock;
 };
 
-/* A part of the global memory, with a lock of its own. The tables are open hashes. */
-struct stripe {
-    pthread_mutex_t lock;
+/* Of one grid. The tables are open hashes. */
+struct vm_race {
     struct page *pages;
     struct signal *signals;
     uint32_t num_pages, cap_pages, num_signals, cap_signals;
-};
-
-struct vm_race {
-    struct stripe stripes[STRIPES];
+    struct page last; /* that was asked for */
 };
 
 struct thread {
@@ -69,7 +74,8 @@ struct thread {
 
 struct vm_race_block {
     struct vm_race *race;
-    uint32_t block, num_threads, num_cells;
+    uint32_t block, num_threads;
+    uint32_t use;            /* counts the blocks that ran in this context */
     struct cell *cells;      /* of shared memory */
     struct thread threads[]; /* [num_threads] */
 };
@@ -81,6 +87,38 @@ static uint64_t hash(uint64_t key) {
     return (key * 0x9e3779b97f4a7c15u) >> 24;
 }
 
+/* Cells that no grid uses; each 16 times as large as the memory that it watches. */
+static pthread_mutex_t spare_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct cells *spare_cells;
+static int32_t num_spare;
+
+static struct cells *take_cells(void) {
+    pthread_mutex_lock(&spare_lock);
+    struct cells *c = spare_cells;
+    if (c) {
+        spare_cells = c->next;
+        num_spare--;
+    }
+    pthread_mutex_unlock(&spare_lock);
+    if (!c)
+        return rt_calloc(sizeof *c);
+    memset(c->touched, 0, sizeof c->touched);
+    return c;
+}
+
+static void return_cells(struct cells *c) {
+    pthread_mutex_lock(&spare_lock);
+    bool keep = num_spare < MAX_SPARE_PAGES;
+    if (keep) {
+        c->next = spare_cells;
+        spare_cells = c;
+        num_spare++;
+    }
+    pthread_mutex_unlock(&spare_lock);
+    if (!keep)
+        rt_free(c);
+}
+
 static struct page *probe_page(struct page *pages, uint32_t cap, uint64_t number) {
     uint64_t n = hash(number) & (cap - 1);
     while (pages[n].cells && pages[n].number != number)
@@ -88,24 +126,37 @@ static struct page *probe_page(struct page *pages, uint32_t cap, uint64_t number
     return &pages[n];
 }
 
-/* The cells of a page of global memory; the stripe is locked. */
-static struct cell *page_cells(struct stripe *s, uint64_t number) {
-    if (2 * s->num_pages >= s->cap_pages) {
-        uint32_t cap = s->cap_pages ? 2 * s->cap_pages : 16;
+static struct cells *find_page(struct vm_race *r, uint64_t number) {
+    if (2 * r->num_pages >= r->cap_pages) {
+        uint32_t cap = r->cap_pages ? 2 * r->cap_pages : 64;
         struct page *bigger = rt_calloc_array(cap, sizeof *bigger);
-        for (uint32_t n = 0; n < s->cap_pages; n++)
-            if (s->pages[n].cells)
-                *probe_page(bigger, cap, s->pages[n].number) = s->pages[n];
-        rt_free(s->pages);
-        s->pages = bigger;
-        s->cap_pages = cap;
+        for (uint32_t n = 0; n < r->cap_pages; n++)
+            if (r->pages[n].cells)
+                *probe_page(bigger, cap, r->pages[n].number) = r->pages[n];
+        rt_free(r->pages);
+        r->pages = bigger;
+        r->cap_pages = cap;
     }
-    struct page *p = probe_page(s->pages, s->cap_pages, number);
+    struct page *p = probe_page(r->pages, r->cap_pages, number);
     if (!p->cells) {
-        *p = (struct page){number, rt_calloc_array(PAGE_CELLS, sizeof *p->cells)};
-        s->num_pages++;
+        *p = (struct page){number, take_cells()};
+        r->num_pages++;
     }
+    r->last = *p;
     return p->cells;
+}
+
+/* The cell of a byte of global memory. */
+static struct cell *cell_of(struct vm_race *r, uint64_t address) {
+    uint64_t number = address / PAGE_BYTES, n = address % PAGE_BYTES / 4;
+    struct cells *c =
+        r->last.cells && r->last.number == number ? r->last.cells : find_page(r, number);
+    uint64_t bit = (uint64_t)1 << n % 64;
+    if (!(c->touched[n / 64] & bit)) {
+        c->touched[n / 64] |= bit;
+        c->cell[n] = (struct cell){0};
+    }
+    return &c->cell[n];
 }
 
 static struct signal *probe_signal(struct signal *signals, uint32_t cap, uint64_t key) {
@@ -115,25 +166,21 @@ static struct signal *probe_signal(struct signal *signals, uint32_t cap, uint64_
     return &signals[n];
 }
 
-/* The signal of an address, made when there is none; the stripe is locked. */
-static struct signal *signal_at(struct stripe *s, uint64_t key) {
-    if (2 * s->num_signals >= s->cap_signals) {
-        uint32_t cap = s->cap_signals ? 2 * s->cap_signals : 16;
+/* The signal of an address, made when there is none. */
+static struct signal *signal_at(struct vm_race *r, uint64_t key) {
+    if (2 * r->num_signals >= r->cap_signals) {
+        uint32_t cap = r->cap_signals ? 2 * r->cap_signals : 16;
         struct signal *bigger = rt_calloc_array(cap, sizeof *bigger);
-        for (uint32_t n = 0; n < s->cap_signals; n++)
-            if (s->signals[n].clock)
-                *probe_signal(bigger, cap, s->signals[n].key) = s->signals[n];
-        rt_free(s->signals);
-        s->signals = bigger;
-        s->cap_signals = cap;
+        for (uint32_t n = 0; n < r->cap_signals; n++)
+            if (r->signals[n].clock)
+                *probe_signal(bigger, cap, r->signals[n].key) = r->signals[n];
+        rt_free(r->signals);
+        r->signals = bigger;
+        r->cap_signals = cap;
     }
-    struct signal *found = probe_signal(s->signals, s->cap_signals, key);
+    struct signal *found = probe_signal(r->signals, r->cap_signals, key);
     found->key = key;
     return found;
-}
-
-static struct stripe *stripe_of(struct vm_race *r, uint64_t key) {
-    return &r->stripes[hash(key / PAGE_BYTES) >> 20 & (STRIPES - 1)];
 }
 
 /* What an address of shared or global memory is called among all of the grid. */
@@ -142,47 +189,32 @@ static uint64_t key_of(const struct vm_race_block *rb, bool shared, uint64_t add
 }
 
 static void publish(struct vm_race_block *rb, uint64_t key, struct race_clock *clock) {
-    struct stripe *s = stripe_of(rb->race, key);
-    pthread_mutex_lock(&s->lock);
-    struct signal *to = signal_at(s, key);
-    s->num_signals += !to->clock;
+    struct signal *to = signal_at(rb->race, key);
+    rb->race->num_signals += !to->clock;
     race_clock_join(&to->clock, clock, rb->num_threads);
-    pthread_mutex_unlock(&s->lock);
 }
 
 static void learn(struct vm_race_block *rb, uint64_t key, struct race_clock **into) {
-    struct stripe *s = stripe_of(rb->race, key);
-    pthread_mutex_lock(&s->lock);
-    struct race_clock *seen = signal_at(s, key)->clock;
-    if (seen)
-        race_clock_ref(seen);
-    pthread_mutex_unlock(&s->lock);
-    race_clock_join(into, seen, rb->num_threads);
-    race_clock_unref(seen);
+    race_clock_join(into, signal_at(rb->race, key)->clock, rb->num_threads);
 }
 
 /* ---- lives of grids and blocks
  * -------------------------------------------------------------------- */
 
-struct vm_race *vm_race_create(struct vm_grid *g) {
-    (void)g;
-    struct vm_race *r = rt_calloc_array(1, sizeof *r);
-    for (int n = 0; n < STRIPES; n++)
-        pthread_mutex_init(&r->stripes[n].lock, NULL);
-    return r;
+struct vm_race *vm_race_create(void) {
+    return rt_calloc(sizeof(struct vm_race));
 }
 
 void vm_race_destroy(struct vm_race *r) {
-    for (int n = 0; r && n < STRIPES; n++) {
-        struct stripe *s = &r->stripes[n];
-        for (uint32_t k = 0; k < s->cap_pages; k++)
-            rt_free(s->pages[k].cells);
-        for (uint32_t k = 0; k < s->cap_signals; k++)
-            race_clock_unref(s->signals[k].clock);
-        rt_free(s->pages);
-        rt_free(s->signals);
-        pthread_mutex_destroy(&s->lock);
-    }
+    if (!r)
+        return;
+    for (uint32_t k = 0; k < r->cap_pages; k++)
+        if (r->pages[k].cells)
+            return_cells(r->pages[k].cells);
+    for (uint32_t k = 0; k < r->cap_signals; k++)
+        race_clock_unref(r->signals[k].clock);
+    rt_free(r->pages);
+    rt_free(r->signals);
     rt_free(r);
 }
 
@@ -190,8 +222,7 @@ struct vm_race_block *vm_race_block_create(uint32_t num_warps, uint32_t shared_b
     uint32_t threads = num_warps * VM_WARP;
     struct vm_race_block *rb = rt_calloc_array(1, sizeof *rb + threads * sizeof rb->threads[0]);
     rb->num_threads = threads;
-    rb->num_cells = (shared_bytes + 3) / 4;
-    rb->cells = rt_calloc_array(rb->num_cells + 1, sizeof *rb->cells);
+    rb->cells = rt_calloc_array((shared_bytes + 3) / 4 + 1, sizeof *rb->cells);
     return rb;
 }
 
@@ -212,17 +243,16 @@ void vm_race_block_destroy(struct vm_race_block *rb) {
     rt_free(rb);
 }
 
-/* Blocks of an earlier grid have the numbers of this one's, so what they did is forgotten. */
 void vm_race_block_attach(struct vm_race_block *rb, struct vm_race *r) {
     rb->race = r;
-    memset(rb->cells, 0, rb->num_cells * sizeof *rb->cells);
 }
 
-/* Shared memory keeps the accesses of the block before it, whose number tells them apart. */
+/* Shared memory keeps the accesses of the blocks before it, whose use of it was another. */
 void vm_race_block_start(struct vm_block *b) {
     struct vm_race_block *rb = b->race;
     forget_threads(rb);
     rb->block = (uint32_t)b->linear;
+    rb->use++;
     struct race_clock *start = race_clock_create(rb->block, rb->num_threads);
     for (uint32_t t = 0; t < rb->num_threads; t++)
         rb->threads[t].clock = race_clock_ref(start);
@@ -352,10 +382,12 @@ static void note_atomic(struct vm_race_block *rb, uint32_t thread, uint64_t key,
 /* ---- accesses
  * ------------------------------------------------------------------------------------- */
 
-static bool is_before(struct vm_race_block *rb, const struct access *a, uint32_t thread) {
-    if (a->block == rb->block && a->thread == thread)
+/* block: of the access. */
+static bool is_before(struct vm_race_block *rb, const struct access *a, uint32_t block,
+                      uint32_t thread) {
+    if (block == rb->block && a->thread == thread)
         return true;
-    const uint32_t *at = race_clock_of(rb->threads[thread].clock, a->block);
+    const uint32_t *at = race_clock_of(rb->threads[thread].clock, block);
     return at && at[a->thread] >= a->epoch;
 }
 
@@ -395,6 +427,12 @@ static void remember(struct cell *c, const struct access *now) {
         *best = *now;
 }
 
+/* The thread has done the same since it last let others know of what it did. */
+static bool is_same(const struct access *a, const struct access *b) {
+    return a->block == b->block && a->epoch == b->epoch && a->thread == b->thread &&
+           a->bytes == b->bytes && a->flags == b->flags;
+}
+
 /* Compares an access with those of a cell and keeps it there. false: other is one it races with. */
 static bool visit(struct vm_race_block *rb, struct cell *c, const struct access *now, bool shared,
                   struct access *other) {
@@ -402,13 +440,21 @@ static bool visit(struct vm_race_block *rb, struct cell *c, const struct access 
         struct access *s = &c->slot[n];
         if (!s->bytes)
             continue;
-        bool stale = shared && s->block != rb->block;
-        bool before = stale || is_before(rb, s, now->thread);
-        if (!before && conflicts(s, now)) {
+        if (is_same(s, now))
+            return true; /* whoever came between has met it */
+        if (shared && s->block != now->block) {
+            s->bytes = 0;
+            continue;
+        }
+        bool wrong = conflicts(s, now), gives_way = supersedes(now, s);
+        bool before =
+            (wrong || gives_way) && is_before(rb, s, shared ? rb->block : s->block, now->thread);
+        if (wrong && !before) {
             *other = *s;
+            other->block = shared ? rb->block : s->block;
             return false;
         }
-        if (stale || (before && supersedes(now, s)))
+        if (before && gives_way)
             s->bytes = 0;
     }
     remember(c, now);
@@ -459,20 +505,6 @@ static _Noreturn void report(struct vm_warp *w, const struct vm_inst *i, int lan
              other->block / n[0] / n[1], t[0], t[1], t[2], name_of(other), place);
 }
 
-/* The access to the words of one page or of shared memory. */
-static bool visit_words(struct vm_race_block *rb, struct cell *cells, uint64_t address,
-                        uint64_t end, struct access *now, bool shared, uint64_t *at,
-                        struct access *other) {
-    for (; address < end; address = (address | 3) + 1) {
-        uint32_t first = address & 3, last = end - (address - first) < 4 ? end & 3 : 4;
-        now->bytes = (uint8_t)((1u << last) - (1u << first));
-        *at = address;
-        if (!visit(rb, &cells[shared ? address / 4 : address % PAGE_BYTES / 4], now, shared, other))
-            return false;
-    }
-    return true;
-}
-
 void vm_race_access(struct vm_warp *w, const struct vm_inst *i, int lane, bool shared,
                     uint64_t address, uint32_t bytes, bool write, bool atomic) {
     struct vm_race_block *rb = w->block->race;
@@ -480,29 +512,21 @@ void vm_race_access(struct vm_warp *w, const struct vm_inst *i, int lane, bool s
         return;
     uint32_t thread = w->index * VM_WARP + (uint32_t)lane;
     struct access other,
-        now = {.block = rb->block,
+        now = {.block = shared ? rb->use : rb->block,
                .epoch = rb->threads[thread].epoch,
                .where = i->where,
                .thread = (uint16_t)thread,
                .flags = (uint8_t)((write ? IS_WRITE : 0) | (atomic ? IS_ATOMIC : 0))};
-    uint64_t end = address + bytes, at = address;
-    bool ok = true;
     if (atomic)
         note_atomic(rb, thread, key_of(rb, shared, address), write);
-    if (shared)
-        ok = visit_words(rb, rb->cells, address, end, &now, true, &at, &other);
-    while (!shared && ok && address < end) {
-        uint64_t page_end = (address | (PAGE_BYTES - 1)) + 1;
-        uint64_t stop = end < page_end ? end : page_end;
-        struct stripe *s = stripe_of(rb->race, address);
-        pthread_mutex_lock(&s->lock);
-        struct cell *cells = page_cells(s, address / PAGE_BYTES);
-        ok = visit_words(rb, cells, address, stop, &now, false, &at, &other);
-        pthread_mutex_unlock(&s->lock);
-        address = stop;
+    uint64_t end = address + bytes;
+    for (uint64_t at = address; at < end; at = (at | 3) + 1) {
+        uint32_t first = at & 3, last = end - (at - first) < 4 ? end & 3 : 4;
+        now.bytes = (uint8_t)((1u << last) - (1u << first));
+        struct cell *c = shared ? &rb->cells[at / 4] : cell_of(rb->race, at);
+        if (!visit(rb, c, &now, shared, &other))
+            report(w, i, lane, shared, at, &now, &other);
     }
-    if (!ok)
-        report(w, i, lane, shared, at, &now, &other);
 }
 
 void vm_race_accesses(struct vm_warp *w, const struct vm_inst *i, uint32_t m, bool shared,

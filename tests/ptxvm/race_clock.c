@@ -12,12 +12,12 @@ static struct race_epochs *epochs_create(uint32_t num_threads) {
 }
 
 static struct race_epochs *epochs_ref(struct race_epochs *e) {
-    atomic_fetch_add_explicit(&e->refs, 1, memory_order_relaxed);
+    e->refs++;
     return e;
 }
 
 static void epochs_unref(struct race_epochs *e) {
-    if (atomic_fetch_sub_explicit(&e->refs, 1, memory_order_acq_rel) == 1)
+    if (!--e->refs)
         rt_free(e);
 }
 
@@ -45,12 +45,12 @@ struct race_clock *race_clock_create(uint32_t block, uint32_t num_threads) {
 }
 
 struct race_clock *race_clock_ref(struct race_clock *c) {
-    atomic_fetch_add_explicit(&c->refs, 1, memory_order_relaxed);
+    c->refs++;
     return c;
 }
 
 void race_clock_unref(struct race_clock *c) {
-    if (!c || atomic_fetch_sub_explicit(&c->refs, 1, memory_order_acq_rel) > 1)
+    if (!c || --c->refs)
         return;
     for (int32_t n = 0; n < c->count; n++)
         epochs_unref(c->of[n].epochs);
@@ -98,7 +98,7 @@ struct race_clock *race_clock_copy(const struct race_clock *c, uint32_t block,
     return copy;
 }
 
-uint32_t *race_clock_of(struct race_clock *c, uint32_t block) {
+uint32_t *race_clock_find(struct race_clock *c, uint32_t block) {
     int32_t lo = 0, hi = c->count;
     while (lo < hi) {
         int32_t mid = (lo + hi) / 2;

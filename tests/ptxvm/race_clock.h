@@ -4,16 +4,16 @@
  * know of what it did. A clock says for each thread of each block up to which epoch its accesses
  * lie before those of the clock's owner. Blocks of which nothing is known take no room; the lanes
  * of a warp, and all threads after a barrier, share one clock. Clocks do not change once they are
- * shared, and are freed with the last reference. Any thread of the host may use them.
+ * shared, and are freed with the last reference. All of a grid's belong to one thread of the host.
  */
 #pragma once
 
-#include <stdatomic.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 struct race_epochs { /* of the threads of one block */
-    _Atomic int32_t refs;
+    int32_t refs;
     uint32_t at[];
 };
 
@@ -23,7 +23,7 @@ struct race_entry {
 };
 
 struct race_clock {
-    _Atomic int32_t refs;
+    int32_t refs;
     int32_t count;
     struct race_entry of[]; /* [count], by rising block */
 };
@@ -39,4 +39,10 @@ void race_clock_join(struct race_clock **into, struct race_clock *more, uint32_t
 struct race_clock *race_clock_copy(const struct race_clock *c, uint32_t block,
                                    uint32_t num_threads);
 /* The epochs of a block, NULL when nothing is known of it. */
-uint32_t *race_clock_of(struct race_clock *c, uint32_t block);
+uint32_t *race_clock_find(struct race_clock *c, uint32_t block);
+static inline uint32_t *race_clock_of(struct race_clock *c, uint32_t block) {
+    /* Most threads know of no block but their own. */
+    if (c->count == 1)
+        return c->of[0].block == block ? c->of[0].epochs->at : NULL;
+    return race_clock_find(c, block);
+}

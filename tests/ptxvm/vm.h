@@ -339,7 +339,7 @@ void vm_copies_check_exit(struct vm_warp *w, const struct vm_inst *i, uint32_t m
 
 /* ---- race.c ---------------------------------------------------------------------------------- */
 
-struct vm_race *vm_race_create(struct vm_grid *g);
+struct vm_race *vm_race_create(void);
 void vm_race_destroy(struct vm_race *r);
 struct vm_race_block *vm_race_block_create(uint32_t num_warps, uint32_t shared_bytes);
 void vm_race_block_destroy(struct vm_race_block *b); /* NULL is allowed */
