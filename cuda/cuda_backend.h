@@ -57,7 +57,7 @@ struct backend {
     struct backend_config config; /* kv_head is NULL: was borrowed */
     struct gpu_info gpu;
     int32_t device;
-    char description[160];
+    char description[256];
     cudaStream_t stream;
     cublasHandle_t blas;
     void *blas_workspace; /* device */

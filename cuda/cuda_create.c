@@ -59,6 +59,13 @@ static void cuda_write(struct backend *b, void *to, const void *from, size_t byt
     CUDA_CHECK(cudaStreamSynchronize(b->stream));
 }
 
+static int64_t cuda_free_bytes(struct backend *b) {
+    size_t free_bytes = 0, total = 0;
+    CUDA_CHECK(cudaSetDevice(b->device));
+    CUDA_CHECK(cudaMemGetInfo(&free_bytes, &total));
+    return (int64_t)free_bytes;
+}
+
 static int64_t cuda_kv_budget(struct backend *b) {
     size_t free_bytes = 0, total = 0;
     CUDA_CHECK(cudaSetDevice(b->device));
@@ -180,7 +187,7 @@ static void create_streams(struct backend *b) {
 static void describe(struct backend *b) {
     struct cudaDeviceProp p;
     CUDA_CHECK(cudaGetDeviceProperties(&p, b->device));
-    snprintf(b->description, sizeof b->description, "GPU %d, %s, sm_%d, %d SMs, %.1f GB%s%s",
+    snprintf(b->description, sizeof b->description, "GPU %d, %.100s, sm_%d, %d SMs, %.1f GB%s%s",
              b->device, p.name, b->gpu.sm, b->gpu.num_sms, (double)p.totalGlobalMem / 1e9,
              b->config.batch_invariant ? ", batch-invariant" : "",
              b->config.enforce_eager ? ", eager" : ", CUDA graphs");
@@ -222,8 +229,50 @@ static void cuda_destroy(struct backend *b) {
     free(b);
 }
 
+/* What the kernels are written for (kernels.h). */
+static int check_config(const struct backend_config *c, struct error *error) {
+    const struct {
+        const char *name, *wanted;
+        int32_t is;
+        bool fine;
+    } sizes[] = {
+        {"head_dim", "even, at most 256", c->head_dim, c->head_dim % 2 == 0 && c->head_dim <= 256},
+        {"the number of experts", "at most 1024", c->num_experts, c->num_experts <= 1024},
+        {"experts per token", "at most 32", c->num_experts_per_tok, c->num_experts_per_tok <= 32},
+        {"hidden_size", "at most 16384, or 24576 as a multiple of 4", c->hidden_size,
+         c->hidden_size <= 16384 || (c->hidden_size <= 24576 && c->hidden_size % 4 == 0)},
+    };
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
+        if (!sizes[i].fine)
+            return error_set(error, ERR_UNSUPPORTED,
+                             "--device cuda: %s is %d in this model, the kernels take %s; --gpus 0 "
+                             "serves it on the CPU",
+                             sizes[i].name, sizes[i].is, sizes[i].wanted);
+    return 0;
+}
+
+static int no_memory(struct backend *b, size_t scratch, cudaError_t rc, struct error *error) {
+    size_t pinned = NUM_STAGES * (STAGE_BYTES + STAGE_SCALES * sizeof(float)) + b->arrays.bytes;
+    int64_t left = cuda_free_bytes(b), missing = (int64_t)scratch - left;
+    if (!b->scratch)
+        return error_set(
+            error, ERR_NO_MEMORY,
+            "GPU %d: no memory for %zu bytes (%.2f GB) of scratch: %lld are free, %lld too "
+            "few (%s); lower --max-num-batched-tokens or --max-num-seqs",
+            b->device, scratch, (double)scratch / 1e9, (long long)left,
+            (long long)(missing > 0 ? missing : 0), cudaGetErrorString(rc));
+    return error_set(error, ERR_NO_MEMORY,
+                     "GPU %d: no pinned host memory for buffers of about %.2f GB (%s); free host "
+                     "memory, raise the limit of locked memory (ulimit -l), or lower "
+                     "--max-num-batched-tokens",
+                     b->device, (double)pinned / 1e9, cudaGetErrorString(rc));
+}
+
 static int cuda_create(const struct backend_config *config, struct backend **out,
                        struct error *error) {
+    int checked = check_config(config, error);
+    if (checked != 0)
+        return checked;
     struct backend *b = xcalloc(1, sizeof *b);
     int32_t *offsets = xcalloc((size_t)config->num_kv_heads + 1, sizeof *offsets);
     b->config = *config;
@@ -249,12 +298,7 @@ static int cuda_create(const struct backend_config *config, struct backend **out
         rc = create_pinned(b);
     if (rc != cudaSuccess) {
         cudaGetLastError(); /* it is not an error of what follows */
-        error_set(error, ERR_NO_MEMORY,
-                  "GPU %d: no memory for %.2f GB of scratch and %.2f GB of pinned buffers (%s); "
-                  "--max-num-batched-tokens and --max-num-seqs make them smaller",
-                  b->device, (double)bytes / 1e9,
-                  (double)NUM_STAGES * STAGE_BYTES / 1e9 + (double)b->arrays.bytes / 1e9,
-                  cudaGetErrorString(rc));
+        no_memory(b, bytes, rc, error);
         cuda_destroy(b);
         free(offsets);
         return ERR_NO_MEMORY;
@@ -286,6 +330,7 @@ static const struct ops table = {
     .alloc = cuda_alloc,
     .free = cuda_free,
     .write = cuda_write,
+    .free_bytes = cuda_free_bytes,
     .kv_budget = cuda_kv_budget,
     .weight_bytes = cuda_weight_bytes,
     .weight_init = cuda_weight_init,

@@ -114,6 +114,7 @@ struct gpu_kv {
     void *data;
     enum dtype dtype;
 };
+/* 0: not in this dtype. */
 size_t gpu_kv_block_bytes(enum dtype dtype, int32_t num_kv_heads, int32_t head_dim);
 
 struct rope_args {

@@ -225,6 +225,8 @@ __global__ void __launch_bounds__(SUM_THREADS)
  */
 
 size_t gpu_kv_block_bytes(enum dtype dtype, int32_t num_kv_heads, int32_t head_dim) {
+    if (dtype != DTYPE_BF16 && dtype != DTYPE_F16 && dtype != DTYPE_F8_E4M3)
+        return 0;
     return (size_t)2 * KV_BLOCK_SIZE * (size_t)num_kv_heads * (size_t)head_dim * dtype_bytes(dtype);
 }
 

@@ -121,7 +121,7 @@ static int resolve_max_model_len(const struct engine_options *o, const struct en
     if (o->max_model_len > 0)
         return error_set(error, ERR_CONFIG,
                          "max_model_len %d: the KV cache holds %lld tokens; lower max_model_len or "
-                         "raise kv_cache_memory_bytes or num_kv_blocks",
+                         "raise kv_cache_memory_bytes, num_kv_blocks or gpu_memory_utilization",
                          o->max_model_len, (long long)kv_tokens);
     log_info("max_model_len is %lld, not the model's %d: that is what %d KV blocks hold",
              (long long)kv_tokens, *out, model->num_kv_blocks);

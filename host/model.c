@@ -1,6 +1,7 @@
 #include "model.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -76,6 +77,19 @@ static int create_backend(struct model *m, struct rank *r, struct error *error) 
     return m->ops->create(&config, &r->backend, error);
 }
 
+int model_no_memory(const struct model *m, const struct rank *r, const char *what, size_t bytes,
+                    const char *remedy, struct error *error) {
+    int64_t left = m->ops->free_bytes(r->backend), missing = (int64_t)bytes - left;
+    char where[32], too_few[64] = "";
+    snprintf(where, sizeof where, m->options.gpus ? "GPU %d" : "rank %d",
+             m->options.gpus ? m->options.gpus[r->index] : r->index);
+    if (missing > 0) /* else it is in pieces */
+        snprintf(too_few, sizeof too_few, ", %lld too few", (long long)missing);
+    return error_set(error, ERR_NO_MEMORY,
+                     "%s: no memory for %zu bytes (%.2f GB) of %s: %lld are free%s; %s", where,
+                     bytes, (double)bytes / 1e9, what, (long long)left, too_few, remedy);
+}
+
 static void carve_activations(struct model *m, struct rank *r, struct carver *c) {
     const struct model_config *config = m->config;
     size_t T = (size_t)m->options.max_tokens, R = (size_t)m->options.max_logits;
@@ -105,11 +119,8 @@ static int alloc_activations(struct model *m, struct rank *r, struct error *erro
     r->act_bytes = c.used;
     r->act_memory = m->ops->alloc(r->backend, r->act_bytes);
     if (!r->act_memory)
-        return error_set(error, ERR_NO_MEMORY,
-                         "rank %d: no memory for %.2f GB of activations; lower "
-                         "--max-num-batched-tokens (%d) or --max-model-len (%d)",
-                         r->index, (double)r->act_bytes / 1e9, m->options.max_tokens,
-                         m->options.max_model_len);
+        return model_no_memory(m, r, "activations", r->act_bytes,
+                               "lower --max-num-batched-tokens or --max-model-len", error);
     c = (struct carver){.memory = r->act_memory};
     carve_activations(m, r, &c);
     return 0;
@@ -125,6 +136,10 @@ static size_t kv_block_bytes(const struct model *m, const struct rank *r) {
 static int choose_kv_blocks(struct model *m, struct error *error) {
     const struct model_options *o = &m->options;
     int64_t per_seq = (o->max_model_len + KV_BLOCK_SIZE - 1) / KV_BLOCK_SIZE, block = 0;
+    if (m->ops->kv_block_bytes(m->kv_dtype, 1, m->config->head_dim) == 0)
+        return error_set(error, ERR_UNSUPPORTED,
+                         "--kv-cache-dtype: %s keeps no cache of %s; auto takes %s", m->ops->name,
+                         dtype_name(m->kv_dtype), dtype_name(m->ops->kv_dtype));
     for (int32_t i = 0; i < m->layout.world_size; i++)
         block += (int64_t)kv_block_bytes(m, &m->rank[i]);
     int64_t wanted = per_seq * o->max_seqs, limit = o->kv_bytes;
@@ -135,10 +150,15 @@ static int choose_kv_blocks(struct model *m, struct error *error) {
     else if (o->kv_bytes > 0 || wanted * block > limit)
         wanted = limit / block;
     if (wanted < 1)
-        return error_set(error, ERR_NO_MEMORY,
-                         "no room for a KV block of %lld bytes within %lld bytes; raise "
-                         "--kv-cache-memory-bytes",
-                         (long long)block, (long long)limit);
+        return error_set(
+            error, ERR_NO_MEMORY,
+            "a KV block of %d tokens takes %lld bytes, and %lld are left for the cache, "
+            "%lld too few; %s",
+            KV_BLOCK_SIZE, (long long)block, (long long)limit, (long long)(block - limit),
+            o->kv_bytes > 0 ? "raise --kv-cache-memory-bytes"
+            : o->gpus       ? "raise --gpu-memory-utilization, lower --max-num-batched-tokens, "
+                              "or take --embedding host or a smaller or FP8 checkpoint"
+                            : "set --kv-cache-memory-bytes, or free memory");
     m->num_kv_blocks =
         wanted > INT32_MAX / KV_BLOCK_SIZE ? INT32_MAX / KV_BLOCK_SIZE : (int32_t)wanted;
     return 0;
@@ -151,11 +171,10 @@ static int alloc_kv(struct model *m, struct rank *r, struct error *error) {
     r->kv_bytes = layer_bytes * (size_t)m->config->num_hidden_layers;
     r->kv_memory = m->ops->alloc(r->backend, r->kv_bytes);
     if (!r->kv_memory)
-        return error_set(
-            error, ERR_NO_MEMORY,
-            "rank %d: no memory for a KV cache of %.2f GB; lower --kv-cache-memory-bytes, "
-            "--num-kv-blocks, --max-model-len (%d) or --max-num-seqs (%d)",
-            r->index, (double)r->kv_bytes / 1e9, m->options.max_model_len, m->options.max_seqs);
+        return model_no_memory(m, r, "KV cache", r->kv_bytes,
+                               "lower --kv-cache-memory-bytes, --num-kv-blocks, --max-model-len or "
+                               "--max-num-seqs, or take --kv-cache-dtype fp8",
+                               error);
     for (int32_t i = 0; i < m->config->num_hidden_layers; i++)
         r->layers[i].kv = (struct kv_layer){.data = (char *)r->kv_memory + (size_t)i * layer_bytes,
                                             .dtype = m->kv_dtype};
@@ -183,9 +202,8 @@ static int alloc_logits(struct model *m, struct error *error) {
         (size_t)m->options.max_logits * (size_t)m->config->vocab_size * sizeof *m->logits;
     m->logits = m->ops->alloc(m->rank[0].backend, m->logits_bytes);
     if (!m->logits)
-        return error_set(error, ERR_NO_MEMORY,
-                         "no memory for %zu bytes of logits; lower --max-num-seqs (%d)",
-                         m->logits_bytes, m->options.max_seqs);
+        return model_no_memory(m, &m->rank[0], "logits", m->logits_bytes, "lower --max-num-seqs",
+                               error);
     return 0;
 }
 

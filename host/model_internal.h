@@ -73,6 +73,11 @@ struct carver {
 };
 void *carve(struct carver *c, size_t bytes);
 
+/* ERR_NO_MEMORY: `bytes` of `what` that the rank's backend did not have, how many are missing, and
+ * what the user may change. */
+int model_no_memory(const struct model *m, const struct rank *r, const char *what, size_t bytes,
+                    const char *remedy, struct error *error);
+
 /* Sizes, allocates and fills one rank's weights. */
 int model_load_weights(struct model *m, struct error *error);
 

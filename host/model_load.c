@@ -182,10 +182,13 @@ static int lay_out_rank(struct loader *l, struct rank *r, struct error *error) {
     r->weights_bytes = l->carver.used;
     r->weights_memory = l->model->ops->alloc(r->backend, r->weights_bytes);
     if (!r->weights_memory)
-        return error_set(error, ERR_NO_MEMORY,
-                         "rank %d: no memory for %.2f GB of weights; use more --ranks on machines "
-                         "with more memory, or a smaller or FP8 checkpoint",
-                         r->index, (double)r->weights_bytes / 1e9);
+        return model_no_memory(
+            l->model, r, "weights", r->weights_bytes,
+            l->model->options.gpus
+                ? "lower --max-num-batched-tokens, or take a card with more memory "
+                  "or a smaller or FP8 checkpoint"
+                : "take a smaller or FP8 checkpoint",
+            error);
     l->filling = true;
     l->carver.memory = r->weights_memory;
     place_rank(l, r);

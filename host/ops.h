@@ -165,7 +165,9 @@ struct ops {
     void (*free)(struct backend *b, void *p, size_t bytes);
     /* Copies host memory to memory from alloc. */
     void (*write)(struct backend *b, void *to, const void *from, size_t bytes);
-    /* Bytes that a KV cache may take now, when nothing else was said. */
+    /* Bytes that alloc may still find, and those that a KV cache may take now, when nothing else was
+     * said. */
+    int64_t (*free_bytes)(struct backend *b);
     int64_t (*kv_budget)(struct backend *b);
 
     /* Storing weights. weight_bytes says how much memory (64-byte aligned) weight_init wants for a
@@ -185,7 +187,7 @@ struct ops {
      * unaligned: it is borrowed. */
     int (*embed_init)(struct backend *b, const struct tensor_source *table, struct error *error);
 
-    /* Bytes of one KV block of one layer, for Hkv heads. */
+    /* Bytes of one KV block of one layer, for Hkv heads; 0: not in this dtype. */
     size_t (*kv_block_bytes)(enum dtype dtype, int32_t num_kv_heads, int32_t head_dim);
 
     /* A step begins. Returns the batch that its ops are to be given: on a GPU its arrays lie in

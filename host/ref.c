@@ -61,6 +61,11 @@ static void ref_write(struct backend *b, void *to, const void *from, size_t byte
     memcpy(to, from, bytes);
 }
 
+static int64_t ref_free_bytes(struct backend *b) {
+    (void)b;
+    return mem_available_bytes();
+}
+
 static int64_t ref_kv_budget(struct backend *b) {
     (void)b;
     return (int64_t)((double)mem_available_bytes() * 0.4);
@@ -465,6 +470,7 @@ const struct ops ref_ops = {
     .alloc = ref_alloc,
     .free = ref_free,
     .write = ref_write,
+    .free_bytes = ref_free_bytes,
     .kv_budget = ref_kv_budget,
     .weight_bytes = ref_weight_bytes,
     .weight_init = ref_weight_init,

@@ -1,7 +1,10 @@
-/* The engine on a GPU with --batch-invariant: the same bytes for a request whatever happens around
- * it, as on the CPU. */
+/* The engine on a GPU: with --batch-invariant the same bytes for a request whatever happens around
+ * it, as on the CPU; and what it says when it cannot serve a model. */
+#include <cuda_runtime_api.h>
 #include <string.h>
 
+#include "host/cuda.h"
+#include "host/mem.h"
 #include "tests/gpu_fixture.h"
 #include "tests/invariance.h"
 #include "tests/shim.h"
@@ -43,4 +46,67 @@ TEST(CudaEngine, SameBytesAfterPreemption) {
     v.length = 32; /* so that the cache fills up */
     ASSERT_TRUE(invariance_open(&v));
     invariance_check_preemption(&v);
+}
+
+/* ---- errors ------------------------------------------------------------------------------------
+ */
+
+/* The engine does not start, and its message has these words. */
+static void check_refused(const struct engine_options *o, const char *a, const char *b) {
+    struct engine *engine = NULL;
+    struct error error = {0};
+    EXPECT_INT_NE(engine_create(o, NULL, NULL, &engine, &error), 0);
+    if (!strstr(error.text, a) || !strstr(error.text, b))
+        FAIL("expected \"%s\" and \"%s\" in: %s", a, b, error.text);
+    engine_destroy(engine);
+}
+
+TEST(CudaEngine, RefusesWhatItDoesNotHave) {
+    GPU_OR_SKIP();
+    struct engine_options o;
+    gpu_options(&o);
+    o.gpus[0] = 99;
+    check_refused(&o, "no GPU 99", "--gpus");
+    gpu_options(&o);
+    o.kv_cache_dtype = "f32";
+    check_refused(&o, "--kv-cache-dtype", "BF16");
+}
+
+/* Buffers take all of the GPU's memory but `leave` bytes, in pieces of at most 1 GB. */
+enum { MAX_HOGS = 256 };
+struct hogs {
+    void *p[MAX_HOGS];
+    int n;
+};
+
+static void take_memory(struct hogs *h, size_t leave) {
+    size_t left = 0, total = 0;
+    h->n = 0;
+    CUDA_CHECK(cudaMemGetInfo(&left, &total));
+    while (left > leave && h->n < MAX_HOGS) {
+        size_t bytes = left - leave < (size_t)1 << 30 ? left - leave : (size_t)1 << 30;
+        if (cudaMalloc(&h->p[h->n], bytes) != cudaSuccess)
+            break;
+        h->n++;
+        CUDA_CHECK(cudaMemGetInfo(&left, &total));
+    }
+    cudaGetLastError();
+}
+
+static void give_memory(struct hogs *h) {
+    while (h->n > 0)
+        CUDA_CHECK(cudaFree(h->p[--h->n]));
+}
+
+TEST(CudaEngine, SaysWhatDoesNotFit) {
+    GPU_OR_SKIP();
+    struct engine_options o;
+    struct hogs hogs;
+    gpu_options(&o);
+    take_memory(&hogs, 8 << 20);
+    check_refused(&o, "bytes", "--max-num-batched-tokens");
+    give_memory(&hogs);
+    gpu_options(&o);
+    o.gpu_memory_utilization = 0.001f; /* the weights alone take more */
+    check_refused(&o, "too few", "--gpu-memory-utilization");
 }
