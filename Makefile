@@ -5,30 +5,35 @@
 #   V=1             show whole commands
 #   CUDA=0          without the CUDA backend (the default where there is no nvcc, and with SAN)
 #   ARCHS="89"      architectures of its kernels (default: all that are supported)
+#   BARE=1          gpu_tests and the benchmarks without a library but CUDA's and libc: no tokenizers,
+#                   no engine, no server; tests/bare reads JSON, tests/shim_plain.c runs the tests
 
 CC     ?= gcc
 CXX    ?= g++
 SAN    ?=
 CUDA   ?= $(if $(SAN),0,1)
 PREFIX ?= /usr/local
+BARE   ?= 0
 BUILD  ?= build$(if $(SAN),/$(SAN))
 VERSION := 0.1.0
 
+ifeq ($(BARE),0)
 PKGS := libuv jansson libpcre2-8 libutf8proc sentencepiece inih
 ifneq ($(filter-out clean help format check-format,$(or $(MAKECMDGOALS),all)),)
 ifneq ($(shell pkg-config --exists $(PKGS) && echo yes),yes)
 $(error libraries are missing ($(PKGS)): run scripts/deps.sh)
 endif
 endif
+endif
 
 WARN     := -Wall -Wextra -Wshadow -Wvla -Walloca $(if $(CI),-Werror)
 CPPFLAGS += -I. -D_GNU_SOURCE -DMOESERVE_VERSION='"$(VERSION)"' \
-            -DMOESERVE_DEMO_MODEL='"$(abspath configs/demo-moe)"' $(shell pkg-config --cflags $(PKGS))
+            -DMOESERVE_DEMO_MODEL='"$(abspath configs/demo-moe)"' $(if $(PKGS),$(shell pkg-config --cflags $(PKGS)),-Itests/bare)
 CFLAGS   ?= -O2 -g
 CXXFLAGS ?= -O2 -g
 # No contraction and no fast-math: results must not depend on what the compiler finds to fuse.
 COMMON   := $(WARN) -pthread -fno-omit-frame-pointer -ffp-contract=off -MMD -MP
-LDLIBS   += $(shell pkg-config --libs $(PKGS)) -lm -pthread
+LDLIBS   += $(if $(PKGS),$(shell pkg-config --libs $(PKGS))) -lm -pthread
 ifeq ($(SAN),asan)
 COMMON  += -fsanitize=address,undefined -fno-sanitize-recover=undefined
 LDFLAGS += -fsanitize=address,undefined
@@ -42,12 +47,20 @@ ALL_CXXFLAGS = $(CPPFLAGS) -std=c++17 $(COMMON) $(CXXFLAGS)
 
 SRC      := $(wildcard host/*.c host/cpu/*.c net/*.c)
 SRC_CXX  := $(wildcard host/*.cc)
-TEST_SRC := $(filter-out tests/bench_% tests/gpu_% tests/test_cuda_%,$(wildcard tests/*.c))
-TEST_OBJ := $(TEST_SRC:%.c=$(BUILD)/%.o) $(BUILD)/tests/shim.o
+SHIM     := shim
+GTEST    := -lgtest
+TEST_SRC := $(filter-out tests/bench_% tests/gpu_% tests/test_cuda_% tests/shim_%,$(wildcard tests/*.c))
+ifneq ($(BARE),0)
+SRC      := $(filter-out host/main.c host/options.c host/cmd_% host/engine% host/tokenizer% host/chat_template.c net/%,$(SRC)) tests/bare/json.c
+SRC_CXX  :=
+SHIM     := shim_plain
+GTEST    :=
+endif
+TEST_OBJ := $(TEST_SRC:%.c=$(BUILD)/%.o) $(BUILD)/tests/$(SHIM).o
 FUZZ     := $(patsubst tests/fuzz/%.c,build/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
 FUZZ_SECONDS ?= 60
 FUZZ_FLAGS   := -fsanitize=fuzzer-no-link,address,undefined
-FORMATTED     = $(SRC) $(SRC_CXX) $(wildcard host/*.h host/cpu/*.h net/*.h tests/*.[ch] tests/fuzz/*.c tests/*.cc cuda/*.[ch])
+FORMATTED     = $(SRC) $(SRC_CXX) $(wildcard host/*.h host/cpu/*.h net/*.h tests/*.[ch] tests/bare/*.h tests/fuzz/*.c tests/*.cc cuda/*.[ch])
 
 # The CUDA backend: kernels by nvcc, with SASS and PTX of each architecture, uncompressed so that the
 # PTX can be executed without a GPU too; everything around them in C.
@@ -142,14 +155,14 @@ $(VM)/lib%.so.13:
 objects    = $(patsubst %,$(BUILD)/%.o,$(basename $(wildcard $(1))))
 RT_TEST_OBJ  := $(call objects,tests/ptxvm/test_rt_*.c tests/ptxvm/rt_fixture.c tests/ptxvm/rt_kernels.cu tests/ptxvm/fatbin.c host/dtype.c)
 VM_TEST_OBJ  := $(filter-out $(RT_TEST_OBJ),$(call objects,$(VM_TEST)))
-GPU_TEST_OBJ := $(call objects,tests/test_cuda_*.c tests/gpu_*.c tests/cuda_*.cu) \
-                $(patsubst %,$(BUILD)/tests/%.o,ops_fixture golden engine_fixture invariance)
+GPU_TEST_OBJ := $(filter-out $(if $(PKGS),,%/test_cuda_engine.o),$(call objects,tests/test_cuda_*.c tests/gpu_*.c tests/cuda_*.cu)) \
+                $(patsubst %,$(BUILD)/tests/%.o,ops_fixture golden $(if $(PKGS),engine_fixture invariance))
 $(BUILD)/machine_tests: $(VM_TEST_OBJ) $(VM_CORE) $(BUILD)/tests/shim.o
 $(BUILD)/runtime_tests: $(RT_TEST_OBJ) $(BUILD)/tests/shim.o | $(VM_LIBS)
-$(BUILD)/gpu_tests: $(GPU_TEST_OBJ) $(LIB_OBJ) $(BUILD)/tests/shim.o
+$(BUILD)/gpu_tests: $(GPU_TEST_OBJ) $(LIB_OBJ) $(BUILD)/tests/$(SHIM).o
 $(BUILD)/machine_tests $(BUILD)/runtime_tests $(BUILD)/gpu_tests:
 	@echo "  LINK $@"
-	$(Q)$(CXX) $(LDFLAGS) -o $@ $^ -lgtest $(LDLIBS)
+	$(Q)$(CXX) $(LDFLAGS) -o $@ $^ $(GTEST) $(LDLIBS)
 $(BUILD)/runtime_tests: LDLIBS += -lcublasLt
 
 run: $(BUILD)/moeserve  ## serves the demo model and asks it something
