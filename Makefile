@@ -101,6 +101,12 @@ $(BUILD)/bench_%: $(BUILD)/tests/bench_%.o $(BUILD)/tests/bench_machine.o $(LIB_
 	@echo "  LINK $@"
 	$(Q)$(CXX) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
+BENCH_CUDA_OBJ := $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/bench_cuda*.c)) \
+                  $(patsubst %,$(BUILD)/tests/%.o,bench_gpu bench_ceilings bench_kernels bench_machine)
+$(BUILD)/bench_cuda: $(BENCH_CUDA_OBJ) $(LIB_OBJ)
+	@echo "  LINK $@"
+	$(Q)$(CXX) $(LDFLAGS) -o $@ $^ $(LDLIBS) -lcublasLt
+
 # SIMD kernels: each file is built for its own instruction set and chosen at run time.
 $(BUILD)/host/cpu/kernels_avx2.o: CFLAGS += -O3 -mavx2 -mfma -mf16c
 # (The AVX-512 ones without sanitizers, which take minutes to compile them: AVX2 is the same source.)
