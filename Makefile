@@ -97,7 +97,8 @@ $(BUILD)/moeserve_tests: $(TEST_OBJ) $(LIB_OBJ)
 	@echo "  LINK $@"
 	$(Q)$(CXX) $(LDFLAGS) -o $@ $^ -lgtest $(LDLIBS)
 
-$(BUILD)/bench_%: $(BUILD)/tests/bench_%.o $(BUILD)/tests/bench_machine.o $(LIB_OBJ)
+BENCH_OBJ := $(patsubst %,$(BUILD)/tests/%.o,bench_machine $(if $(CUDA_OBJ),bench_machine_cuda bench_kernels,bench_machine_none))
+$(BUILD)/bench_%: $(BUILD)/tests/bench_%.o $(BENCH_OBJ) $(LIB_OBJ)
 	@echo "  LINK $@"
 	$(Q)$(CXX) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 

@@ -1,6 +1,7 @@
 /* bench_machine: the limits of this machine that benchmarks are measured against. */
 #pragma once
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -14,3 +15,11 @@ double machine_fma_gflops(int32_t threads, int32_t passes);
 
 /* Median of n values; reorders them. */
 double machine_median(double *values, int32_t n);
+
+/* Limits of the first GPU: bytes read and written by a copy within its memory, and a bf16 product
+ * of 8192^3 by cuBLAS (tiny: toy sizes). False when there is none, or in a build without CUDA.
+ * Leaves no memory of the GPU in use. */
+struct gpu_limits {
+    double copy_gbps, bf16_gflops;
+};
+bool machine_gpu(bool tiny, struct gpu_limits *out);
