@@ -309,7 +309,7 @@ fi
 
 if asked_for kernels && binary kernels; then
     run kernels 120 "$smi=clocks.sm,clocks.mem,temperature.gpu,power.draw --format=csv || true
-$build/bench_cuda --quick --seconds 100 $kernel_flags --json $work/kernels.json
+$build/bench_cuda --seconds 110 $kernel_flags --json $work/kernels.json
 $smi=clocks.sm,clocks.mem,temperature.gpu,power.draw --format=csv || true" || true
 fi
 

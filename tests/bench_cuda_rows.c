@@ -4,6 +4,7 @@
  * Activations lie in the L2 cache, as they do in a step, where the op before has just written them:
  * GB/s may exceed the copy's. These ops are short; the microseconds are what counts.
  */
+#include <math.h>
 #include <stdlib.h>
 
 #include "host/mem.h"
@@ -82,6 +83,20 @@ static void run_norm(struct bench *b, int32_t T, int32_t H) {
 /* ---- rope ---------------------------------------------------------------------------------------
  */
 
+/* Cosines and sines, as queries are rotated again and again and must stay as long as they are. */
+static float *rotations(struct bench *b, int32_t D) {
+    float *host = xcalloc((size_t)MAX_LEN * (size_t)D, sizeof *host);
+    for (int32_t p = 0; p < MAX_LEN; p++)
+        for (int32_t i = 0; i < D / 2; i++) {
+            float angle = (float)p / (float)(i + 1);
+            host[(int64_t)p * D + i] = cosf(angle);
+            host[(int64_t)p * D + D / 2 + i] = sinf(angle);
+        }
+    float *device = bench_upload(b, host, (size_t)MAX_LEN * (size_t)D * sizeof *host);
+    free(host);
+    return device;
+}
+
 static void launch_rope(void *context, int32_t set, cudaStream_t stream) {
     (void)set;
     rope_kv_write_launch(context, stream);
@@ -103,7 +118,7 @@ static void run_rope(struct bench *b, int32_t T, int32_t Hq, int32_t Hkv, int32_
         .head_dim = D,
         .positions = integers(b, T, 1, MAX_LEN),
         .slot_mapping = integers(b, T, 1, blocks * 16),
-        .rope = bench_random_floats(b, (int64_t)MAX_LEN * D, 1),
+        .rope = rotations(b, D),
         .norm = norm,
         .q_norm = bench_random_floats(b, D, 1),
         .k_norm = bench_random_floats(b, D, 1),

@@ -96,8 +96,10 @@ void *bench_alloc(struct bench *b, size_t bytes) {
 
 void *bench_upload(struct bench *b, const void *host, size_t bytes) {
     void *p = bench_alloc(b, bytes);
-    if (p)
-        CUDA_CHECK(cudaMemcpy(p, host, bytes, cudaMemcpyHostToDevice));
+    if (p) {
+        CUDA_CHECK(cudaMemcpyAsync(p, host, bytes, cudaMemcpyHostToDevice, b->stream));
+        CUDA_CHECK(cudaStreamSynchronize(b->stream));
+    }
     return p;
 }
 
