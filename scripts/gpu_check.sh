@@ -291,7 +291,7 @@ binary() {
 }
 
 if asked_for tests && binary tests; then
-    run tests 90 "TEST_TIMEOUT_S=60 $build/gpu_tests $test_flags" || true
+    run tests 90 "MOESERVE_BIN=$build/moeserve TEST_TIMEOUT_S=60 $build/gpu_tests $test_flags" || true
 fi
 
 # The program: an answer that the demo model is known to give, and the line protocol under load.
