@@ -267,9 +267,9 @@ if asked_for device; then
 nvcc --version | tail -n 2
 cat $work/query.out
 if command -v nvidia-smi >/dev/null; then
-  nvidia-smi
-  $smi=name,driver_version,compute_cap,memory.total,power.limit,pcie.link.gen.max,pcie.link.width.max --format=csv
-  $smi=clocks.sm,clocks.mem,clocks.max.sm,clocks.max.mem,temperature.gpu --format=csv
+  nvidia-smi || true
+  $smi=name,driver_version,compute_cap,memory.total,power.limit,pcie.link.gen.max,pcie.link.width.max --format=csv || true
+  $smi=clocks.sm,clocks.mem,clocks.max.sm,clocks.max.mem,temperature.gpu --format=csv || true
   nvidia-smi topo -m || true
 else
   echo no nvidia-smi here
@@ -348,7 +348,7 @@ sanitize() {
 }
 
 if asked_for memcheck && binary memcheck; then
-    sanitize memcheck '-CudaModel*:CudaMoe.Many*:CudaSample.ManyDraws*:CudaAttention.ASplit*'
+    sanitize memcheck '-CudaModel*:CudaEngine*:CudaMoe.Many*:CudaSample.ManyDraws*:CudaAttention.ASplit*'
 fi
 if asked_for racecheck && binary racecheck; then
     sanitize racecheck 'CudaMoe.FewTokens*:CudaDense.BitsDepend*:CudaAttention.Unsplit*:CudaRouter.Agrees*:CudaNorm.AllOptions*:CudaSample.Several*:CudaRope.*:CudaPtx.*'
