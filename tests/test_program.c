@@ -1,100 +1,19 @@
-/* The program itself, started as a user starts it: exit statuses, the ready line, signals.
- * MOESERVE_BIN names the binary; `make test` sets it. */
-#include <errno.h>
-#include <fcntl.h>
+/* The program itself, started as a user starts it: exit statuses, the ready line, signals. */
 #include <netinet/in.h>
-#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
-#include "host/clock.h"
-#include "tests/net_client.h"
+#include "tests/program.h"
 #include "tests/shim.h"
-
-enum { MAX_ARGS = 16, WAIT_S = 60 };
-
-struct program {
-    pid_t pid;
-    int out; /* its standard output */
-};
-
-/* Starts the binary with these arguments, NULL-ended; its stderr is dropped, its stdin is empty. */
-static bool start(struct program *p, const char *const *args) {
-    const char *argv[MAX_ARGS] = {getenv("MOESERVE_BIN")};
-    int fds[2];
-    for (int i = 0; args[i] && i + 2 < MAX_ARGS; i++)
-        argv[i + 1] = args[i];
-    if (!EXPECT_INT_EQ(pipe(fds), 0))
-        return false;
-    p->pid = fork();
-    if (p->pid == 0) {
-        int null = open("/dev/null", O_RDWR);
-        dup2(null, STDIN_FILENO);
-        dup2(null, STDERR_FILENO);
-        dup2(fds[1], STDOUT_FILENO);
-        close(fds[0]);
-        close(fds[1]);
-        execv(argv[0], (char *const *)argv);
-        _exit(127);
-    }
-    close(fds[1]);
-    p->out = fds[0];
-    return EXPECT_INT_GT(p->pid, 0);
-}
-
-/* Reads standard output up to a LF or its end; false when nothing came in time. */
-static bool read_line(struct program *p, char *line, size_t size) {
-    size_t len = 0;
-    struct pollfd wait = {.fd = p->out, .events = POLLIN};
-    while (len + 1 < size && poll(&wait, 1, WAIT_S * 1000) == 1 &&
-           read(p->out, line + len, 1) == 1 && line[len] != '\n')
-        len++;
-    line[len] = '\0';
-    return len > 0;
-}
-
-/* The exit status, 128 + n for a signal, -1 when it did not end (it is killed then). */
-static int wait_for_end(struct program *p) {
-    int status = 0;
-    int64_t until_us = clock_us() + WAIT_S * (int64_t)1000000;
-    close(p->out);
-    while (waitpid(p->pid, &status, WNOHANG) == 0) {
-        if (clock_us() > until_us) {
-            kill(p->pid, SIGKILL);
-            waitpid(p->pid, &status, 0);
-            return -1;
-        }
-        usleep(2000);
-    }
-    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-}
-
-static int run(const char *const *args, char *line, size_t size) {
-    struct program p;
-    line[0] = '\0';
-    if (!start(&p, args))
-        return -1;
-    read_line(&p, line, size);
-    return wait_for_end(&p);
-}
 
 /* Starts a server on a free port and connects to it. */
 static bool serve(struct program *p, struct net_client *c, const char *drain_timeout) {
     const char *args[] = {"--listen", "127.0.0.1:0", "--drain-timeout", drain_timeout, NULL};
-    static const char head[] = "moeserve: ready line=";
-    char line[256];
-    return start(p, args) && EXPECT_TRUE(read_line(p, line, sizeof line)) &&
-           EXPECT_INT_EQ(strncmp(line, head, sizeof head - 1), 0) &&
-           net_client_open(c, line + sizeof head - 1, 0);
+    return program_serve(p, c, args);
 }
-
-#define NEEDS_BINARY()                                                                             \
-    if (!getenv("MOESERVE_BIN"))                                                                   \
-    SKIP("MOESERVE_BIN does not name the program")
 
 TEST(Program, ExitStatusesTellWhatWentWrong) {
     NEEDS_BINARY();
@@ -120,7 +39,7 @@ TEST(Program, ExitStatusesTellWhatWentWrong) {
     };
     char line[256];
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        EXPECT_INT_EQ(run(cases[i].args, line, sizeof line), cases[i].status);
+        EXPECT_INT_EQ(program_run(cases[i].args, line, sizeof line), cases[i].status);
         if (!strstr(line, cases[i].prints))
             FAIL("%s: prints '%s'", cases[i].args[0], line);
     }
@@ -141,7 +60,7 @@ TEST(Program, SigtermDrainsAndExitsWithZero) {
         json_t *usage = json_object_get(done, "usage");
         EXPECT_INT_EQ(json_integer_value(json_object_get(usage, "completion_tokens")), 800);
         json_decref(done);
-        EXPECT_INT_EQ(wait_for_end(&p), 0);
+        EXPECT_INT_EQ(program_wait(&p), 0);
         net_client_close(&c);
     }
 }
@@ -157,7 +76,7 @@ TEST(Program, ASecondSignalEndsItAtOnce) {
     kill(p.pid, SIGTERM);
     usleep(50 * 1000);
     kill(p.pid, SIGTERM);
-    EXPECT_INT_EQ(wait_for_end(&p), 128 + SIGTERM);
+    EXPECT_INT_EQ(program_wait(&p), 128 + SIGTERM);
     net_client_close(&c);
 }
 
@@ -174,8 +93,8 @@ TEST(Program, APortInUseEndsItWithOne) {
     getpeername(c.fd, (struct sockaddr *)&a, &len);
     snprintf(address, sizeof address, "127.0.0.1:%d", ntohs(a.sin_port));
     const char *const args[] = {"--listen", address, NULL};
-    EXPECT_INT_EQ(run(args, line, sizeof line), 1);
+    EXPECT_INT_EQ(program_run(args, line, sizeof line), 1);
     net_client_close(&c);
     kill(p.pid, SIGTERM);
-    EXPECT_INT_EQ(wait_for_end(&p), 0);
+    EXPECT_INT_EQ(program_wait(&p), 0);
 }

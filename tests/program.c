@@ -1,0 +1,80 @@
+#include "tests/program.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "host/clock.h"
+#include "tests/shim.h"
+
+enum { MAX_ARGS = 16, WAIT_S = 60 };
+
+bool program_start(struct program *p, const char *const *args) {
+    const char *argv[MAX_ARGS] = {getenv("MOESERVE_BIN")};
+    int fds[2];
+    for (int i = 0; args[i] && i + 2 < MAX_ARGS; i++)
+        argv[i + 1] = args[i];
+    if (!EXPECT_INT_EQ(pipe(fds), 0))
+        return false;
+    p->pid = fork();
+    if (p->pid == 0) {
+        int null = open("/dev/null", O_RDWR);
+        dup2(null, STDIN_FILENO);
+        dup2(null, STDERR_FILENO);
+        dup2(fds[1], STDOUT_FILENO);
+        close(fds[0]);
+        close(fds[1]);
+        execv(argv[0], (char *const *)argv);
+        _exit(127);
+    }
+    close(fds[1]);
+    p->out = fds[0];
+    return EXPECT_INT_GT(p->pid, 0);
+}
+
+/* Reads standard output up to a LF or its end; false when nothing came in time. */
+static bool read_line(struct program *p, char *line, size_t size) {
+    size_t len = 0;
+    struct pollfd wait = {.fd = p->out, .events = POLLIN};
+    while (len + 1 < size && poll(&wait, 1, WAIT_S * 1000) == 1 &&
+           read(p->out, line + len, 1) == 1 && line[len] != '\n')
+        len++;
+    line[len] = '\0';
+    return len > 0;
+}
+
+int program_wait(struct program *p) {
+    int status = 0;
+    int64_t until_us = clock_us() + WAIT_S * (int64_t)1000000;
+    close(p->out);
+    while (waitpid(p->pid, &status, WNOHANG) == 0) {
+        if (clock_us() > until_us) {
+            kill(p->pid, SIGKILL);
+            waitpid(p->pid, &status, 0);
+            return -1;
+        }
+        usleep(2000);
+    }
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+int program_run(const char *const *args, char *line, size_t size) {
+    struct program p;
+    line[0] = '\0';
+    if (!program_start(&p, args))
+        return -1;
+    read_line(&p, line, size);
+    return program_wait(&p);
+}
+
+bool program_serve(struct program *p, struct net_client *c, const char *const *args) {
+    static const char head[] = "moeserve: ready line=";
+    char line[256];
+    return program_start(p, args) && EXPECT_TRUE(read_line(p, line, sizeof line)) &&
+           EXPECT_INT_EQ(strncmp(line, head, sizeof head - 1), 0) &&
+           net_client_open(c, line + sizeof head - 1, 0);
+}

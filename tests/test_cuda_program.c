@@ -1,0 +1,210 @@
+/* The program itself with --gpus 1 on the golden models: log-probabilities of the prompts and
+ * greedy continuations over the line protocol, against the published implementations.
+ *
+ * test_cuda_model.c compares whole rows of logits, strictly; here it is the binary, its server and
+ * its sampler that are tried. The bounds are those of that file: a logit is off by at most
+ * LOGIT_BOUND standard deviations, except in the one row of five that a tie of the router may have
+ * changed; and a continuation may leave the reference only where two logits are within twice that.
+ */
+#include <math.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "tests/golden.h"
+#include "tests/gpu_fixture.h"
+#include "tests/program.h"
+#include "tests/shim.h"
+
+enum { MAX_PROMPT = 64, MAX_GREEDY = 64, GREEDY = 32 };
+static const double LOGIT_BOUND = 0.2;
+
+/* ---- a model that the program can load ---------------------------------------------------------
+ */
+
+/* The golden models have no tokenizer: one token a byte, as the requests have ids anyway. */
+static void write_tokenizer(const char *path) {
+    FILE *f = fopen(path, "w");
+    CHECK(f, "%s", path);
+    fputs(
+        "{\"version\":\"1.0\",\"added_tokens\":[],\"normalizer\":null,\"post_processor\":null,"
+        "\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"use_regex\":false},"
+        "\"decoder\":{\"type\":\"ByteLevel\"},\"model\":{\"type\":\"BPE\",\"merges\":[],\"vocab\":{",
+        f);
+    for (int b = 0, moved = 256; b < 256; b++) { /* GPT-2's characters for bytes */
+        bool printable = (b > 32 && b < 127) || (b > 160 && b != 173);
+        fprintf(f, "%s\"\\u%04x\":%d", b > 0 ? "," : "", printable ? b : moved++, b);
+    }
+    fputs("}}}", f);
+    fclose(f);
+}
+
+/* Links to a golden model's files, and a tokenizer, in a scratch folder. */
+static void make_model(const struct golden *g, const char *name, char *dir, size_t size) {
+    static const char *const files[] = {"config.json",
+                                        "model.safetensors",
+                                        "model.safetensors.index.json",
+                                        "model-00001-of-00003.safetensors",
+                                        "model-00002-of-00003.safetensors",
+                                        "model-00003-of-00003.safetensors"};
+    char from[1024], to[512], here[256];
+    snprintf(dir, size, "%s/%s", shim_scratch_dir(), name);
+    CHECK(getcwd(here, sizeof here), "getcwd");
+    mkdir(dir, 0700);
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
+        snprintf(from, sizeof from, "%s/%s/%s", here, g->dir, files[i]);
+        snprintf(to, sizeof to, "%s/%s", dir, files[i]);
+        if (access(from, R_OK) == 0 && symlink(from, to) != 0)
+            FAIL("symlink %s", to);
+    }
+    snprintf(to, sizeof to, "%s/tokenizer.json", dir);
+    write_tokenizer(to);
+}
+
+/* ---- comparisons -------------------------------------------------------------------------------
+ */
+
+struct reference {
+    double std,
+        log_sum; /* of a row of logits: its spread, and log of the sum of its exponentials */
+};
+
+static struct reference reference_of(const float *logits, int32_t V) {
+    struct reference r = {0};
+    double mean = 0, sum = 0, max = (double)logits[golden_argmax(logits, V)];
+    for (int32_t v = 0; v < V; v++)
+        mean += (double)logits[v] / V;
+    for (int32_t v = 0; v < V; v++) {
+        r.std += ((double)logits[v] - mean) * ((double)logits[v] - mean) / V;
+        sum += exp((double)logits[v] - max);
+    }
+    r.std = sqrt(r.std);
+    r.log_sum = max + log(sum);
+    return r;
+}
+
+/* Are the log-probabilities of a [id, value] list those of a row of logits? */
+static bool row_agrees(json_t *top, const float *logits, int32_t V) {
+    struct reference r = reference_of(logits, V);
+    size_t i;
+    json_t *pair;
+    bool agrees = json_array_size(top) > 0;
+    json_array_foreach(top, i, pair) {
+        int32_t id = (int32_t)json_integer_value(json_array_get(pair, 0));
+        double want = (double)logits[id] - r.log_sum;
+        double d = fabs(json_number_value(json_array_get(pair, 1)) - want);
+        agrees = agrees && d <= LOGIT_BOUND * r.std;
+    }
+    return agrees;
+}
+
+struct counts {
+    int32_t rows, rows_right, tokens, tokens_compared;
+};
+
+static void check_prompt(json_t *done, const float *logits, int32_t V, struct counts *n) {
+    json_t *rows = json_object_get(done, "prompt_logprobs"), *row;
+    size_t i;
+    json_array_foreach(rows, i, row) {
+        if (i == 0)
+            continue; /* nothing comes before the first token */
+        n->rows++;
+        n->rows_right +=
+            row_agrees(json_object_get(row, "top_logprobs"), logits + (int64_t)(i - 1) * V, V);
+    }
+}
+
+/* Token lines of the answer against the greedy continuation, which may be left where the best two
+ * are not more than `margin` apart. */
+static json_t *check_continuation(struct net_client *c, const int32_t *want, double margin,
+                                  const char *name, struct counts *n) {
+    bool together = true; /* the same tokens so far */
+    for (int32_t i = 0;; i++) {
+        json_t *line = net_client_json(c), *top = json_object_get(line, "top_logprobs");
+        if (!line || json_object_get(line, "done") || json_object_get(line, "error"))
+            return line;
+        int32_t got = (int32_t)json_integer_value(json_object_get(line, "token"));
+        double best = json_number_value(json_array_get(json_array_get(top, 0), 1));
+        double second = json_number_value(json_array_get(json_array_get(top, 1), 1));
+        if (!json_object_get(line, "token")) { /* text that was held back */
+            json_decref(line);
+            continue;
+        }
+        n->tokens++;
+        n->tokens_compared += together;
+        if (together && i < GREEDY && got != want[i]) {
+            together = false;
+            if (best - second > margin)
+                FAIL("%s: token %d is %d instead of %d", name, i, got, want[i]);
+        }
+        json_decref(line);
+    }
+}
+
+static void ask(struct net_client *c, const struct golden *g, const char *name, int32_t prompt,
+                struct counts *n) {
+    int32_t tokens[MAX_PROMPT], want[MAX_GREEDY], V = g->config.vocab_size;
+    int32_t count = golden_ids(g, prompt, "tokens", tokens, MAX_PROMPT);
+    const float *logits = golden_logits(g, prompt);
+    struct buffer line = {0};
+    golden_ids(g, prompt, "greedy", want, MAX_GREEDY);
+    buffer_puts(&line, "{\"id\":1,\"temperature\":0,\"ignore_eos\":true,\"logprobs\":2,"
+                       "\"prompt_logprobs\":20,\"tokens\":[");
+    for (int32_t i = 0; i < count; i++)
+        buffer_printf(&line, "%s%d", i > 0 ? "," : "", tokens[i]);
+    buffer_printf(&line, "],\"max_tokens\":%d}", GREEDY);
+    buffer_append(&line, "", 1);
+    net_client_puts(c, line.data);
+    buffer_deinit(&line);
+    double std = reference_of(logits + (int64_t)(count - 1) * V, V).std;
+    double margin = g->config.router.num_experts > 0 ? INFINITY : 2 * LOGIT_BOUND * std;
+    json_t *done = check_continuation(c, want, margin, name, n);
+    if (!json_object_get(done, "done"))
+        FAIL("%s, prompt %d: no answer", name, prompt);
+    check_prompt(done, logits, V, n);
+    json_decref(done);
+}
+
+static void check_model(const char *name) {
+    char dir[320];
+    struct golden g;
+    struct program p;
+    struct net_client c;
+    struct counts n = {0};
+    if (golden_open(&g, name, &(struct golden_options){.ops = &ref_ops, .ranks = 1})) {
+        make_model(&g, name, dir, sizeof dir);
+        const char *const args[] = {"--gpus",   "1",           "--model",         dir,
+                                    "--listen", "127.0.0.1:0", "--max-model-len", "128",
+                                    NULL};
+        if (program_serve(&p, &c, args)) {
+            for (int32_t i = 0; i < golden_num_prompts(&g); i += 2)
+                ask(&c, &g, name, i, &n);
+            net_client_close(&c);
+            kill(p.pid, SIGTERM);
+            EXPECT_INT_EQ(program_wait(&p), 0);
+        }
+        if (n.rows == 0 || n.rows_right < 0.8 * n.rows)
+            FAIL("%s: the log-probabilities of %d of %d prompt tokens agree", name, n.rows_right,
+                 n.rows);
+        if (n.tokens_compared < 0.5 * n.tokens || n.tokens != 2 * GREEDY)
+            FAIL("%s: %d tokens, %d of them on the reference's path", name, n.tokens,
+                 n.tokens_compared);
+    }
+    golden_close(&g);
+}
+
+TEST(CudaProgram, ServesTheGoldenModels) {
+    GPU_OR_SKIP();
+    NEEDS_BINARY();
+    int32_t count;
+    char **names = golden_names(&count);
+    EXPECT_INT_GE(count, 15);
+    for (int32_t i = 0; i < count; i++) {
+        check_model(names[i]);
+        free(names[i]);
+    }
+    free(names);
+}
