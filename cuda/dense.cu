@@ -18,7 +18,10 @@
  * weights; but two sets of sums (SCALE_BLOCK) for 64 tokens leave room for one. */
 template <enum weight_kind KIND, int NT>
 constexpr int MATS_OF =
-    NT <= 2 || (NT == 4 && KIND == WEIGHT_BF16) || (NT == 8 && KIND == WEIGHT_F8_BLOCK) ? 1 : 2;
+    NT <= 2 || (NT == 4 && (KIND == WEIGHT_BF16 || IS_XQ<KIND>)) ||
+            (NT == 8 && KIND == WEIGHT_F8_BLOCK)
+        ? 1
+        : 2;
 
 /* One item for all tokens. */
 template <enum weight_kind KIND, enum weight_layout LAYOUT, bool NARROW, int MATS, int NT>
@@ -36,8 +39,8 @@ DEVICE void dense_item(const struct dense_args &a, int item,
         rows.block_scale[m] = block_scales<KIND>(a.weight_scale, group, tiles);
     }
     struct token_rows<NT> x;
-    x.x = a.x;
-    x.ld = (int32_t)a.ldx;
+    x.x = IS_XQ<KIND> ? (const void *)a.xq : a.x;
+    x.ld = IS_XQ<KIND> ? tiles * FRAGMENT_COLS : (int32_t)a.ldx;
     x.cols = a.cols;
 
     for (int first = 0; first < a.num_tokens; first += NT * GROUP_TOKENS) {
@@ -61,7 +64,8 @@ DEVICE void dense_item(const struct dense_args &a, int item,
                 int t = first + n * GROUP_TOKENS + token;
                 if (row >= a.rows || t >= a.num_tokens)
                     continue;
-                float y = scale_row<KIND>(segments_add(parts, token, i % ROWS), a.weight_scale, row);
+                float y = scale_row<KIND>(segments_add(parts, token, i % ROWS), a.weight_scale, row,
+                                          IS_XQ<KIND> ? a.xq_scale[t] : 1);
                 if (a.bias)
                     y = __fadd_rn(y, __ldg(a.bias + row));
                 if (a.y_float)
@@ -80,8 +84,9 @@ __global__ void __launch_bounds__(STREAM_THREADS, STREAM_BLOCKS<KIND, NT>)
     constexpr int MATS = MATS_OF<KIND, NT>;
     __shared__ struct segment_parts<MATS, ADD_GROUPS<NT>> parts;
     int items = (a.rows + MATS * FRAGMENT_ROWS - 1) / (MATS * FRAGMENT_ROWS);
-    for (int item = blockIdx.x; item < items; item += gridDim.x)
-        dense_item<KIND, LAYOUT, NARROW, MATS, NT>(a, item, &parts);
+    if constexpr (RUNS_HERE<KIND>)
+        for (int item = blockIdx.x; item < items; item += gridDim.x)
+            dense_item<KIND, LAYOUT, NARROW, MATS, NT>(a, item, &parts);
 }
 
 template <enum weight_kind KIND, enum weight_layout LAYOUT, bool NARROW, int NT>
@@ -95,8 +100,8 @@ static void launch(const struct dense_args *a, cudaStream_t stream) {
 
 template <enum weight_kind KIND, enum weight_layout LAYOUT>
 static void launch_tokens(const struct dense_args *a, cudaStream_t stream) {
-    if (a->cols % 8 != 0 || a->ldx % 8 != 0 || (uintptr_t)a->x % 16 != 0)
-        launch<KIND, LAYOUT, true, 1>(a, stream);
+    if (!IS_XQ<KIND> && (a->cols % 8 != 0 || a->ldx % 8 != 0 || (uintptr_t)a->x % 16 != 0))
+        launch<KIND, LAYOUT, !IS_XQ<KIND>, 1>(a, stream);
     else if (a->num_tokens <= GROUP_TOKENS)
         launch<KIND, LAYOUT, false, 1>(a, stream);
     else if (a->num_tokens <= 2 * GROUP_TOKENS)
@@ -122,14 +127,21 @@ void dense_launch(const struct dense_args *a, cudaStream_t stream) {
     CHECK(a->rows > 0 && a->cols > 0 && a->ldx >= a->cols && a->ldx <= INT32_MAX && a->ldy >= a->rows,
           "rows %d, cols %d, ldx %lld, ldy %lld", a->rows, a->cols, (long long)a->ldx,
           (long long)a->ldy);
+    CHECK(!a->xq || (a->dtype == DTYPE_F8_E4M3 && a->layout == LAYOUT_FRAGMENTS &&
+                     a->gpu.sm >= MIN_F8_SM),
+          "FP8 activations with dtype %d, layout %d on sm_%d", a->dtype, a->layout, a->gpu.sm);
     if (a->num_tokens <= 0)
         return;
-    switch (weight_kind_of(a->dtype, a->scale)) {
+    switch (weight_kind_of(a->dtype, a->scale, a->xq)) {
     case WEIGHT_BF16:
         return launch_layout<WEIGHT_BF16>(a, stream);
     case WEIGHT_F8_ROW:
         return launch_layout<WEIGHT_F8_ROW>(a, stream);
     case WEIGHT_F8_BLOCK:
         return launch_layout<WEIGHT_F8_BLOCK>(a, stream);
+    case WEIGHT_F8_ROW_XQ:
+        return launch_tokens<WEIGHT_F8_ROW_XQ, LAYOUT_FRAGMENTS>(a, stream);
+    case WEIGHT_F8_BLOCK_XQ:
+        return launch_tokens<WEIGHT_F8_BLOCK_XQ, LAYOUT_FRAGMENTS>(a, stream);
     }
 }

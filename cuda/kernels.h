@@ -38,6 +38,12 @@
  *
  * FP8 weights (E4M3) have scales: one a row (a scale per tensor is repeated), or one per block of
  * 128 x 128 elements.
+ *
+ * FP8 activations. A row x of bf16 as E4M3(x / scale) with scale = max |x| / 448 (1 for a row of
+ * zeros). Such rows are f8_stride(cols) bytes apart, padded with zeros, so that every tile of 32
+ * columns can be read whole, and pieces of 16 bytes are aligned, whatever the number of columns is.
+ * They are multiplied with FP8 weights, in FRAGMENTS, on tensor cores that take E4M3: sm_89 and
+ * newer.
  */
 #pragma once
 
@@ -58,6 +64,12 @@ typedef uint16_t bf16; /* the bits of a bfloat16 */
 enum weight_layout { LAYOUT_ROWS, LAYOUT_FRAGMENTS };
 enum weight_scale { SCALE_NONE, SCALE_ROW, SCALE_BLOCK };
 enum { SCALE_BLOCK_SIZE = 128, FRAGMENT_ROWS = 16, FRAGMENT_COLS = 32 };
+enum { MIN_F8_SM = 89 }; /* of FP8 activations */
+
+/* Bytes between rows of FP8 activations. */
+static inline __host__ __device__ int64_t f8_stride(int32_t cols) {
+    return ((int64_t)cols + FRAGMENT_COLS - 1) / FRAGMENT_COLS * FRAGMENT_COLS;
+}
 
 /* Sizes that launches depend on, of the current device. */
 struct gpu_info {
@@ -90,8 +102,8 @@ void embed_launch(float *hidden, const bf16 *table, const int32_t *tokens, int32
 
 struct norm_args {
     bf16 *x;            /* [T, H] out: hidden * rsqrt(mean(hidden^2) + eps) * weight */
-    uint8_t *xq;        /* [T, H] out, or NULL: x as E4M3 times 1 / xq_scale[t] */
-    float *xq_scale;    /* [T] max |x| / 448, of the row; 1 for a row of zeros */
+    uint8_t *xq;        /* [T, f8_stride(H)] out, or NULL: x as FP8 activations */
+    float *xq_scale;    /* [T] */
     float *hidden;      /* [T, H] in; += partial, in place, when there is one */
     const float *partial; /* [T, H], or NULL */
     const float *weight;  /* [H] */
@@ -105,6 +117,12 @@ void norm_launch(const struct norm_args *a, cudaStream_t stream);
 /* out[i] = hidden[rows[i]] + partial[rows[i]] (partial may be NULL). [R, H] (gather.cu) */
 void gather_rows_launch(float *out, const float *hidden, const float *partial, const int32_t *rows,
                         int32_t num_rows, int32_t hidden_size, cudaStream_t stream);
+
+/* ---- quantise.cu ------------------------------------------------------------------------------- */
+
+/* Rows of x [T, ldx] as FP8 activations xq [T, f8_stride(cols)], xq_scale [T]. */
+void quantise_launch(uint8_t *xq, float *xq_scale, const bf16 *x, int64_t ldx, int32_t num_tokens,
+                     int32_t cols, cudaStream_t stream);
 
 /* ---- rope.cu: QK norm, rotation, KV write ------------------------------------------------------ */
 
@@ -229,7 +247,9 @@ struct gpu_expert {
 };
 
 struct moe_launch_args {
-    const bf16 *x;                    /* [T, H] */
+    const bf16 *x;                    /* [T, H]; not read when there is xq */
+    const uint8_t *xq;                /* [T, f8_stride(H)] FP8 activations, or NULL; F8 weights only */
+    const float *xq_scale;            /* [T] */
     const struct gpu_routing *routing; /* host struct of device arrays */
     const struct gpu_expert *experts;  /* [num_local] */
     const int32_t *expert_slot;        /* [E] index into experts, -1: not held here */
@@ -239,6 +259,8 @@ struct moe_launch_args {
     bool invariant;          /* reduction orders independent of T */
     bool accumulate;         /* add to partial */
     bf16 *act;               /* [P, I] scratch, in permuted order: silu(gate x) * up x */
+    uint8_t *actq;           /* [P, f8_stride(I)] scratch, with xq only: act as FP8 activations */
+    float *actq_scale;       /* [P] */
     float *pair_out;         /* [P, H] scratch, in permuted order: down act */
     float *partial;          /* [T, H]: sum over k, in order of k, of topk_weights * pair_out */
     void *workspace;         /* [moe_workspace_bytes] */
@@ -253,8 +275,10 @@ struct dense_args {
     void *y; /* [T, ldy] bf16 or, with y_float, float */
     bool y_float;
     int64_t ldy;
-    const bf16 *x; /* [T, ldx] */
+    const bf16 *x; /* [T, ldx]; not read when there is xq */
     int64_t ldx;
+    const uint8_t *xq;     /* [T, f8_stride(cols)] FP8 activations, or NULL; F8 in FRAGMENTS only */
+    const float *xq_scale; /* [T] */
     const void *weight; /* [rows, cols] */
     enum weight_layout layout;
     enum dtype dtype;

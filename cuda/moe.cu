@@ -2,32 +2,68 @@
  *
  *   gate_up (stream, tile) -> act -> down (stream, tile) -> pair_out -> combine -> partial
  *
+ * With FP8 activations a kernel between them makes actq of act, for down to read.
+ *
  * Choice   by each expert's own count, on the device: up to STREAM_LIMIT tokens it belongs to the
  *          streaming kernels, above to the tile kernels. The host leaves out the tile kernels when
  *          no expert can have so many (an expert has at most T tokens), and when rows are not
  *          aligned to 16 bytes. Both give the same bits, so the choice shows in time only.
+ * quantise actq[p], actq_scale[p] = act[p] as FP8 activations, with a scale for the whole row, also
+ *          where weights have one for each 128 columns: E4M3 has the same relative precision over 2^15
+ *          below its largest number, so that smaller groups would gain little; and one scale is
+ *          applied once, behind the sum. A launch of its own, since the largest number of a row is
+ *          known only when all blocks of gate_up are done with it.
  * combine  partial[t] (+)= sum over k, in order of k, of topk_weights[t, k] * pair_out[slot[t, k]],
  *          for experts held here; zeros when there are none, as in padded rows.
- * Launch   combine: a block of 256 threads for 1,024 columns of a token, 16 B a thread per load.
- * Bytes    combine: 4 * H * (K + 1) a token, mostly from L2; bandwidth-bound.
- * Numerics float32, fma in order of k: independent of T and of the other tokens.
- * Requires FP8 has scales and BF16 has none.
+ * Launch   quantise: a block of 256 threads a pair, 16 B a thread per load. combine: a block of 256
+ *          threads for 1,024 columns of a token, 16 B a thread per load.
+ * Bytes    quantise: 3 * I a pair, the reads from L2. combine: 4 * H * (K + 1) a token, mostly from
+ *          L2. Both bandwidth-bound, for few tokens as long as their launch.
+ * Numerics quantise: as quantise.cu. combine: float32, fma in order of k. Both independent of T and
+ *          of the other tokens.
+ * Requires FP8 has scales and BF16 has none; FP8 activations want FP8 weights and sm_89.
  */
 #include <limits.h>
 
 #include "cuda/cuda_check.h"
 #include "cuda/moe.cuh"
+#include "cuda/quantise.cuh"
 
 /* Tokens of an expert up to which streaming pays. The kernels read x again for every 32 weight rows,
- * from L2: with 64 tokens that is 2 bytes for each byte of BF16 weights, and 4 of FP8 ones, which
- * would need more than L2 has (about 5 times DRAM). To be moved where a measurement says so. */
-static int stream_limit(enum dtype dtype) {
-    return dtype == DTYPE_BF16 ? 64 : 32;
+ * from L2: with 64 tokens that is 2 bytes for each byte of weights of the same type, and 4 of FP8
+ * ones with bf16 activations, which would need more than L2 has (about 5 times DRAM). To be moved
+ * where a measurement says so. */
+static int stream_limit(const struct moe_launch_args *a) {
+    return a->dtype == DTYPE_BF16 || a->xq ? 64 : 32;
 }
 
 size_t moe_workspace_bytes(int32_t, int32_t, int32_t) {
     return 0; /* the work lists are derived, not stored: moe.cuh */
 }
+
+/* ---- quantise ---------------------------------------------------------------------------------- */
+
+/* Pair p's row of act, if its expert is held here. */
+template <bool WIDE>
+__global__ void __launch_bounds__(QUANTISE_THREADS)
+    quantise_act_kernel(const struct moe_args_device p) {
+    int I = p.a.intermediate, id = p.r.topk_ids[blockIdx.x];
+    int64_t row = p.r.slot[blockIdx.x];
+    if (id < 0 || row < 0 || p.a.expert_slot[id] < 0)
+        return;
+    quantise_row<WIDE>(p.a.actq + row * f8_stride(I), p.a.actq_scale + row, p.a.act + row * I, I);
+}
+
+static void quantise_act_launch(const struct moe_args_device *p, cudaStream_t stream) {
+    int pairs = p->a.num_tokens * p->a.num_experts_per_tok;
+    if (p->a.intermediate % 8 == 0)
+        quantise_act_kernel<true><<<pairs, QUANTISE_THREADS, 0, stream>>>(*p);
+    else
+        quantise_act_kernel<false><<<pairs, QUANTISE_THREADS, 0, stream>>>(*p);
+    LAUNCH_CHECK();
+}
+
+/* ---- combine ----------------------------------------------------------------------------------- */
 
 constexpr int COMBINE_THREADS = 256;
 
@@ -99,6 +135,14 @@ static void check_args(const struct moe_launch_args *a) {
           a->num_experts);
     CHECK((int64_t)a->num_tokens * a->num_experts_per_tok <= INT32_MAX, "T %d K %d", a->num_tokens,
           a->num_experts_per_tok);
+    CHECK(!a->xq || (a->dtype == DTYPE_F8_E4M3 && a->gpu.sm >= MIN_F8_SM),
+          "FP8 activations with dtype %d on sm_%d", a->dtype, a->gpu.sm);
+}
+
+/* Can the tile kernels have work, and may they copy 16 bytes at a time? */
+static bool takes_tiles(const struct moe_launch_args *a) {
+    bool aligned = a->xq || (a->hidden_size % 8 == 0 && a->intermediate % 8 == 0);
+    return aligned && a->num_tokens > stream_limit(a);
 }
 
 void moe_launch(const struct moe_launch_args *a, cudaStream_t stream) {
@@ -106,15 +150,16 @@ void moe_launch(const struct moe_launch_args *a, cudaStream_t stream) {
     if (a->num_tokens <= 0)
         return;
     struct moe_args_device p = {*a, *a->routing, INT_MAX};
-    bool tiles = a->hidden_size % 8 == 0 && a->intermediate % 8 == 0 &&
-                 a->num_tokens > stream_limit(a->dtype);
+    bool tiles = takes_tiles(a);
     if (tiles)
-        p.stream_limit = stream_limit(a->dtype);
+        p.stream_limit = stream_limit(a);
     int average = ceil_div((int64_t)a->num_tokens * a->num_experts_per_tok, a->num_experts);
     if (a->num_local > 0) {
         moe_stream_gate_up_launch(&p, stream);
         if (tiles)
             moe_tile_gate_up_launch(&p, average, stream);
+        if (a->xq)
+            quantise_act_launch(&p, stream);
         moe_stream_down_launch(&p, stream);
         if (tiles)
             moe_tile_down_launch(&p, average, stream);

@@ -26,6 +26,11 @@ struct moe_item {
     int32_t index;        /* of the item among its expert's */
 };
 
+/* The token of the pair at a place of the permutation. */
+DEVICE int moe_token_of(const struct moe_args_device &p, int at) {
+    return p.r.permutation[at] / p.a.num_experts_per_tok;
+}
+
 /* A block's place in the list, in shared memory: not in registers, which the sums need. */
 struct moe_queue {
     struct moe_item item[2]; /* one is in use while the other is made */

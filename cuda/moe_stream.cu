@@ -54,8 +54,9 @@ DEVICE void gate_up_item(const struct moe_args_device &p, const struct moe_item 
     rows.block_scale[0] = block_scales<KIND>(e->gate_scale, item.index, tiles);
     rows.block_scale[1] = block_scales<KIND>(e->up_scale, item.index, tiles);
     struct token_rows<NT> x;
-    x.x = p.a.x;
-    x.ld = x.cols = p.a.hidden_size;
+    x.x = IS_XQ<KIND> ? (const void *)p.a.xq : p.a.x;
+    x.cols = p.a.hidden_size;
+    x.ld = IS_XQ<KIND> ? tiles * FRAGMENT_COLS : x.cols;
 
     for (int first = 0; first < item.count; first += NT * GROUP_TOKENS) {
         float sum[MATS][NT][4];
@@ -74,10 +75,13 @@ DEVICE void gate_up_item(const struct moe_args_device &p, const struct moe_item 
                 int row = item.index * FRAGMENT_ROWS + r, at = first + n * GROUP_TOKENS + token;
                 if (row >= I || at >= item.count)
                     continue;
-                float gate = segments_add(parts, token, r);
+                float gate = segments_add(parts, token, r), x_scale = 1;
                 float up = segments_add(parts, token, FRAGMENT_ROWS + r);
-                p.a.act[(int64_t)(item.first + at) * I + row] = gated(
-                    scale_row<KIND>(gate, e->gate_scale, row), scale_row<KIND>(up, e->up_scale, row));
+                if constexpr (IS_XQ<KIND>)
+                    x_scale = p.a.xq_scale[moe_token_of(p, item.first + at)];
+                p.a.act[(int64_t)(item.first + at) * I + row] =
+                    gated(scale_row<KIND>(gate, e->gate_scale, row, x_scale),
+                          scale_row<KIND>(up, e->up_scale, row, x_scale));
             }
             __syncthreads(); /* they have been read */
         }
@@ -101,8 +105,9 @@ DEVICE void down_item(const struct moe_args_device &p, const struct moe_item &it
         rows.block_scale[m] = block_scales<KIND>(e->down_scale, group, tiles);
     }
     struct token_rows<NT> x;
-    x.x = p.a.act;
-    x.ld = x.cols = I;
+    x.x = IS_XQ<KIND> ? (const void *)p.a.actq : p.a.act;
+    x.cols = I;
+    x.ld = IS_XQ<KIND> ? tiles * FRAGMENT_COLS : I;
 
     for (int first = 0; first < item.count; first += NT * GROUP_TOKENS) {
         float sum[MATS][NT][4];
@@ -121,8 +126,9 @@ DEVICE void down_item(const struct moe_args_device &p, const struct moe_item &it
                 int row = item.index * ROWS + r, at = first + n * GROUP_TOKENS + token;
                 if (row >= H || at >= item.count)
                     continue;
+                float x_scale = IS_XQ<KIND> ? p.a.actq_scale[item.first + at] : 1;
                 p.a.pair_out[(int64_t)(item.first + at) * H + row] =
-                    scale_row<KIND>(segments_add(parts, token, r), e->down_scale, row);
+                    scale_row<KIND>(segments_add(parts, token, r), e->down_scale, row, x_scale);
             }
             __syncthreads(); /* they have been read */
         }
@@ -134,16 +140,18 @@ __global__ void __launch_bounds__(STREAM_THREADS, STREAM_BLOCKS<KIND, NT>)
     moe_stream_kernel(const struct moe_args_device p, int parts_of_expert) {
     __shared__ struct segment_parts<MATS, ADD_GROUPS<NT>> parts;
     __shared__ struct moe_queue queue;
-    moe_queue_start(&queue);
-    for (;;) {
-        const struct moe_item *item =
-            moe_queue_next(&queue, p, 0, p.stream_limit, parts_of_expert, p.stream_limit);
-        if (!item)
-            break;
-        if constexpr (DOWN)
-            down_item<KIND, NARROW, NT>(p, *item, &parts);
-        else
-            gate_up_item<KIND, NARROW, NT>(p, *item, &parts);
+    if constexpr (RUNS_HERE<KIND>) {
+        moe_queue_start(&queue);
+        for (;;) {
+            const struct moe_item *item =
+                moe_queue_next(&queue, p, 0, p.stream_limit, parts_of_expert, p.stream_limit);
+            if (!item)
+                break;
+            if constexpr (DOWN)
+                down_item<KIND, NARROW, NT>(p, *item, &parts);
+            else
+                gate_up_item<KIND, NARROW, NT>(p, *item, &parts);
+        }
     }
 }
 
@@ -167,25 +175,29 @@ static void launch_kind(const struct moe_args_device *p, cudaStream_t stream) {
     int64_t items = active * rows;
     int most = items < INT32_MAX ? (int)items : INT32_MAX;
     int tokens = a->num_tokens < p->stream_limit ? a->num_tokens : p->stream_limit;
-    if ((DOWN ? a->intermediate : a->hidden_size) % 8 != 0)
-        launch<KIND, DOWN, true, 1>(p, rows, most, stream);
+    if (!IS_XQ<KIND> && (DOWN ? a->intermediate : a->hidden_size) % 8 != 0)
+        launch<KIND, DOWN, !IS_XQ<KIND>, 1>(p, rows, most, stream);
     else if (tokens <= GROUP_TOKENS)
         launch<KIND, DOWN, false, 1>(p, rows, most, stream);
     else if (tokens <= 4 * GROUP_TOKENS)
         launch<KIND, DOWN, false, 4>(p, rows, most, stream);
-    else /* FP8 for more tokens is left to the tile kernels, but for odd shapes */
-        launch<KIND, DOWN, false, KIND == WEIGHT_BF16 ? 8 : 4>(p, rows, most, stream);
+    else /* FP8 times bf16 for more tokens is left to the tile kernels, but for odd shapes */
+        launch<KIND, DOWN, false, KIND == WEIGHT_BF16 || IS_XQ<KIND> ? 8 : 4>(p, rows, most, stream);
 }
 
 template <bool DOWN>
 static void launch_stream(const struct moe_args_device *p, cudaStream_t stream) {
-    switch (weight_kind_of(p->a.dtype, p->a.scale)) {
+    switch (weight_kind_of(p->a.dtype, p->a.scale, p->a.xq)) {
     case WEIGHT_BF16:
         return launch_kind<WEIGHT_BF16, DOWN>(p, stream);
     case WEIGHT_F8_ROW:
         return launch_kind<WEIGHT_F8_ROW, DOWN>(p, stream);
     case WEIGHT_F8_BLOCK:
         return launch_kind<WEIGHT_F8_BLOCK, DOWN>(p, stream);
+    case WEIGHT_F8_ROW_XQ:
+        return launch_kind<WEIGHT_F8_ROW_XQ, DOWN>(p, stream);
+    case WEIGHT_F8_BLOCK_XQ:
+        return launch_kind<WEIGHT_F8_BLOCK_XQ, DOWN>(p, stream);
     }
 }
 

@@ -35,29 +35,42 @@ constexpr int TILE_THREADS = WARPS_M * WARPS_N * WARP;
 constexpr int MATS = 2;                             /* groups of 16 rows of a warp */
 constexpr int TILE_GROUPS = WARPS_M * MATS;         /* of a block */
 constexpr int STAGE_TILES = 2;                      /* of 32 columns */
-constexpr int X_CHUNKS = STAGE_TILES * FRAGMENT_COLS / 8; /* 16 bytes each, of a token's row */
+/* 16 bytes each, of a token's row in a stage. */
+template <enum weight_kind KIND>
+constexpr int X_CHUNKS = STAGE_TILES * FRAGMENT_COLS * (IS_XQ<KIND> ? 1 : 2) / 16;
 
 /* NT groups of 8 tokens a warp. */
 template <int NT> constexpr int TILE_TOKENS = WARPS_N * NT * GROUP_TOKENS;
 template <enum weight_kind KIND>
 constexpr int W_STAGE_BYTES = TILE_GROUPS * STAGE_TILES * TILE_BYTES<KIND>;
 template <enum weight_kind KIND, int NT>
-constexpr int STAGE_BYTES = W_STAGE_BYTES<KIND> + TILE_TOKENS<NT> * X_CHUNKS * 16;
+constexpr int STAGE_BYTES = W_STAGE_BYTES<KIND> + TILE_TOKENS<NT> * X_CHUNKS<KIND> * 16;
 template <enum weight_kind KIND, int NT>
-constexpr int STAGES = KIND == WEIGHT_BF16 && NT == 4 ? 2 : 3;
+constexpr int STAGES = KIND == WEIGHT_BF16 && NT == 4 ? 2 : IS_XQ<KIND> ? 4 : 3;
 template <enum weight_kind KIND, int NT>
-constexpr int TILE_BLOCKS = NT == 8 || KIND == WEIGHT_F8_BLOCK ? 1 : 2; /* an SM */
+constexpr int TILE_BLOCKS = NT == 8 || HAS_CHAINS<KIND> ? 1 : 2; /* an SM */
+/* Pieces of tokens' rows that a thread copies for a stage. */
+template <enum weight_kind KIND, int NT>
+constexpr int X_COPIES = TILE_TOKENS<NT> * X_CHUNKS<KIND> / TILE_THREADS;
 
 /* What a block multiplies: TILE_GROUPS groups of 16 rows, TILE_TOKENS tokens. */
-template <int NT> struct tile_work {
+template <enum weight_kind KIND, int NT> struct tile_work {
     const char *w[MATS];         /* the matrix of a warp's m-th group */
     const float *scale[MATS];
     int32_t first_group, stride; /* group of warp row r: first_group + r * stride, + m for down */
     int32_t num_groups, tiles;   /* of the matrix */
-    const bf16 *x;
-    int32_t cols;                /* of x; also its row stride */
-    int32_t row[TILE_TOKENS<NT> * X_CHUNKS / TILE_THREADS]; /* tokens that this thread copies, or -1 */
+    const uint4 *x;
+    int32_t row_chunks;              /* of 16 bytes, of x */
+    int32_t row[X_COPIES<KIND, NT>]; /* first chunks of the tokens that this thread copies, or -1 */
 };
+
+/* Where chunk c of a token's row lies in a stage: the token's chunks are swapped so that the lanes
+ * of a phase of tile_multiply's loads cover all banks. Rows of 128 bytes: 2 tokens x 4 chunks of 16
+ * bytes; FP8, of 64 bytes: 4 tokens x 4 half chunks. */
+template <enum weight_kind KIND> DEVICE int x_chunk_at(int token, int c) {
+    int swap = IS_XQ<KIND> ? (token & 2) : (token & 1) * 4;
+    return token * X_CHUNKS<KIND> + (c ^ swap);
+}
 
 /* Row group of warp row r and matrix m: of gate and of up the same, of down the next. */
 template <bool DOWN> DEVICE int group_of(int first_group, int r, int m) {
@@ -67,7 +80,7 @@ template <bool DOWN> DEVICE int group_of(int first_group, int r, int m) {
 /* Starts the copies of a stage: tiles [tile, tile + STAGE_TILES). Tiles past the last column are not
  * copied, and not read. */
 template <enum weight_kind KIND, bool DOWN, int NT>
-DEVICE void stage_copy(char *stage, const struct tile_work<NT> &k, int tile) {
+DEVICE void stage_copy(char *stage, const struct tile_work<KIND, NT> &k, int tile) {
     constexpr int tile_chunks = TILE_BYTES<KIND> / 16;
     constexpr int group_chunks = STAGE_TILES * tile_chunks;
 #pragma unroll
@@ -82,30 +95,43 @@ DEVICE void stage_copy(char *stage, const struct tile_work<NT> &k, int tile) {
                        w + ((int64_t)group * k.tiles + tile) * TILE_BYTES<KIND> + c * 16, true);
     }
     char *x = stage + W_STAGE_BYTES<KIND>;
-    int c = threadIdx.x % X_CHUNKS, col = tile * FRAGMENT_COLS + c * 8;
+    int c = threadIdx.x % X_CHUNKS<KIND>, at = tile * (X_CHUNKS<KIND> / STAGE_TILES) + c;
 #pragma unroll
-    for (int i = 0; i < TILE_TOKENS<NT> * X_CHUNKS / TILE_THREADS; i++) {
-        int token = (i * TILE_THREADS + threadIdx.x) / X_CHUNKS;
-        bool valid = k.row[i] >= 0 && col < k.cols;
-        const bf16 *from = k.x + (valid ? (int64_t)k.row[i] * k.cols + col : 0);
-        cp_async16(x + (token * X_CHUNKS + (c ^ (token & 1) * 4)) * 16, from, valid);
+    for (int i = 0; i < X_COPIES<KIND, NT>; i++) {
+        int token = (i * TILE_THREADS + threadIdx.x) / X_CHUNKS<KIND>;
+        bool valid = k.row[i] >= 0 && at < k.row_chunks;
+        cp_async16(x + x_chunk_at<KIND>(token, c) * 16, k.x + (valid ? k.row[i] + at : 0), valid);
     }
 }
 
-/* A warp's sums. With SCALE_BLOCK there are three: since the last change of scale, of the segment,
- * and in all. */
+/* A warp's sums. With chains of 128 columns there are three: of the chain, of the segment, and in
+ * all. */
 template <enum weight_kind KIND, int NT> struct tile_sums {
     float chain[MATS][NT][4];
-    float segment[KIND == WEIGHT_F8_BLOCK ? MATS : 0][NT][4];
+    float segment[HAS_CHAINS<KIND> ? MATS : 0][NT][4];
     float total[MATS][NT][4];
 };
+
+/* The lane's columns of tile t of a token that lies in shared memory. */
+template <enum weight_kind KIND>
+DEVICE struct token_piece<KIND> stage_piece(const char *x, int token, int t) {
+    int lane = threadIdx.x % 4;
+    if constexpr (IS_XQ<KIND>) {
+        const char *chunk = x + x_chunk_at<KIND>(token, t * 2 + lane / 2) * 16;
+        uint2 v = *(const uint2 *)(chunk + lane % 2 * 8);
+        return {{v.x, v.y}};
+    } else {
+        uint4 v = *(const uint4 *)(x + x_chunk_at<KIND>(token, t * 4 + lane) * 16);
+        return {{v.x, v.y, v.z, v.w}};
+    }
+}
 
 /* chain += the products of one tile of 32 columns that lies in shared memory. */
 template <enum weight_kind KIND, int NT>
 DEVICE void tile_multiply(struct tile_sums<KIND, NT> *s, const char *stage, int t) {
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
     int warp_m = warp / WARPS_N, warp_n = warp % WARPS_N;
-    uint32_t a[MATS][2][4];
+    uint32_t a[MATS][TILE_MMAS<KIND>][4];
 #pragma unroll
     for (int m = 0; m < MATS; m++) {
         uint4 v[TILE_LOADS<KIND>];
@@ -120,11 +146,10 @@ DEVICE void tile_multiply(struct tile_sums<KIND, NT> *s, const char *stage, int 
 #pragma unroll
     for (int n = 0; n < NT; n++) {
         int token = (warp_n * NT + n) * GROUP_TOKENS + lane / 4;
-        int chunk = (t * 4 + lane % 4) ^ (token & 1) * 4;
-        uint4 b = *(const uint4 *)(x + (token * X_CHUNKS + chunk) * 16);
+        struct token_piece<KIND> b = stage_piece<KIND>(x, token, t);
 #pragma unroll
         for (int m = 0; m < MATS; m++)
-            mma_tile(s->chain[m][n], a[m], b);
+            mma_tile<KIND>(s->chain[m][n], a[m], b);
     }
 }
 
@@ -141,16 +166,18 @@ template <int NT> DEVICE void move_sums(float to[NT][4], float from[NT][4]) {
 
 /* After tile `tile`, the last of its segment or not: what mma_rows.cuh says of the order. */
 template <enum weight_kind KIND, bool DOWN, int NT>
-DEVICE void tile_promote(struct tile_sums<KIND, NT> *s, const struct tile_work<NT> &k, int tile,
+DEVICE void tile_promote(struct tile_sums<KIND, NT> *s, const struct tile_work<KIND, NT> &k, int tile,
                          bool last_of_segment) {
-    if constexpr (KIND == WEIGHT_F8_BLOCK) {
+    if constexpr (HAS_CHAINS<KIND>) {
         if (tile % BLOCK_TILES == BLOCK_TILES - 1 || last_of_segment) {
             int warp_m = threadIdx.x / WARP / WARPS_N;
 #pragma unroll
             for (int m = 0; m < MATS; m++) {
                 int group = min(group_of<DOWN>(k.first_group, warp_m, m), k.num_groups - 1);
-                float scale = __ldg(block_scales<KIND>(k.scale[m], group, k.tiles) +
-                                    tile / BLOCK_TILES);
+                float scale = 1;
+                if constexpr (IS_F8_BLOCK<KIND>)
+                    scale = __ldg(block_scales<KIND>(k.scale[m], group, k.tiles) +
+                                  tile / BLOCK_TILES);
                 promote<NT>(s->segment[m], s->chain[m], scale);
             }
         }
@@ -159,7 +186,7 @@ DEVICE void tile_promote(struct tile_sums<KIND, NT> *s, const struct tile_work<N
         return;
 #pragma unroll
     for (int m = 0; m < MATS; m++) {
-        if constexpr (KIND == WEIGHT_F8_BLOCK)
+        if constexpr (HAS_CHAINS<KIND>)
             move_sums<NT>(s->total[m], s->segment[m]);
         else
             move_sums<NT>(s->total[m], s->chain[m]);
@@ -168,14 +195,14 @@ DEVICE void tile_promote(struct tile_sums<KIND, NT> *s, const struct tile_work<N
 
 /* The sums of a tile, into s->total. */
 template <enum weight_kind KIND, bool DOWN, int NT>
-DEVICE void tile_sum(struct tile_sums<KIND, NT> *s, char *shared, const struct tile_work<NT> &k) {
+DEVICE void tile_sum(struct tile_sums<KIND, NT> *s, char *shared, const struct tile_work<KIND, NT> &k) {
     constexpr int N = STAGES<KIND, NT>;
     int steps = (k.tiles + STAGE_TILES - 1) / STAGE_TILES;
 #pragma unroll
     for (int m = 0; m < MATS; m++) {
         clear_sums<NT>(s->chain[m]);
         clear_sums<NT>(s->total[m]);
-        if constexpr (KIND == WEIGHT_F8_BLOCK)
+        if constexpr (HAS_CHAINS<KIND>)
             clear_sums<NT>(s->segment[m]);
     }
 #pragma unroll
@@ -210,7 +237,7 @@ DEVICE void tile_sum(struct tile_sums<KIND, NT> *s, char *shared, const struct t
 /* Calls store(matrix sums of row r and token of the tile) for what a lane holds. */
 template <enum weight_kind KIND, bool DOWN, int NT>
 DEVICE void tile_store(const struct tile_sums<KIND, NT> &s, const struct moe_args_device &p,
-                       const struct moe_item &item, const struct tile_work<NT> &k,
+                       const struct moe_item &item, const struct tile_work<KIND, NT> &k,
                        int first_token) {
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
     int H = p.a.hidden_size, I = p.a.intermediate;
@@ -223,21 +250,40 @@ DEVICE void tile_store(const struct tile_sums<KIND, NT> &s, const struct moe_arg
             if (first_token + token >= item.count)
                 continue;
             int64_t at = item.first + first_token + token;
+            float x_scale = 1;
+            if constexpr (IS_XQ<KIND>)
+                x_scale = DOWN ? p.a.actq_scale[at] : p.a.xq_scale[moe_token_of(p, (int)at)];
             if constexpr (DOWN) {
 #pragma unroll
                 for (int m = 0; m < MATS; m++) {
                     int row = group_of<true>(k.first_group, warp / WARPS_N, m) * FRAGMENT_ROWS + r;
                     if (row < H)
                         p.a.pair_out[at * H + row] =
-                            scale_row<KIND>(s.total[m][n][c], k.scale[m], row);
+                            scale_row<KIND>(s.total[m][n][c], k.scale[m], row, x_scale);
                 }
             } else {
                 int row = group_of<false>(k.first_group, warp / WARPS_N, 0) * FRAGMENT_ROWS + r;
                 if (row < I)
-                    p.a.act[at * I + row] = gated(scale_row<KIND>(s.total[0][n][c], k.scale[0], row),
-                                                  scale_row<KIND>(s.total[1][n][c], k.scale[1], row));
+                    p.a.act[at * I + row] =
+                        gated(scale_row<KIND>(s.total[0][n][c], k.scale[0], row, x_scale),
+                              scale_row<KIND>(s.total[1][n][c], k.scale[1], row, x_scale));
             }
         }
+}
+
+/* Sets the parts of a tile's work that all items share. */
+template <enum weight_kind KIND, bool DOWN, int NT>
+DEVICE void work_start(struct tile_work<KIND, NT> *k, const struct moe_args_device &p) {
+    int cols = DOWN ? p.a.intermediate : p.a.hidden_size;
+    k->tiles = (cols + FRAGMENT_COLS - 1) / FRAGMENT_COLS;
+    k->num_groups = ((DOWN ? p.a.hidden_size : p.a.intermediate) - 1) / FRAGMENT_ROWS + 1;
+    if constexpr (IS_XQ<KIND>) {
+        k->x = (const uint4 *)(DOWN ? p.a.actq : p.a.xq);
+        k->row_chunks = k->tiles * FRAGMENT_COLS / 16;
+    } else {
+        k->x = (const uint4 *)(DOWN ? p.a.act : p.a.x);
+        k->row_chunks = cols / 8;
+    }
 }
 
 template <enum weight_kind KIND, bool DOWN, int NT>
@@ -246,13 +292,8 @@ __global__ void __launch_bounds__(TILE_THREADS, TILE_BLOCKS<KIND, NT>)
     extern __shared__ __align__(128) char shared[];
     __shared__ struct moe_queue queue;
     constexpr int tile_rows = (DOWN ? MATS : 1) * WARPS_M; /* groups of 16 rows */
-    constexpr int copies = TILE_TOKENS<NT> * X_CHUNKS / TILE_THREADS;
-
-    struct tile_work<NT> k;
-    k.cols = DOWN ? p.a.intermediate : p.a.hidden_size;
-    k.tiles = (k.cols + FRAGMENT_COLS - 1) / FRAGMENT_COLS;
-    k.num_groups = ((DOWN ? p.a.hidden_size : p.a.intermediate) - 1) / FRAGMENT_ROWS + 1;
-    k.x = DOWN ? p.a.act : p.a.x;
+    struct tile_work<KIND, NT> k;
+    work_start<KIND, DOWN, NT>(&k, p);
     moe_queue_start(&queue);
     for (;;) {
         const struct moe_item *item = moe_queue_next(&queue, p, p.stream_limit, INT32_MAX,
@@ -268,16 +309,17 @@ __global__ void __launch_bounds__(TILE_THREADS, TILE_BLOCKS<KIND, NT>)
         k.scale[0] = DOWN ? e->down_scale : e->gate_scale;
         k.scale[1] = DOWN ? e->down_scale : e->up_scale;
 #pragma unroll
-        for (int i = 0; i < copies; i++) {
-            int token = first_token + (i * TILE_THREADS + (int)threadIdx.x) / X_CHUNKS;
+        for (int i = 0; i < X_COPIES<KIND, NT>; i++) {
+            int token = first_token + (i * TILE_THREADS + (int)threadIdx.x) / X_CHUNKS<KIND>;
             int at = item->first + token;
             k.row[i] = token >= item->count ? -1
-                       : DOWN               ? at
-                                            : p.r.permutation[at] / p.a.num_experts_per_tok;
+                       : (DOWN ? at : moe_token_of(p, at)) * k.row_chunks;
         }
-        struct tile_sums<KIND, NT> sums;
-        tile_sum<KIND, DOWN, NT>(&sums, shared, k);
-        tile_store<KIND, DOWN, NT>(sums, p, *item, k, first_token);
+        if constexpr (RUNS_HERE<KIND>) {
+            struct tile_sums<KIND, NT> sums;
+            tile_sum<KIND, DOWN, NT>(&sums, shared, k);
+            tile_store<KIND, DOWN, NT>(sums, p, *item, k, first_token);
+        }
         __syncthreads(); /* nobody reads the stages or the item any more */
     }
 }
@@ -301,7 +343,7 @@ static void launch(const struct moe_args_device *p, cudaStream_t stream) {
 template <bool DOWN>
 static void launch_tile(const struct moe_args_device *p, int average, cudaStream_t stream) {
     bool wide = average >= 96;
-    switch (weight_kind_of(p->a.dtype, p->a.scale)) {
+    switch (weight_kind_of(p->a.dtype, p->a.scale, p->a.xq)) {
     case WEIGHT_BF16:
         return wide ? launch<WEIGHT_BF16, DOWN, 8>(p, stream)
                     : launch<WEIGHT_BF16, DOWN, 4>(p, stream);
@@ -310,6 +352,12 @@ static void launch_tile(const struct moe_args_device *p, int average, cudaStream
                     : launch<WEIGHT_F8_ROW, DOWN, 4>(p, stream);
     case WEIGHT_F8_BLOCK:
         return launch<WEIGHT_F8_BLOCK, DOWN, 4>(p, stream);
+    case WEIGHT_F8_ROW_XQ:
+        return wide ? launch<WEIGHT_F8_ROW_XQ, DOWN, 8>(p, stream)
+                    : launch<WEIGHT_F8_ROW_XQ, DOWN, 4>(p, stream);
+    case WEIGHT_F8_BLOCK_XQ:
+        return wide ? launch<WEIGHT_F8_BLOCK_XQ, DOWN, 8>(p, stream)
+                    : launch<WEIGHT_F8_BLOCK_XQ, DOWN, 4>(p, stream);
     }
 }
 

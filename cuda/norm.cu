@@ -1,7 +1,7 @@
 /* norm: hidden += partial; x = hidden / sqrt(mean(hidden^2) + eps) * weight; x as E4M3
  *
  * Shapes   hidden [*, H] float, in place; partial [*, H] float or none; weight [H] float; x [T, H]
- *          bf16; xq [T, H] E4M3 and xq_scale [T], or none. With `rows`, row i of x comes from row
+ *          bf16; xq [T, f8_stride(H)] E4M3 and xq_scale [T], or none. With `rows`, row i of x comes from row
  *          rows[i] of hidden + partial, and hidden stays as it is.
  * Launch   grid T, one block a row; 256, 512 or 1024 threads by H, each with up to 4 (H > 16384: 6)
  *          units of 4 columns in registers, so that the row is read once. Thread i has units i,
@@ -93,7 +93,7 @@ DEVICE void store_unit_e4m3(uint8_t *row, const float v[UNIT], float scale, int 
 }
 
 template <int THREADS, int UNITS, bool WIDE>
-__global__ __launch_bounds__(THREADS) void norm_kernel(struct norm_args a) {
+__global__ __launch_bounds__(THREADS, 1024 / THREADS) void norm_kernel(struct norm_args a) {
     __shared__ float sums[THREADS / WARP], maxima[THREADS / WARP];
     int H = a.hidden_size, t = blockIdx.x;
     int64_t from = (int64_t)(a.rows ? a.rows[t] : t) * H, to = (int64_t)t * H;
@@ -148,9 +148,12 @@ __global__ __launch_bounds__(THREADS) void norm_kernel(struct norm_args a) {
     for (int i = 0; i < THREADS / WARP; i++)
         largest = fmaxf(largest, maxima[i]);
     float xq_scale = largest > 0 ? largest / 448 : 1;
+    uint8_t *xq = a.xq + t * f8_stride(H);
 #pragma unroll
     for (int u = 0; u < UNITS; u++)
-        store_unit_e4m3<THREADS, WIDE>(a.xq + to, h[u], xq_scale, u, H);
+        store_unit_e4m3<THREADS, WIDE>(xq, h[u], xq_scale, u, H);
+    if (threadIdx.x < f8_stride(H) - H)
+        xq[H + threadIdx.x] = 0;
     if (threadIdx.x == 0)
         a.xq_scale[t] = xq_scale;
 }

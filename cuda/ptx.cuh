@@ -87,6 +87,17 @@ DEVICE void mma_f16(float c[4], const uint32_t a[4], const uint32_t b[2]) {
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 890
+/* c += A B, E4M3 elements (m16n8k32). Sums are float32, but Ada and Hopper keep 13 bits of mantissa
+ * on the way: long sums are to be cut into chains of a few mma and added outside. */
+DEVICE void mma_e4m3(float c[4], const uint32_t a[4], const uint32_t b[2]) {
+    asm volatile("mma.sync.aligned.m16n8k32.row.col.f32.e4m3.e4m3.f32 "
+                 "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+#endif
+
 /* ---- arithmetic -------------------------------------------------------------------------------- */
 
 /* 2^x within 2 ulp; 2^0 is 1, 2^-inf is 0, and results below 2^-126 are 0. */

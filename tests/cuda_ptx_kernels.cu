@@ -6,7 +6,9 @@
 
 /* ---- mma --------------------------------------------------------------------------------------- */
 
-template <bool F16>
+enum mma_type { MMA_BF16, MMA_F16, MMA_E4M3 };
+
+template <enum mma_type TYPE>
 __global__ void __launch_bounds__(WARP)
     mma_kernel(float *out, const uint32_t *a, const uint32_t *b, const float *c) {
     int l = threadIdx.x;
@@ -17,23 +19,36 @@ __global__ void __launch_bounds__(WARP)
         ra[i] = a[l * 4 + i];
         rb[i / 2] = b[l * 2 + i / 2];
     }
-    if (F16)
+    if (TYPE == MMA_E4M3) {
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 890
+        mma_e4m3(sum, ra, rb);
+#else
+        return;
+#endif
+    } else if (TYPE == MMA_F16) {
         mma_f16(sum, ra, rb);
-    else
+    } else {
         mma_bf16(sum, ra, rb);
+    }
     for (int i = 0; i < 4; i++)
         out[l * 4 + i] = sum[i];
 }
 
 void ptx_mma_bf16(float *out, const uint32_t *a, const uint32_t *b, const float *c,
                   cudaStream_t stream) {
-    mma_kernel<false><<<1, WARP, 0, stream>>>(out, a, b, c);
+    mma_kernel<MMA_BF16><<<1, WARP, 0, stream>>>(out, a, b, c);
     LAUNCH_CHECK();
 }
 
 void ptx_mma_f16(float *out, const uint32_t *a, const uint32_t *b, const float *c,
                  cudaStream_t stream) {
-    mma_kernel<true><<<1, WARP, 0, stream>>>(out, a, b, c);
+    mma_kernel<MMA_F16><<<1, WARP, 0, stream>>>(out, a, b, c);
+    LAUNCH_CHECK();
+}
+
+void ptx_mma_e4m3(float *out, const uint32_t *a, const uint32_t *b, const float *c,
+                  cudaStream_t stream) {
+    mma_kernel<MMA_E4M3><<<1, WARP, 0, stream>>>(out, a, b, c);
     LAUNCH_CHECK();
 }
 

@@ -16,6 +16,9 @@ void ptx_mma_bf16(float out[32 * 4], const uint32_t a[32 * 4], const uint32_t b[
                   const float c[32 * 4], cudaStream_t stream);
 void ptx_mma_f16(float out[32 * 4], const uint32_t a[32 * 4], const uint32_t b[32 * 2],
                  const float c[32 * 4], cudaStream_t stream);
+/* sm_89 and newer; else out is left as it is. */
+void ptx_mma_e4m3(float out[32 * 4], const uint32_t a[32 * 4], const uint32_t b[32 * 2],
+                  const float c[32 * 4], cudaStream_t stream);
 /* in: 32 rows of 8 elements, which are copied to shared memory. */
 void ptx_ldmatrix(uint32_t out[32 * 4], const uint16_t in[32 * 8], cudaStream_t stream);
 void ptx_ldmatrix_trans(uint32_t out[32 * 4], const uint16_t in[32 * 8], cudaStream_t stream);

@@ -27,6 +27,13 @@ bool gpu_available(const char **reason);
             SKIP(gpu_reason);                                                                      \
     } while (0)
 
+/* For FP8 activations. */
+#define F8_OR_SKIP()                                                                               \
+    do {                                                                                           \
+        if (gpu_test_info().sm < MIN_F8_SM)                                                        \
+            SKIP("the GPU has no FP8 tensor cores, which begin with sm_89");                       \
+    } while (0)
+
 struct gpu_info gpu_test_info(void); /* of the current device */
 cudaStream_t gpu_stream(void);
 

@@ -3,13 +3,21 @@
 #include <math.h>
 #include <stdlib.h>
 
+#include "host/dtype.h"
 #include "host/mem.h"
+#include "tests/cuda_ptx_kernels.h"
 
 const struct gpu_weight_type gpu_weight_types[] = {
-    {"BF16", DTYPE_BF16, SCALE_NONE},
-    {"F8 with row scales", DTYPE_F8_E4M3, SCALE_ROW},
-    {"F8 with block scales", DTYPE_F8_E4M3, SCALE_BLOCK},
+    {"BF16", DTYPE_BF16, SCALE_NONE, false},
+    {"F8 with row scales", DTYPE_F8_E4M3, SCALE_ROW, false},
+    {"F8 with block scales", DTYPE_F8_E4M3, SCALE_BLOCK, false},
+    {"F8 with row scales times F8", DTYPE_F8_E4M3, SCALE_ROW, true},
+    {"F8 with block scales times F8", DTYPE_F8_E4M3, SCALE_BLOCK, true},
 };
+
+int gpu_num_weight_types(void) {
+    return gpu_test_info().sm < MIN_F8_SM ? 3 : 5;
+}
 
 static int32_t blocks(int32_t n) {
     return (n + SCALE_BLOCK_SIZE - 1) / SCALE_BLOCK_SIZE;
@@ -72,4 +80,61 @@ void gpu_matrix_times(const struct gpu_matrix *m, const float *x, double *y, dou
             magnitude[row] += fabs(term);
         }
     }
+}
+
+/* ---- FP8 activations ---------------------------------------------------------------------------
+ */
+
+struct gpu_f8_rows gpu_f8_rows_of(float *x, int64_t n, int32_t cols) {
+    int64_t stride = f8_stride(cols);
+    struct gpu_f8_rows r = {xcalloc((size_t)(n * stride) + 1, 1),
+                            xcalloc((size_t)n + 1, sizeof(float))};
+    for (int64_t i = 0; i < n; i++) {
+        float *row = x + i * cols, largest = 0;
+        for (int32_t c = 0; c < cols; c++)
+            largest = fmaxf(largest, fabsf(row[c]));
+        r.scale[i] = largest > 0 ? largest / 448 : 1;
+        for (int32_t c = 0; c < cols; c++) {
+            r.codes[i * stride + c] = e4m3_from_f32(row[c] / r.scale[i]);
+            row[c] = e4m3_to_f32(r.codes[i * stride + c]) * r.scale[i];
+        }
+    }
+    return r;
+}
+
+void gpu_f8_rows_free(struct gpu_f8_rows *r) {
+    free(r->codes);
+    free(r->scale);
+}
+
+/* The most bits, up to 18, such that the device computes 1 + 2^-bits as more than 1: row 0 and
+ * column 0 of a product, elements 0 and 1, which lane 0 holds. */
+static int f8_bits(void) {
+    int found = 0;
+    for (int bits = 1; bits <= 18; bits++) {
+        int i = bits < 9 ? bits : 9;
+        uint32_t a[32 * 4] = {0}, b[32 * 2] = {0};
+        float c[32 * 4] = {0};
+        a[0] = e4m3_from_f32(1) | (uint32_t)e4m3_from_f32(ldexpf(1, -i)) << 8;
+        b[0] = e4m3_from_f32(1) | (uint32_t)e4m3_from_f32(ldexpf(1, i - bits)) << 8;
+        uint32_t *da = gpu_upload(a, sizeof a), *db = gpu_upload(b, sizeof b);
+        float *dc = gpu_upload(c, sizeof c);
+        ptx_mma_e4m3(dc, da, db, dc, gpu_stream());
+        gpu_download(c, dc, sizeof c);
+        if (c[0] > 1)
+            found = bits;
+        gpu_free(da);
+        gpu_free(db);
+        gpu_free(dc);
+    }
+    return found;
+}
+
+double gpu_sum_error(const struct gpu_weight_type *type) {
+    static int bits;
+    if (!type->xq)
+        return 0x1p-16;
+    if (bits == 0)
+        bits = f8_bits();
+    return bits < 18 ? ldexp(8, -bits) : 0x1p-16;
 }

@@ -9,14 +9,16 @@
 extern "C" {
 #endif
 
-/* The ways a matrix may be stored: what a test runs through. */
+/* The ways a matrix may be stored, and its input: what a test runs through. */
 struct gpu_weight_type {
     const char *name;
     enum dtype dtype;
     enum weight_scale scale;
+    bool xq; /* with FP8 activations; these come last */
 };
 extern const struct gpu_weight_type gpu_weight_types[];
-enum { NUM_GPU_WEIGHT_TYPES = 3 };
+/* How many of them this GPU takes: sm_80 and sm_86 have no FP8 products. */
+int gpu_num_weight_types(void);
 
 struct gpu_matrix {
     int32_t rows, cols;
@@ -34,9 +36,22 @@ void gpu_matrix_free(struct gpu_matrix *m);
  * what rounding errors are relative to. */
 void gpu_matrix_times(const struct gpu_matrix *m, const float *x, double *y, double *magnitude);
 
-/* Error that a sum of up to 1,200 columns may have, relative to its magnitude: a step of the tensor
- * cores truncates to 24 bits or so, and 1,200 columns are 75 steps. */
-#define GPU_SUM_ERROR (1.0 / (1 << 16))
+/* FP8 activations of rows [n, cols], as kernels.h words them, in host memory: codes
+ * [n, f8_stride(cols)] and scales [n] are to be freed with free(), and x becomes what they stand
+ * for. */
+struct gpu_f8_rows {
+    uint8_t *codes;
+    float *scale;
+};
+struct gpu_f8_rows gpu_f8_rows_of(float *x, int64_t n, int32_t cols);
+void gpu_f8_rows_free(struct gpu_f8_rows *r);
+
+/* Error that a sum of up to 1,200 columns may have, relative to its magnitude. A step of the tensor
+ * cores truncates to 24 bits or so, and 1,200 columns are 75 steps: 2^-16. FP8 products are
+ * truncated to as many bits as the device is found to keep (13 on Ada and Hopper), in chains of 4
+ * steps of 32 terms; their errors have either sign, so that 8 times the last bit is far outside of
+ * what happens. */
+double gpu_sum_error(const struct gpu_weight_type *type);
 
 #ifdef __cplusplus
 }

@@ -16,9 +16,11 @@ enum { MAX_T = 70 };
 struct dense_case {
     const struct gpu_weight_type *type;
     struct gpu_matrix w, rows_w; /* FRAGMENTS and ROWS, of the same values */
-    float *x;                    /* [MAX_T, ldx] */
+    float *x;                    /* [MAX_T, ldx]; FP8 activations: what they stand for */
     int64_t ldx;
     bf16 *device_x;
+    uint8_t *device_xq; /* FP8 activations; NULL without them */
+    float *device_xq_scale;
     float *bias, *device_bias;
 };
 
@@ -36,6 +38,8 @@ static float *run_dense(const struct dense_case *c, enum weight_layout layout, i
             .ldy = ldy,
             .x = c->device_x + first * c->ldx,
             .ldx = c->ldx,
+            .xq = c->type->xq ? c->device_xq + first * f8_stride(w->cols) : NULL,
+            .xq_scale = c->type->xq ? c->device_xq_scale + first : NULL,
             .weight = w->data,
             .layout = layout,
             .dtype = c->type->dtype,
@@ -63,6 +67,13 @@ static struct dense_case make_case(uint64_t salt, const struct gpu_weight_type *
     c.x = random_floats(&r, MAX_T * c.ldx, 2);
     round_to_bf16(c.x, MAX_T * c.ldx);
     c.device_x = gpu_upload_bf16(c.x, MAX_T * c.ldx);
+    if (type->xq) {
+        CHECK(extra == 0, "FP8 activations have a stride of their own");
+        struct gpu_f8_rows rows8 = gpu_f8_rows_of(c.x, MAX_T, cols);
+        c.device_xq = gpu_upload(rows8.codes, (size_t)(MAX_T * f8_stride(cols)));
+        c.device_xq_scale = gpu_upload(rows8.scale, MAX_T * sizeof(float));
+        gpu_f8_rows_free(&rows8);
+    }
     c.bias = random_floats(&r, rows, 1);
     c.device_bias = gpu_upload(c.bias, (size_t)rows * sizeof(float));
     return c;
@@ -72,6 +83,8 @@ static void free_case(struct dense_case *c) {
     gpu_matrix_free(&c->w);
     gpu_matrix_free(&c->rows_w);
     gpu_free(c->device_x);
+    gpu_free(c->device_xq);
+    gpu_free(c->device_xq_scale);
     gpu_free(c->device_bias);
     free(c->x);
     free(c->bias);
@@ -85,7 +98,7 @@ static void check_values(const struct dense_case *c, const float *y, bool bias, 
         for (int32_t i = 0; i < rows; i++) {
             double got = (double)y[t * (rows + 3) + i];
             double right = want[i] + (bias ? (double)c->bias[i] : 0);
-            double limit = (size[i] + 1) * GPU_SUM_ERROR + fabs(right) * rounding;
+            double limit = (size[i] + 1) * gpu_sum_error(c->type) + fabs(right) * rounding;
             if (!(fabs(got - right) <= limit)) {
                 FAIL("%s %d x %d: y[%d, %d] is %g, not %g +- %g (seed %llu)", c->type->name, rows,
                      c->w.cols, t, i, got, right, limit, (unsigned long long)ops_test_seed());
@@ -100,7 +113,7 @@ out:
 
 TEST(CudaDense, AgreesWithSumsInFloat64) {
     GPU_OR_SKIP();
-    for (int k = 0; k < NUM_GPU_WEIGHT_TYPES; k++)
+    for (int k = 0; k < gpu_num_weight_types(); k++)
         for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) {
             struct dense_case c =
                 make_case(100 + s, &gpu_weight_types[k], shapes[s][0], shapes[s][1], 0);
@@ -131,7 +144,7 @@ static void same_rows(const struct dense_case *c, const char *what, const float 
 
 TEST(CudaDense, BitsDependNeitherOnTheBatchNorOnTheLayout) {
     GPU_OR_SKIP();
-    for (int k = 0; k < NUM_GPU_WEIGHT_TYPES; k++)
+    for (int k = 0; k < gpu_num_weight_types(); k++)
         for (size_t s = 2; s < sizeof shapes / sizeof *shapes; s++) {
             struct dense_case c =
                 make_case(200 + s, &gpu_weight_types[k], shapes[s][0], shapes[s][1], 0);
@@ -141,6 +154,8 @@ TEST(CudaDense, BitsDependNeitherOnTheBatchNorOnTheLayout) {
                 float *y = run_dense(&c, LAYOUT_FRAGMENTS, first, T, true, true);
                 same_rows(&c, "batch", whole, first, y, T);
                 free(y);
+                if (c.type->xq) /* in FRAGMENTS only */
+                    continue;
                 y = run_dense(&c, LAYOUT_ROWS, first, T, true, true);
                 same_rows(&c, "ROWS", whole, first, y, T);
                 free(y);
@@ -153,7 +168,7 @@ TEST(CudaDense, BitsDependNeitherOnTheBatchNorOnTheLayout) {
 /* The slow path for rows that are not aligned gives the bits of the fast one. */
 TEST(CudaDense, BitsDoNotDependOnTheAlignmentOfX) {
     GPU_OR_SKIP();
-    for (int k = 0; k < NUM_GPU_WEIGHT_TYPES; k++) {
+    for (int k = 0; k < gpu_num_weight_types() && !gpu_weight_types[k].xq; k++) {
         struct dense_case c = make_case(300, &gpu_weight_types[k], 40, 176, 0);
         struct dense_case odd = make_case(300, &gpu_weight_types[k], 40, 176, 3);
         for (int32_t t = 0; t < MAX_T; t++)
@@ -167,4 +182,50 @@ TEST(CudaDense, BitsDoNotDependOnTheAlignmentOfX) {
         free_case(&c);
         free_case(&odd);
     }
+}
+
+/* One row of 131,072 columns, all products positive. A sum in 13 bits throughout would lose the
+ * last half bit 512 times in each of 8 segments, which is 2^-6 of it or more; chains of 4 mma lose
+ * at most 2^-9. */
+TEST(CudaDense, LongSumsOfF8ProductsKeepTheirBits) {
+    GPU_OR_SKIP();
+    F8_OR_SKIP();
+    enum { COLS = 131072 };
+    struct rng r = rng_seeded(310);
+    uint8_t *codes = xmalloc(COLS), *xq = xmalloc(COLS);
+    float one = 1, got;
+    double want = 0;
+    for (int32_t i = 0; i < COLS; i++) {
+        codes[i] = e4m3_from_f32(0.5f + 0.25f * (float)rng_below(&r, 3));
+        xq[i] = e4m3_from_f32(0.5f + 0.25f * (float)rng_below(&r, 3));
+        want += (double)e4m3_to_f32(codes[i]) * (double)e4m3_to_f32(xq[i]);
+    }
+    void *source = gpu_upload(codes, COLS), *device_xq = gpu_upload(xq, COLS);
+    void *data = gpu_alloc(weight_layout_bytes(LAYOUT_FRAGMENTS, DTYPE_F8_E4M3, 1, COLS));
+    float *scale = gpu_upload(&one, sizeof one), *y = gpu_alloc(sizeof *y);
+    weight_layout_launch(data, LAYOUT_FRAGMENTS, DTYPE_F8_E4M3, 1, COLS, 0, 1, source, COLS,
+                         gpu_stream());
+    dense_launch(&(struct dense_args){.y = y,
+                                      .y_float = true,
+                                      .ldy = 1,
+                                      .ldx = COLS,
+                                      .xq = device_xq,
+                                      .xq_scale = scale,
+                                      .weight = data,
+                                      .layout = LAYOUT_FRAGMENTS,
+                                      .dtype = DTYPE_F8_E4M3,
+                                      .weight_scale = scale,
+                                      .scale = SCALE_ROW,
+                                      .rows = 1,
+                                      .cols = COLS,
+                                      .num_tokens = 1,
+                                      .gpu = gpu_test_info()},
+                 gpu_stream());
+    gpu_download(&got, y, sizeof got);
+    EXPECT_NEAR((double)got, want, want * 0x1p-8);
+    void *device[] = {source, device_xq, data, scale, y};
+    for (size_t i = 0; i < sizeof device / sizeof *device; i++)
+        gpu_free(device[i]);
+    free(codes);
+    free(xq);
 }

@@ -78,7 +78,8 @@ enum pattern {
 
 struct tokens {
     int32_t T, padded;           /* the last `padded` of T rows are padding */
-    float *x;                    /* [T, H] */
+    float *x;                    /* [T, H]; FP8 activations: what they stand for */
+    struct gpu_f8_rows f8;       /* these, or NULLs */
     int32_t *topk_ids;           /* [T, K] */
     float *topk_weights;         /* [T, K] */
     int32_t *counts, *offsets;   /* [E], [E + 1] */
@@ -140,6 +141,8 @@ static struct tokens make_tokens(struct rng *r, const struct layer *l, int32_t T
     allocate_tokens(&t, l);
     t.x = random_floats(r, (int64_t)T * l->H, 2);
     round_to_bf16(t.x, (int64_t)T * l->H);
+    if (l->type->xq)
+        t.f8 = gpu_f8_rows_of(t.x, T, l->H);
     for (int32_t i = 0; i < T; i++)
         for (int32_t k = 0; k < K; k++) {
             bool real = i < T - padded;
@@ -156,6 +159,13 @@ static struct tokens one_token(const struct tokens *all, const struct layer *l, 
     allocate_tokens(&t, l);
     t.x = xcalloc((size_t)l->H, sizeof *t.x);
     memcpy(t.x, all->x + (int64_t)i * l->H, (size_t)l->H * sizeof *t.x);
+    if (l->type->xq) {
+        int64_t stride = f8_stride(l->H);
+        t.f8.codes = xcalloc((size_t)stride, 1);
+        t.f8.scale = xcalloc(1, sizeof *t.f8.scale);
+        memcpy(t.f8.codes, all->f8.codes + i * stride, (size_t)stride);
+        *t.f8.scale = all->f8.scale[i];
+    }
     memcpy(t.topk_ids, all->topk_ids + i * l->K, (size_t)l->K * sizeof *t.topk_ids);
     memcpy(t.topk_weights, all->topk_weights + i * l->K, (size_t)l->K * sizeof *t.topk_weights);
     group_by_expert(&t, l);
@@ -164,6 +174,7 @@ static struct tokens one_token(const struct tokens *all, const struct layer *l, 
 
 static void free_tokens(struct tokens *t) {
     free(t->x);
+    gpu_f8_rows_free(&t->f8);
     free(t->topk_ids);
     free(t->topk_weights);
     free(t->counts);
@@ -177,12 +188,14 @@ static void free_tokens(struct tokens *t) {
 
 struct result {
     float *act, *pair_out, *partial; /* [P, I], [P, H], [T, H]; owned */
+    struct gpu_f8_rows actq;         /* [P]: FP8 activations, or NULLs */
 };
 
 static void free_result(struct result *r) {
     free(r->act);
     free(r->pair_out);
     free(r->partial);
+    gpu_f8_rows_free(&r->actq);
 }
 
 static struct gpu_routing upload_routing(const struct tokens *t, const struct layer *l) {
@@ -209,9 +222,12 @@ static void free_routing(struct gpu_routing *r) {
 /* before: what partial holds and is added to, or NULL. */
 static struct result run_moe(const struct layer *l, const struct tokens *t, const float *before) {
     int64_t P = (int64_t)t->T * l->K, n = (int64_t)t->T * l->H;
+    size_t actq_bytes = l->type->xq ? (size_t)(P * f8_stride(l->I)) : 0;
     struct gpu_routing routing = upload_routing(t, l);
     struct moe_launch_args a = {
-        .x = gpu_upload_bf16(t->x, n),
+        .x = l->type->xq ? NULL : gpu_upload_bf16(t->x, n),
+        .xq = l->type->xq ? gpu_upload(t->f8.codes, (size_t)(t->T * f8_stride(l->H))) : NULL,
+        .xq_scale = l->type->xq ? gpu_upload(t->f8.scale, (size_t)t->T * sizeof(float)) : NULL,
         .routing = &routing,
         .experts = l->experts,
         .expert_slot = l->device_slot,
@@ -224,7 +240,10 @@ static struct result run_moe(const struct layer *l, const struct tokens *t, cons
         .dtype = l->type->dtype,
         .scale = l->type->scale,
         .accumulate = before != NULL,
+        .invariant = true,
         .act = gpu_alloc((size_t)(P * l->I) * sizeof(bf16)),
+        .actq = gpu_alloc(actq_bytes),
+        .actq_scale = gpu_alloc((size_t)P * sizeof(float)),
         .pair_out = gpu_alloc((size_t)(P * l->H) * sizeof(float)),
         .partial = gpu_alloc((size_t)n * sizeof(float)),
         .workspace = gpu_alloc(moe_workspace_bytes(t->T, l->E, l->K)),
@@ -233,11 +252,17 @@ static struct result run_moe(const struct layer *l, const struct tokens *t, cons
     if (before)
         gpu_write(a.partial, before, (size_t)n * sizeof(float));
     moe_launch(&a, gpu_stream());
-    struct result r = {gpu_fetch_bf16(a.act, P * l->I),
-                       gpu_fetch(a.pair_out, (size_t)(P * l->H) * sizeof(float)),
-                       gpu_fetch(a.partial, (size_t)n * sizeof(float))};
+    struct result r = {
+        gpu_fetch_bf16(a.act, P * l->I),
+        gpu_fetch(a.pair_out, (size_t)(P * l->H) * sizeof(float)),
+        gpu_fetch(a.partial, (size_t)n * sizeof(float)),
+        {gpu_fetch(a.actq, actq_bytes), gpu_fetch(a.actq_scale, (size_t)P * sizeof(float))}};
     gpu_free((void *)(uintptr_t)a.x);
+    gpu_free((void *)(uintptr_t)a.xq);
+    gpu_free((void *)(uintptr_t)a.xq_scale);
     gpu_free(a.act);
+    gpu_free(a.actq);
+    gpu_free(a.actq_scale);
     gpu_free(a.pair_out);
     gpu_free(a.partial);
     gpu_free(a.workspace);
@@ -274,8 +299,9 @@ static bool check_act(const struct layer *l, const struct tokens *t, int32_t slo
     gpu_matrix_times(&l->up[slot], x, u, u_size);
     for (int32_t i = 0; i < l->I; i++) {
         double silu = g[i] / (1 + exp(-g[i])), want = silu * u[i];
-        double limit = fabs(want) / 256 + 1e-6 +
-                       GPU_SUM_ERROR * (1.1 * g_size[i] * fabs(u[i]) + fabs(silu) * u_size[i]);
+        double limit =
+            fabs(want) / 256 + 1e-6 +
+            gpu_sum_error(l->type) * (1.1 * g_size[i] * fabs(u[i]) + fabs(silu) * u_size[i]);
         if (!near("act", l, t, at, i, (double)got[i], want, limit))
             return false;
     }
@@ -287,7 +313,8 @@ static bool check_down(const struct layer *l, const struct tokens *t, int32_t sl
     double *y = scratch, *size = y + l->H;
     gpu_matrix_times(&l->down[slot], act, y, size);
     for (int32_t h = 0; h < l->H; h++)
-        if (!near("pair_out", l, t, at, h, (double)got[h], y[h], size[h] * GPU_SUM_ERROR + 1e-9))
+        if (!near("pair_out", l, t, at, h, (double)got[h], y[h],
+                  size[h] * gpu_sum_error(l->type) + 1e-9))
             return false;
     return true;
 }
@@ -313,6 +340,21 @@ static bool check_combine(const struct layer *l, const struct tokens *t, const s
     return true;
 }
 
+/* actq of a pair is a function of its act, bit for bit; act [I] becomes what it stands for. */
+static bool check_actq(const struct layer *l, const struct tokens *t, const struct result *r,
+                       int64_t at, float *act) {
+    size_t stride = (size_t)f8_stride(l->I);
+    struct gpu_f8_rows want = gpu_f8_rows_of(act, 1, l->I);
+    bool ok = r->actq.scale[at] == want.scale[0] &&
+              memcmp(r->actq.codes + (size_t)at * stride, want.codes, stride) == 0;
+    char what[160];
+    describe(what, l, t);
+    if (!ok)
+        FAIL("%s: actq[%lld] is not its act", what, (long long)at);
+    gpu_f8_rows_free(&want);
+    return ok;
+}
+
 /* Every pair of experts held here, and that no other was touched (0xff bytes). */
 static void check_result(const struct layer *l, const struct tokens *t, const struct result *r,
                          const float *before) {
@@ -320,9 +362,10 @@ static void check_result(const struct layer *l, const struct tokens *t, const st
     bool ok = true;
     for (int32_t e = 0; e < l->E && ok; e++)
         for (int64_t at = t->offsets[e]; at < t->offsets[e + 1] && ok; at++) {
-            const float *act = r->act + at * l->I, *out = r->pair_out + at * l->H;
+            float *act = r->act + at * l->I, *out = r->pair_out + at * l->H;
             if (l->slot[e] >= 0)
                 ok = check_act(l, t, l->slot[e], at, act, scratch) &&
+                     (!l->type->xq || check_actq(l, t, r, at, act)) &&
                      check_down(l, t, l->slot[e], at, act, out, scratch);
             else
                 ok = EXPECT_TRUE(isnan(act[0]) && isnan(out[l->H - 1]));
@@ -353,7 +396,7 @@ static const int32_t few[][5] = {{1, 96, 40, 5, 2},   {2, 152, 88, 7, 3}, {7, 64
 
 TEST(CudaMoe, FewTokensAnExpert) {
     GPU_OR_SKIP();
-    for (int k = 0; k < NUM_GPU_WEIGHT_TYPES; k++)
+    for (int k = 0; k < gpu_num_weight_types(); k++)
         for (size_t s = 0; s < sizeof few / sizeof *few; s++)
             check_case(400 + s, &gpu_weight_types[k], few[s], 0, 0, RANDOM);
 }
@@ -361,7 +404,7 @@ TEST(CudaMoe, FewTokensAnExpert) {
 TEST(CudaMoe, ManyColumnsAndRows) {
     GPU_OR_SKIP();
     static const int32_t shape[5] = {3, 1160, 392, 2, 1};
-    for (int k = 0; k < NUM_GPU_WEIGHT_TYPES; k++)
+    for (int k = 0; k < gpu_num_weight_types(); k++)
         check_case(420, &gpu_weight_types[k], shape, 0, 0, RANDOM);
 }
 
@@ -369,7 +412,7 @@ TEST(CudaMoe, ManyTokensAnExpert) {
     GPU_OR_SKIP();
     static const int32_t shapes[][5] = {
         {129, 136, 72, 1, 1}, {129, 264, 200, 3, 2}, {70, 40, 144, 2, 2}, {70, 8, 8, 1, 1}};
-    for (int k = 0; k < NUM_GPU_WEIGHT_TYPES; k++)
+    for (int k = 0; k < gpu_num_weight_types(); k++)
         for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++)
             check_case(430 + s, &gpu_weight_types[k], shapes[s], 0, 0, RANDOM);
 }
@@ -379,7 +422,7 @@ TEST(CudaMoe, ManyTokensAnExpert) {
 TEST(CudaMoe, ExpertsOfAllSizes) {
     GPU_OR_SKIP();
     static const int32_t skewed[5] = {110, 72, 48, 40, 3}, one[5] = {80, 48, 72, 9, 2};
-    for (int k = 0; k < NUM_GPU_WEIGHT_TYPES; k++) {
+    for (int k = 0; k < gpu_num_weight_types(); k++) {
         check_case(440, &gpu_weight_types[k], skewed, 0, 0, SKEWED);
         check_case(441, &gpu_weight_types[k], one, 0, 0, ONE);
     }
@@ -388,14 +431,14 @@ TEST(CudaMoe, ExpertsOfAllSizes) {
 TEST(CudaMoe, EveryTokenToEveryExpert) {
     GPU_OR_SKIP();
     static const int32_t shape[5] = {19, 56, 40, 3, 3};
-    for (int k = 0; k < NUM_GPU_WEIGHT_TYPES; k++)
+    for (int k = 0; k < gpu_num_weight_types(); k++)
         check_case(450, &gpu_weight_types[k], shape, 0, 0, EVERY);
 }
 
 TEST(CudaMoe, ExpertsOfOtherRanksAreLeftToThem) {
     GPU_OR_SKIP();
     static const int32_t few_tokens[5] = {17, 48, 24, 7, 3}, many[5] = {90, 48, 24, 3, 2};
-    for (int k = 0; k < NUM_GPU_WEIGHT_TYPES; k++) {
+    for (int k = 0; k < gpu_num_weight_types(); k++) {
         check_case(460, &gpu_weight_types[k], few_tokens, 2, 0, RANDOM);
         check_case(461, &gpu_weight_types[k], many, 3, 0, RANDOM);
     }
@@ -443,7 +486,7 @@ TEST(CudaMoe, BitsDoNotDependOnTheBatch) {
     GPU_OR_SKIP();
     static const int32_t shapes[][5] = {
         {129, 648, 424, 1, 1}, {90, 264, 136, 3, 2}, {130, 40, 200, 1, 1}, {21, 76, 90, 3, 2}};
-    for (int k = 0; k < NUM_GPU_WEIGHT_TYPES; k++)
+    for (int k = 0; k < gpu_num_weight_types(); k++)
         for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) {
             const int32_t *shape = shapes[s];
             struct rng r = rng_seeded(490 + s);

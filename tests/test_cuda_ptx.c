@@ -91,6 +91,51 @@ TEST(CudaPtx, MmaF16IsAMatrixProduct) {
     check_mma(501, DTYPE_F16);
 }
 
+/* Whole numbers up to 8 and sums below 4096: exact with 13 bits of mantissa. */
+TEST(CudaPtx, MmaE4m3IsAMatrixProduct) {
+    GPU_OR_SKIP();
+    F8_OR_SKIP();
+    enum { K8 = 32 };
+    struct rng r = rng_seeded(502);
+    float a[M][K8], b[K8][N], c[M][N], sums[LANES][4];
+    uint8_t ra[LANES][16], rb[LANES][8];
+    for (int k = 0; k < K8; k++) {
+        for (int m = 0; m < M; m++)
+            a[m][k] = (float)(rng_below(&r, 17) - 8);
+        for (int n = 0; n < N; n++)
+            b[k][n] = (float)(rng_below(&r, 17) - 8);
+    }
+    for (int m = 0; m < M; m++)
+        for (int n = 0; n < N; n++)
+            c[m][n] = (float)(rng_below(&r, 2001) - 1000);
+    for (int l = 0; l < LANES; l++) { /* the fragments as ptx.cuh words them */
+        int g = l / 4, t = l % 4;
+        for (int i = 0; i < 16; i++)
+            ra[l][i] = e4m3_from_f32(a[g + i / 4 % 2 * 8][4 * t + i % 4 + i / 8 * 16]);
+        for (int i = 0; i < 8; i++)
+            rb[l][i] = e4m3_from_f32(b[4 * t + i % 4 + i / 4 * 16][g]);
+        for (int i = 0; i < 4; i++)
+            sums[l][i] = c[g + i / 2 * 8][2 * t + i % 2];
+    }
+    uint32_t *da = gpu_upload(ra, sizeof ra), *db = gpu_upload(rb, sizeof rb);
+    float *dc = gpu_upload(sums, sizeof sums), *out = gpu_alloc(sizeof sums);
+    ptx_mma_e4m3(out, da, db, dc, gpu_stream());
+    float *got = gpu_fetch(out, sizeof sums);
+    for (int l = 0; l < LANES; l++)
+        for (int i = 0; i < 4; i++) {
+            int m = l / 4 + i / 2 * 8, n = l % 4 * 2 + i % 2;
+            float want = c[m][n];
+            for (int k = 0; k < K8; k++)
+                want += a[m][k] * b[k][n];
+            EXPECT_NEAR(got[l * 4 + i], want, 0);
+        }
+    free(got);
+    gpu_free(da);
+    gpu_free(db);
+    gpu_free(dc);
+    gpu_free(out);
+}
+
 /* ---- ldmatrix ----------------------------------------------------------------------------------
  */
 

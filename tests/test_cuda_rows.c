@@ -1,4 +1,4 @@
-/* The kernels that work on rows: embed and norm, against plain loops. */
+/* The kernels that work on rows: embed, norm and quantise, against plain loops. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -115,10 +115,11 @@ static float *norm_reference(struct norm_case *c, float eps) {
     return x;
 }
 
-/* xq and its scale are a function of the x that was stored, bit for bit. */
+/* xq and its scale are a function of the x that was stored, bit for bit; rows are padded. */
 static void check_quantised(const float *x, const uint8_t *xq, const float *scales, int32_t T,
                             int32_t H) {
-    for (int32_t t = 0; t < T; t++) {
+    int32_t stride = (int32_t)f8_stride(H);
+    for (int32_t t = 0; t < T; t++, xq += stride) {
         float largest = 0;
         for (int32_t i = 0; i < H; i++)
             largest = fmaxf(largest, fabsf(x[t * H + i]));
@@ -126,10 +127,13 @@ static void check_quantised(const float *x, const uint8_t *xq, const float *scal
         if (!EXPECT_TRUE(scales[t] == scale))
             return;
         for (int32_t i = 0; i < H; i++)
-            if (!EXPECT_INT_EQ(xq[t * H + i], e4m3_from_f32(x[t * H + i] / scale))) {
+            if (!EXPECT_INT_EQ(xq[i], e4m3_from_f32(x[t * H + i] / scale))) {
                 FAIL("token %d, column %d: %g / %g", t, i, (double)x[t * H + i], (double)scale);
                 return;
             }
+        for (int32_t i = H; i < stride; i++)
+            if (!EXPECT_INT_EQ(xq[i], 0))
+                return;
     }
 }
 
@@ -142,7 +146,8 @@ static void check_norm(int32_t T, int32_t H, int flags) {
     float *weight = gpu_upload(c.weight, (size_t)H * sizeof(float));
     int32_t *rows = gpu_upload(c.rows, (size_t)T * sizeof(int32_t));
     bf16 *x = gpu_alloc(n * sizeof *x);
-    uint8_t *xq = gpu_alloc(n);
+    size_t n8 = (size_t)T * (size_t)f8_stride(H);
+    uint8_t *xq = gpu_alloc(n8);
     float *xq_scale = gpu_alloc((size_t)T * sizeof *xq_scale);
     const struct norm_args args = {.x = x,
                                    .xq = flags & WITH_XQ ? xq : NULL,
@@ -165,7 +170,7 @@ static void check_norm(int32_t T, int32_t H, int flags) {
     float *hidden_got = gpu_fetch(hidden, all * sizeof *hidden_got);
     same_bits("hidden", hidden_got, flags & WITH_ROWS ? before : c.hidden, all * sizeof(float));
     if (flags & WITH_XQ) {
-        uint8_t *codes = gpu_fetch(xq, n);
+        uint8_t *codes = gpu_fetch(xq, n8);
         float *scales = gpu_fetch(xq_scale, (size_t)T * sizeof *scales);
         check_quantised(got, codes, scales, T, H);
         free(codes);
@@ -238,7 +243,7 @@ TEST(CudaNorm, ARowDoesNotDependOnTheOthers) {
 
 TEST(CudaNorm, RowsOfZerosAndOfNaNsAreWhatTheySay) {
     GPU_OR_SKIP();
-    enum { H = 76 };
+    enum { H = 76, STRIDE = 96 };
     float hidden[3 * H] = {0}, weight[H];
     for (int i = 0; i < H; i++) {
         weight[i] = 1;
@@ -248,7 +253,7 @@ TEST(CudaNorm, RowsOfZerosAndOfNaNsAreWhatTheySay) {
     float *device_hidden = gpu_upload(hidden, sizeof hidden);
     float *device_weight = gpu_upload(weight, sizeof weight), *xq_scale = gpu_alloc(3 * 4);
     bf16 *x = gpu_alloc(3 * H * sizeof *x);
-    uint8_t *xq = gpu_alloc(3 * H), codes[3 * H];
+    uint8_t *xq = gpu_alloc(3 * STRIDE), codes[3 * STRIDE];
     const struct norm_args args = {.x = x,
                                    .xq = xq,
                                    .xq_scale = xq_scale,
@@ -264,8 +269,8 @@ TEST(CudaNorm, RowsOfZerosAndOfNaNsAreWhatTheySay) {
     EXPECT_NEAR(scales[0], 1, 0);
     for (int i = 0; i < H; i++) {
         EXPECT_TRUE(got[i] == 0 && codes[i] == 0);
-        EXPECT_TRUE(isnan(got[H + i]) && (codes[H + i] & 0x7f) == 0x7f);
-        EXPECT_TRUE(isfinite(got[2 * H + i]) && codes[2 * H + i] <= 0x7e);
+        EXPECT_TRUE(isnan(got[H + i]) && (codes[STRIDE + i] & 0x7f) == 0x7f);
+        EXPECT_TRUE(isfinite(got[2 * H + i]) && codes[2 * STRIDE + i] <= 0x7e);
     }
     gpu_free(device_hidden);
     gpu_free(device_weight);
@@ -273,4 +278,89 @@ TEST(CudaNorm, RowsOfZerosAndOfNaNsAreWhatTheySay) {
     gpu_free(x);
     gpu_free(xq);
     free(got);
+}
+
+/* ---- quantise ----------------------------------------------------------------------------------
+ */
+
+/* Rows of x with stride ldx, from `offset` elements behind a 256-byte boundary on. */
+static void check_quantise(int32_t T, int32_t cols, int64_t ldx, int32_t offset) {
+    struct rng r = rng_seeded((uint64_t)(T * 1013 + cols * 8 + offset));
+    int64_t n = T * ldx + offset;
+    float *x = random_floats(&r, n, 3), *rows = xmalloc((size_t)(T * cols + 1) * sizeof *rows);
+    for (int64_t i = 0; i < n; i++) /* a wide range, for the subnormals of E4M3 */
+        x[i] = ldexpf(x[i], -rng_below(&r, 24));
+    for (int64_t i = 0; T > 1 && i < cols; i++) /* and a row of zeros */
+        x[ldx + offset + i] = 0;
+    round_to_bf16(x, n);
+    for (int32_t t = 0; t < T; t++)
+        memcpy(rows + (int64_t)t * cols, x + t * ldx + offset, (size_t)cols * sizeof *rows);
+    bf16 *device_x = gpu_upload_bf16(x, n);
+    size_t n8 = (size_t)T * (size_t)f8_stride(cols);
+    uint8_t *xq = gpu_alloc(n8);
+    float *xq_scale = gpu_alloc((size_t)T * sizeof *xq_scale);
+    quantise_launch(xq, xq_scale, device_x + offset, ldx, T, cols, gpu_stream());
+    uint8_t *codes = gpu_fetch(xq, n8);
+    float *scales = gpu_fetch(xq_scale, (size_t)T * sizeof *scales);
+    check_quantised(rows, codes, scales, T, cols);
+    if (shim_failed())
+        FAIL("T %d, %d columns, ldx %lld, offset %d", T, cols, (long long)ldx, offset);
+    gpu_free(device_x);
+    gpu_free(xq);
+    gpu_free(xq_scale);
+    free(codes);
+    free(scales);
+    free(rows);
+    free(x);
+}
+
+TEST(CudaQuantise, RowsOfAllSizes) {
+    GPU_OR_SKIP();
+    static const int32_t sizes[] = {1, 3, 8, 76, 90, 256, 1000, 1030, 2048, 4608, 12296};
+    static const int32_t counts[] = {0, 1, 7};
+    for (int s = 0; s < 11; s++)
+        for (int t = 0; t < 3 && !shim_failed(); t++)
+            check_quantise(counts[t], sizes[s], sizes[s], 0);
+}
+
+TEST(CudaQuantise, RowsOfAnyAlignmentAndStride) {
+    GPU_OR_SKIP();
+    check_quantise(33, 72, 80, 0);
+    check_quantise(5, 72, 83, 0);
+    check_quantise(5, 72, 80, 1);
+    check_quantise(129, 90, 91, 8);
+}
+
+/* What the norm writes and what quantise makes of the norm's x are the same. */
+TEST(CudaQuantise, AgreesWithTheNorm) {
+    GPU_OR_SKIP();
+    enum { T = 5, H = 1032, STRIDE = 1056 };
+    struct norm_case c = norm_case_random(T, H, 0);
+    float *hidden = gpu_upload(c.hidden, T * H * sizeof(float));
+    float *weight = gpu_upload(c.weight, H * sizeof(float));
+    bf16 *x = gpu_alloc(T * H * sizeof *x);
+    uint8_t *xq = gpu_alloc(T * STRIDE), *again = gpu_alloc(T * STRIDE);
+    float *scale = gpu_alloc(T * sizeof *scale), *scale_again = gpu_alloc(T * sizeof *scale);
+    norm_launch(&(struct norm_args){.x = x,
+                                    .xq = xq,
+                                    .xq_scale = scale,
+                                    .hidden = hidden,
+                                    .weight = weight,
+                                    .eps = 1e-6f,
+                                    .num_tokens = T,
+                                    .hidden_size = H},
+                gpu_stream());
+    quantise_launch(again, scale_again, x, H, T, H, gpu_stream());
+    uint8_t codes[2][T * STRIDE];
+    float scales[2][T];
+    gpu_download(codes[0], xq, sizeof codes[0]);
+    gpu_download(codes[1], again, sizeof codes[1]);
+    gpu_download(scales[0], scale, sizeof scales[0]);
+    gpu_download(scales[1], scale_again, sizeof scales[1]);
+    EXPECT_TRUE(memcmp(codes[0], codes[1], sizeof codes[0]) == 0);
+    EXPECT_TRUE(memcmp(scales[0], scales[1], sizeof scales[0]) == 0);
+    void *device[] = {hidden, weight, x, xq, again, scale, scale_again};
+    for (size_t i = 0; i < sizeof device / sizeof *device; i++)
+        gpu_free(device[i]);
+    norm_case_free(&c);
 }
