@@ -90,6 +90,14 @@ struct backend {
     struct gpu_routing to_one;
     bf16 *act;       /* [P, I] */
     float *pair_out; /* [P, H] */
+    /* FP8 activations; NULL without them. */
+    uint8_t *xq; /* [max(T, R), f8_stride(H)] what the last norm made... */
+    float *xq_scale;
+    const void *xq_of; /* ... of this x, which only norms write */
+    uint8_t *inputq;   /* [T, f8_stride(max_matmul_cols)] any other input of the product at hand */
+    float *inputq_scale;
+    uint8_t *actq; /* [P, f8_stride(I)] */
+    float *actq_scale;
     void *moe_workspace, *sample_workspace;
     float *attention_workspace;
     int64_t max_splits;

@@ -89,6 +89,18 @@ static void *carve(struct carver *c, size_t count, size_t size) {
     return p;
 }
 
+static void carve_f8(struct backend *b, struct carver *k) {
+    const struct backend_config *c = &b->config;
+    size_t T = (size_t)c->max_tokens, R = (size_t)c->max_logits;
+    size_t P = T * (size_t)c->num_experts_per_tok, rows = T > R ? T : R;
+    b->xq = carve(k, rows, (size_t)f8_stride(c->hidden_size));
+    b->xq_scale = carve(k, rows, sizeof(float));
+    b->inputq = carve(k, T, (size_t)f8_stride(c->max_matmul_cols));
+    b->inputq_scale = carve(k, T, sizeof(float));
+    b->actq = carve(k, P, (size_t)f8_stride(c->max_intermediate));
+    b->actq_scale = carve(k, P, sizeof(float));
+}
+
 /* Lays the scratch memory out; returns its size. */
 static size_t carve_scratch(struct backend *b, char *memory) {
     const struct backend_config *c = &b->config;
@@ -108,6 +120,8 @@ static size_t carve_scratch(struct backend *b, char *memory) {
     };
     b->act = carve(&k, P * (size_t)c->max_intermediate, sizeof(bf16));
     b->pair_out = carve(&k, P * H, sizeof(float));
+    if (c->fp8_activations)
+        carve_f8(b, &k);
     b->moe_workspace =
         carve(&k, 1, moe_workspace_bytes(c->max_tokens, c->num_experts, c->num_experts_per_tok));
     b->attention_workspace =
@@ -248,6 +262,13 @@ static int check_config(const struct backend_config *c, struct error *error) {
                              "--device cuda: %s is %d in this model, the kernels take %s; --gpus 0 "
                              "serves it on the CPU",
                              sizes[i].name, sizes[i].is, sizes[i].wanted);
+    int32_t sm = device_sm(c->device);
+    if (c->fp8_activations && sm < MIN_F8_SM)
+        return error_set(error, ERR_UNSUPPORTED,
+                         "--activation-dtype fp8: GPU %d has compute capability %d.%d, and tensor "
+                         "cores take FP8 from %d.%d on; with bf16 activations it serves FP8 weights "
+                         "too",
+                         c->device, sm / 10, sm % 10, MIN_F8_SM / 10, MIN_F8_SM % 10);
     return 0;
 }
 

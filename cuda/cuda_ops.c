@@ -9,6 +9,8 @@ void cuda_add_norm(struct backend *b, void *x, float *hidden, const void *partia
                    const float *norm, float eps, int32_t num_tokens, int32_t hidden_size) {
     const struct norm_args a = {
         .x = x,
+        .xq = b->xq,
+        .xq_scale = b->xq_scale,
         .hidden = hidden,
         .partial = partial,
         .weight = norm,
@@ -17,6 +19,7 @@ void cuda_add_norm(struct backend *b, void *x, float *hidden, const void *partia
         .hidden_size = hidden_size,
     };
     norm_launch(&a, b->stream);
+    b->xq_of = x;
 }
 
 void cuda_gather_rows(struct backend *b, float *out, const float *hidden, const void *partial,
@@ -26,6 +29,20 @@ void cuda_gather_rows(struct backend *b, float *out, const float *hidden, const 
 
 /* ---- products ----------------------------------------------------------------------------------
  */
+
+/* x [T, ldx] of a product with FP8 weights as FP8 activations: the last norm's output comes with
+ * them, other rows are rounded here. */
+struct f8_rows {
+    const uint8_t *codes;
+    const float *scale;
+};
+static struct f8_rows f8_rows_of(struct backend *b, const void *x, int64_t ldx, int32_t num_tokens,
+                                 int32_t cols) {
+    if (x == b->xq_of && cols == b->config.hidden_size)
+        return (struct f8_rows){b->xq, b->xq_scale};
+    quantise_launch(b->inputq, b->inputq_scale, x, ldx, num_tokens, cols, b->stream);
+    return (struct f8_rows){b->inputq, b->inputq_scale};
+}
 
 /* y = x W^T by cuBLAS, which sees all matrices transposed: y^T [rows, T] = W x^T. */
 static void blas_product(struct backend *b, void *y, bool y_float, int64_t ldy, const void *x,
@@ -49,12 +66,17 @@ static void product(struct backend *b, void *y, bool y_float, int64_t ldy, const
         blas_product(b, y, y_float, ldy, x, ldx, w, num_tokens);
         return;
     }
+    struct f8_rows f8 = {0};
+    if (b->config.fp8_activations && w->dtype == DTYPE_F8_E4M3)
+        f8 = f8_rows_of(b, x, ldx, num_tokens, w->cols);
     const struct dense_args a = {
         .y = y,
         .y_float = y_float,
         .ldy = ldy,
         .x = x,
         .ldx = ldx,
+        .xq = f8.codes,
+        .xq_scale = f8.scale,
         .weight = w->data,
         .layout = cuda_layout(w),
         .dtype = w->dtype,
@@ -177,8 +199,13 @@ void cuda_moe(struct backend *b, const struct moe_args *m) {
         routing = (struct gpu_routing){m->routing->topk_ids,      m->routing->topk_weights,
                                        m->routing->expert_counts, m->routing->expert_offsets,
                                        m->routing->permutation,   b->slot};
+    struct f8_rows f8 = {0};
+    if (b->config.fp8_activations && t->dtype == DTYPE_F8_E4M3)
+        f8 = f8_rows_of(b, m->x, b->config.hidden_size, m->num_tokens, b->config.hidden_size);
     const struct moe_launch_args a = {
         .x = m->x,
+        .xq = f8.codes,
+        .xq_scale = f8.scale,
         .routing = &routing,
         .experts = t->experts,
         .expert_slot = t->slot,
@@ -193,6 +220,8 @@ void cuda_moe(struct backend *b, const struct moe_args *m) {
         .invariant = b->config.batch_invariant,
         .accumulate = m->accumulate,
         .act = b->act,
+        .actq = b->actq,
+        .actq_scale = b->actq_scale,
         .pair_out = b->pair_out,
         .partial = m->partial,
         .workspace = b->moe_workspace,

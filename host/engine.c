@@ -21,6 +21,7 @@ void engine_options_default(struct engine_options *o) {
         .cpu_isa = "auto",
         .load_format = "auto",
         .kv_cache_dtype = "auto",
+        .activation_dtype = "bf16",
         .ranks = 1,
         .max_num_seqs = 64,
         .max_num_batched_tokens = 512,

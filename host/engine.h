@@ -47,6 +47,7 @@ struct engine_options {
     const char *cpu_isa;           /* "auto", "avx2", "avx512", "avx512bf16" */
     const char *load_format;       /* "auto" or "dummy" */
     const char *kv_cache_dtype;    /* "auto", "f32", "bf16", "f16", "fp8" */
+    const char *activation_dtype;  /* "bf16" (default; float32 on the CPU), "fp8" */
     const char *chat_template;     /* name, or NULL: as recognised */
     int32_t ranks;                 /* CPU ranks, default 1 */
     int32_t threads;               /* CPU threads over all ranks; 0: all cores */

@@ -89,6 +89,39 @@ static int choose_kv_dtype(const char *name, enum dtype *out, struct error *erro
                      "--kv-cache-dtype %s: unknown, there are auto, f32, bf16, f16 and fp8", name);
 }
 
+static bool is_f8(const struct tensor_source *t) {
+    return t->rows > 0 && t->dtype == DTYPE_F8_E4M3;
+}
+
+/* Does any product of the model have FP8 weights? */
+static bool has_f8_weights(const struct weights *w) {
+    for (int32_t i = 0; i < w->num_layers; i++) {
+        const struct layer_source *l = &w->layers[i];
+        if (is_f8(&l->q) || is_f8(&l->k) || is_f8(&l->v) || is_f8(&l->o))
+            return true;
+        for (int32_t e = 0; e < l->num_experts; e++)
+            if (is_f8(&l->experts[e].gate) || is_f8(&l->experts[e].down))
+                return true;
+    }
+    return false;
+}
+
+static int choose_activations(const struct engine_options *o, const struct weights *w, bool *fp8,
+                              struct error *error) {
+    *fp8 = !strcmp(o->activation_dtype, "fp8");
+    if (!*fp8 && strcmp(o->activation_dtype, "bf16"))
+        return error_set(error, ERR_CONFIG,
+                         "--activation-dtype %s: unknown, there are bf16 and fp8",
+                         o->activation_dtype);
+    if (*fp8 && !has_f8_weights(w))
+        return error_set(
+            error, ERR_CONFIG,
+            "--activation-dtype fp8: %s has no FP8 weights, and FP8 activations go with "
+            "those alone; leave the option out",
+            o->model);
+    return 0;
+}
+
 static int choose_chat_template(const struct engine_options *o, const struct chat_template **out,
                                 struct error *error) {
     bool found_unknown = false;
@@ -169,7 +202,10 @@ static int32_t available_cores(void) {
 static int create_model(const struct engine_options *o, const struct ops *ops, struct loaded *l,
                         struct error *error) {
     enum dtype kv_dtype = DTYPE_NONE;
+    bool fp8_activations = false;
     int rc = choose_kv_dtype(o->kv_cache_dtype, &kv_dtype, error);
+    if (rc == 0)
+        rc = choose_activations(o, &l->weights, &fp8_activations, error);
     if (rc)
         return rc;
     int32_t expert_parallel_size = o->expert_parallel_size;
@@ -188,6 +224,7 @@ static int create_model(const struct engine_options *o, const struct ops *ops, s
         .kv_dtype = kv_dtype,
         .num_kv_blocks = o->num_kv_blocks,
         .kv_bytes = o->kv_cache_memory_bytes,
+        .fp8_activations = fp8_activations,
         .progress = o->progress,
         .gpus = o->gpus,
         .gpu_memory_utilization = o->gpu_memory_utilization,

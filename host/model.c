@@ -63,6 +63,7 @@ static int create_backend(struct model *m, struct rank *r, struct error *error) 
         .head_dim = c->head_dim,
         .kv_head = kv_head,
         .threads = max_of(layout_split(threads, n, r->index).count, 1),
+        .fp8_activations = m->options.fp8_activations,
         .device = m->options.gpus ? m->options.gpus[r->index] : 0,
         .max_logits = m->options.max_logits,
         .vocab_size = c->vocab_size,
@@ -317,6 +318,9 @@ void model_describe(const struct model *m, struct buffer *out) {
     buffer_puts(out, " active\n");
     buffer_printf(out, "  kernels     %s: %s\n", m->ops->name,
                   m->ops->describe(m->rank[0].backend));
+    buffer_printf(out, "  activations %s%s\n", m->ops->act_bytes == 2 ? "bf16" : "f32",
+                  m->options.fp8_activations ? ", into FP8 weights E4M3 with a scale per token"
+                                             : "");
     buffer_printf(out, "  memory      weights %.3f GB, KV %.3f GB, activations %.3f GB\n",
                   (double)weights / 1e9, (double)kv / 1e9, (double)act / 1e9);
     buffer_printf(out, "  KV cache    %d tokens (%d blocks of %d, %s)\n",

@@ -31,6 +31,7 @@ struct model_options {
     enum dtype kv_dtype;   /* DTYPE_NONE: what the backend prefers */
     int32_t num_kv_blocks; /* 0: from kv_bytes */
     int64_t kv_bytes;      /* over all ranks; 0: what max_seqs x max_model_len needs, capped */
+    bool fp8_activations;  /* ops.h, backend_config */
     bool progress;
 
     /* GPUs: ops.h, backend_config. */

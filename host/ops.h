@@ -23,6 +23,12 @@
  * float32 and then added in float64. A sum of float32 values in float64 is exact unless their
  * magnitudes differ by more than 2^29, so the order of the additions, and hence the number of
  * ranks, does not matter, and 1 rank and 8 ranks give the same bits.
+ *
+ * FP8 activations (fp8_activations, not on the CPU backend). What is multiplied with an FP8 matrix,
+ * x of a projection or of experts and the a of moe, is first rounded row by row: x becomes E4M3(x /
+ * scale) * scale with scale = max |x| / 448 over the row, as far as the rank holds it (so the
+ * scales of inputs that are cut, and the logits, depend a little on the number of ranks). Other
+ * products, and the router, see x as it is.
  */
 #pragma once
 
@@ -54,6 +60,7 @@ struct backend_config {
     const int32_t *kv_head;      /* [Hq] the rank's KV head that each of its query heads reads,
                                     ascending; copied by create */
     int32_t threads;             /* CPU threads, the caller's included; >= 1 */
+    bool fp8_activations;        /* products with FP8 weights: see above */
 
     /* GPUs only. */
     int32_t device;           /* its number */

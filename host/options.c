@@ -70,6 +70,8 @@ static const struct option table[] = {
      "CPU threads, all ranks together; 0: all cores"},
     {"cpu-isa", "", OPT_CHOICE, BOTH, AT(engine.cpu_isa), 0, 0, "auto avx2 avx512 avx512bf16",
      "instruction set of the CPU kernels"},
+    {"activation-dtype", "", OPT_CHOICE, BOTH, AT(engine.activation_dtype), 0, 0, "bf16 fp8",
+     "GPUs: fp8: what is multiplied with FP8 weights is rounded to E4M3 with a scale per token; sm_89 or newer"},
     {"batch-invariant", "", OPT_BOOL, BOTH, AT(engine.batch_invariant), 0, 0, NULL,
      "GPUs: output does not depend on what else runs, somewhat slower; always so on the CPU"},
     {"enforce-eager", "", OPT_BOOL, BOTH, AT(engine.enforce_eager), 0, 0, NULL,

@@ -17,6 +17,7 @@ struct backend {
     const struct tensor_source *table; /* the embedding's; borrowed */
     int32_t *kv_head;                  /* [Hq] */
     float *act;                        /* [I] one token's activations in an expert */
+    float *row;                        /* [max_matmul_cols + H] one token's x, rounded */
     float *scores;                     /* [max_model_len] one query's scores */
     float *logits;                     /* [E] */
 };
@@ -30,6 +31,8 @@ static int ref_create(const struct backend_config *config, struct backend **out,
     memcpy(b->kv_head, config->kv_head, (size_t)config->num_heads * sizeof *b->kv_head);
     b->config.kv_head = b->kv_head;
     b->act = xcalloc((size_t)config->max_intermediate + 1, sizeof *b->act);
+    b->row =
+        xcalloc((size_t)config->max_matmul_cols + (size_t)config->hidden_size + 1, sizeof *b->row);
     b->scores = xcalloc((size_t)config->max_model_len + 1, sizeof *b->scores);
     b->logits = xcalloc((size_t)config->num_experts + 1, sizeof *b->logits);
     *out = b;
@@ -41,6 +44,7 @@ static void ref_destroy(struct backend *b) {
         return;
     free(b->kv_head);
     free(b->act);
+    free(b->row);
     free(b->scores);
     free(b->logits);
     free(b);
@@ -115,6 +119,21 @@ static float dot(const struct weight *w, int32_t r, const float *x, int32_t firs
     return (float)sum * w->row_scale[r];
 }
 
+/* What a product with w takes for the row x: with FP8 activations and weights, x rounded to E4M3
+ * with a scale for the row, in `out` (which may be x). */
+static const float *product_input(const struct backend *b, const struct weight *w, const float *x,
+                                  float *out) {
+    float largest = 0;
+    if (!b->config.fp8_activations || w->dtype != DTYPE_F8_E4M3)
+        return x;
+    for (int32_t c = 0; c < w->cols; c++)
+        largest = fmaxf(largest, fabsf(x[c]));
+    float scale = largest > 0 ? largest / 448 : 1;
+    for (int32_t c = 0; c < w->cols; c++)
+        out[c] = e4m3_to_f32(e4m3_from_f32(x[c] / scale)) * scale;
+    return out;
+}
+
 /* The same in units, for a partial: each unit's sum times `factor`, rounded to float32. */
 static double dot_units(const struct weight *w, int32_t r, const float *x, int32_t unit,
                         float factor) {
@@ -182,11 +201,11 @@ static void ref_gather_rows(struct backend *b, float *out, const float *hidden,
 static void ref_matmul(struct backend *b, void *y_, int64_t ldy, const void *x_, int64_t ldx,
                        const struct weight *w, const float *bias, int32_t num_tokens) {
     float *y = y_;
-    const float *x = x_;
-    (void)b;
-    for (int32_t t = 0; t < num_tokens; t++)
+    for (int32_t t = 0; t < num_tokens; t++) {
+        const float *x = product_input(b, w, (const float *)x_ + t * ldx, b->row);
         for (int32_t r = 0; r < w->rows; r++)
-            y[t * ldy + r] = dot(w, r, x + t * ldx, 0, w->cols) + (bias ? bias[r] : 0);
+            y[t * ldy + r] = dot(w, r, x, 0, w->cols) + (bias ? bias[r] : 0);
+    }
 }
 
 static void ref_logits(struct backend *b, float *y, int64_t ldy, const void *x, int64_t ldx,
@@ -197,11 +216,11 @@ static void ref_logits(struct backend *b, float *y, int64_t ldy, const void *x, 
 static void ref_matmul_partial(struct backend *b, void *partial_, const void *x_, int64_t ldx,
                                const struct weight *w, int32_t unit, int32_t num_tokens) {
     double *partial = partial_;
-    const float *x = x_;
-    (void)b;
-    for (int32_t t = 0; t < num_tokens; t++)
+    for (int32_t t = 0; t < num_tokens; t++) {
+        const float *x = product_input(b, w, (const float *)x_ + t * ldx, b->row);
         for (int32_t r = 0; r < w->rows; r++)
-            partial[(int64_t)t * w->rows + r] = dot_units(w, r, x + t * ldx, unit, 1);
+            partial[(int64_t)t * w->rows + r] = dot_units(w, r, x, unit, 1);
+    }
 }
 
 /* ---- queries, keys, attention -------------------------------------------------------------------
@@ -428,12 +447,14 @@ static void ref_router(struct backend *b, struct routing *out, const void *x_,
 /* One token through one expert: partial[H] += weight * down(silu(gate x) * up x). */
 static void run_expert(struct backend *b, const struct expert_weights *e, const float *x,
                        float weight, int32_t unit, double *partial) {
+    x = product_input(b, &e->gate, x, b->row);
     for (int32_t i = 0; i < e->gate.rows; i++) {
         float g = dot(&e->gate, i, x, 0, e->gate.cols), u = dot(&e->up, i, x, 0, e->up.cols);
         b->act[i] = g / (1 + expf(-g)) * u;
     }
+    const float *act = product_input(b, &e->down, b->act, b->act);
     for (int32_t h = 0; h < e->down.rows; h++)
-        partial[h] += dot_units(&e->down, h, b->act, unit, weight);
+        partial[h] += dot_units(&e->down, h, act, unit, weight);
 }
 
 static void ref_moe(struct backend *b, const struct moe_args *a) {

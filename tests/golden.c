@@ -62,6 +62,7 @@ bool golden_open(struct golden *g, const char *name, const struct golden_options
         .max_model_len = MAX_CONTEXT,
         .kv_dtype = o->kv_dtype,
         .num_kv_blocks = MAX_SEQS * MAX_CONTEXT / KV_BLOCK_SIZE,
+        .fp8_activations = o->fp8_activations,
         .gpus = o->gpus,
         .gpu_memory_utilization = 0.9f,
         .batch_invariant = o->batch_invariant,

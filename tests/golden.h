@@ -23,6 +23,7 @@ struct golden_options {
     const struct ops *ops;
     int32_t ranks, threads, expert_parallel_size;
     enum dtype kv_dtype; /* DTYPE_NONE: the backend's choice */
+    bool fp8_activations;
 
     /* GPUs only. */
     const int32_t *gpus; /* [ranks] their numbers */

@@ -339,6 +339,34 @@ TEST(Engine, CreateSaysWhatIsWrongWithItsOptions) {
     }
 }
 
+TEST(Engine, CreateRefusesFp8ActivationsThatCannotBe) {
+    static const struct {
+        const char *device, *model, *load_format, *activation_dtype;
+        int rc;
+    } cases[] = {
+        {"ref", "configs/demo-moe", "auto", "int8", ERR_CONFIG},
+        {"ref", "configs/demo-moe", "auto", "fp8", ERR_CONFIG}, /* no FP8 weights */
+        {"cpu", "tests/data/golden/skywork_moe_fp8", "dummy", "fp8", ERR_UNSUPPORTED},
+        {"ref", "tests/data/golden/skywork_moe_fp8", "dummy", "fp8", 0},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct engine_options o;
+        struct engine *e = NULL;
+        struct error error = {0};
+        engine_options_default(&o);
+        o.device = cases[i].device;
+        o.model = cases[i].model;
+        o.load_format = cases[i].load_format;
+        o.activation_dtype = cases[i].activation_dtype;
+        o.max_num_seqs = 2;
+        o.threads = 1;
+        if (!EXPECT_INT_EQ(engine_create(&o, NULL, NULL, &e, &error), cases[i].rc))
+            FAIL("case %zu: %s", i, error.text);
+        EXPECT_TRUE((cases[i].rc != 0) == (strstr(error.text, "--activation-dtype") != NULL));
+        engine_destroy(e);
+    }
+}
+
 static void collect_events(void *ctx, const struct engine_event *e) {
     int32_t *seen = ctx; /* tokens, ends, bytes of text */
     seen[0] += e->kind == EVENT_TOKEN;

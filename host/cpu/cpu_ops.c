@@ -150,6 +150,10 @@ static void cpu_destroy(struct backend *b) {
 
 int cpu_create(const struct cpu_kernels *kernels, const struct backend_config *config,
                struct backend **out, struct error *error) {
+    if (config->fp8_activations)
+        return error_set(error, ERR_UNSUPPORTED,
+                         "--activation-dtype fp8: the CPU kernels have no FP8 products; --gpus has "
+                         "them, and --device ref computes what they would");
     struct backend *b = xcalloc(1, sizeof *b);
     int rc;
     b->config = *config;
