@@ -1,15 +1,19 @@
 /* dense: y = x W^T + bias, by streaming the weights once for 64 tokens
  *
  * Shapes   x [T, ldx] bf16; W [rows, cols] bf16 or E4M3 with scales, ROWS or FRAGMENTS; y [T, ldy] bf16
- *          or float32; bias [rows] float32.
+ *          or float32; bias [rows] float32. FP8 activations: xq [T, f8_stride(cols)] is read instead
+ *          of x, W is E4M3 in FRAGMENTS.
  * Launch   persistent grid of 8-warp blocks over items of 16 or 32 weight rows. The warps of a block
  *          cut the columns, so that even 60 items keep 60 * 8 warps * 3 to 4 KB in flight, which is
  *          more than a 4090 needs (about 1 MB).
  * Bytes    W once for each 64 tokens, bandwidth-bound up to there; x from L2 for every item.
- * Numerics one order of sums whatever T is (mma_rows.cuh), and for both layouts; scale, then bias
+ * Choice   registers of sm_89 with FP8 activations: 90 to 96 for up to 16 tokens (2 blocks an SM), 155
+ *          for 32 and 210 for 64 (1 block).
+ * Numerics one order of sums whatever T is (mma_rows.cuh), and for both layouts; scales, then bias
  *          added in float32, one rounding at the store. `invariant` is always true here.
  * Requires cols > 0; FP8 has scales and BF16 has none. An x whose rows are not aligned to 16 bytes, or
  *          cols % 8 != 0, takes a slow path: 8 tokens at a time, element by element, the same sums.
+ *          FP8 activations have none, and want sm_89.
  */
 #include "cuda/cuda_check.h"
 #include "cuda/mma_rows.cuh"

@@ -6,8 +6,8 @@
  *
  * Choice   by each expert's own count, on the device: up to STREAM_LIMIT tokens it belongs to the
  *          streaming kernels, above to the tile kernels. The host leaves out the tile kernels when
- *          no expert can have so many (an expert has at most T tokens), and when rows are not
- *          aligned to 16 bytes. Both give the same bits, so the choice shows in time only.
+ *          no expert can have so many (an expert has at most T tokens), and when rows of bf16 are
+ *          not aligned to 16 bytes. Both give the same bits, so the choice shows in time only.
  * quantise actq[p], actq_scale[p] = act[p] as FP8 activations, with a scale for the whole row, also
  *          where weights have one for each 128 columns: E4M3 has the same relative precision over 2^15
  *          below its largest number, so that smaller groups would gain little; and one scale is
@@ -135,6 +135,10 @@ static void check_args(const struct moe_launch_args *a) {
           a->num_experts);
     CHECK((int64_t)a->num_tokens * a->num_experts_per_tok <= INT32_MAX, "T %d K %d", a->num_tokens,
           a->num_experts_per_tok);
+    int64_t widest = a->hidden_size > a->intermediate ? a->hidden_size : a->intermediate;
+    CHECK((int64_t)a->num_tokens * a->num_experts_per_tok * widest / 8 <= INT32_MAX,
+          "T %d K %d H %d I %d", a->num_tokens, a->num_experts_per_tok, a->hidden_size,
+          a->intermediate);
     CHECK(!a->xq || (a->dtype == DTYPE_F8_E4M3 && a->gpu.sm >= MIN_F8_SM),
           "FP8 activations with dtype %d on sm_%d", a->dtype, a->gpu.sm);
 }

@@ -4,7 +4,8 @@
  *   down      pair_out[p, h] = down_h act[p]          in float32
  *
  * Shapes   x [T, H] gathered by permutation[p] / K; act [P, I], pair_out [P, H] in permuted order;
- *          weights in FRAGMENTS.
+ *          weights in FRAGMENTS. FP8 activations: xq [T, f8_stride(H)] and actq [P, f8_stride(I)] are
+ *          read instead of x and act, with their scales.
  * Launch   persistent grid of 8-warp blocks over items of 32 weight rows of one expert (16 of gate
  *          and the same 16 of up; 32 of down). The warps of a block cut the columns; their sums meet
  *          in shared memory. NT groups of 8 tokens go through the mma together, so that a weight
@@ -17,10 +18,13 @@
  * Issue    a 4090 has 160 clocks an SM for 512 weight bytes. FP8 with 32 tokens uses about 64 clocks
  *          of tensor cores (half rate with float32 sums), 40 issue slots of conversion (of 640), and
  *          reads 2 bytes of x from L2 for each of weights; with 64 tokens it would be 128 clocks and 4
- *          bytes, hence the limit of moe.cu.
+ *          bytes, hence the limit of moe.cu. FP8 activations are half of that, without conversions:
+ *          64 tokens take 64 clocks of tensor cores for 512 weight bytes and 2 bytes of x for each.
+ * Choice   registers of sm_89 with FP8 activations: 100 for up to 8 tokens (2 blocks an SM), 210 for
+ *          32 and 64 (1 block: two sets of sums; for 64 only 2 tiles a warp are in flight).
  * Numerics one order of sums whatever T is (mma_rows.cuh); one rounding, at the store of act.
  * Requires cols > 0. Rows of x and act that are not multiples of 16 bytes take a slow path: 8 tokens
- *          at a time, element by element, the same sums.
+ *          at a time, element by element, the same sums. FP8 activations have none, and want sm_89.
  */
 #include "cuda/cuda_check.h"
 #include "cuda/moe.cuh"

@@ -4,7 +4,8 @@
  *   down      pair_out[p, h] = down_h act[p]          in float32
  *
  * Shapes   x [T, H] gathered by permutation[p] / K; act [P, I], pair_out [P, H] in permuted order;
- *          weights in FRAGMENTS.
+ *          weights in FRAGMENTS. FP8 activations: xq [T, f8_stride(H)] and actq [P, f8_stride(I)] are
+ *          read instead of x and act, with their scales.
  * Tile     128 weight rows (64 of gate and the same 64 of up; 128 of down) x 64 or 128 tokens, by 8
  *          warps, 4 x 2. A warp has 32 rows (16 of gate and of up, so that the activation needs no
  *          exchange) and 32 or 64 tokens.
@@ -13,19 +14,25 @@
  * Stages   cp.async of 64 columns, 2 or 3 in flight: weights as they lie, so that a lane's A operand is
  *          one 16-byte load and a warp's loads are contiguous; tokens in rows of 128 bytes, the
  *          halves of odd rows swapped, so that the 8 lanes of a phase (2 rows x 4 chunks) cover all
- *          banks.
+ *          banks. FP8 activations: 4 in flight, rows of 64 bytes, the halves of every second pair of
+ *          rows swapped, for phases of 16 lanes (4 rows x 4 half chunks).
  * Choice   tokens  kind       stage  stages  shared  blocks/SM
  *            64    BF16       24 KB    2     48 KB     2
  *            64    F8         16 KB    3     48 KB     2  (1 with SCALE_BLOCK: three sets of sums)
  *           128    BF16       32 KB    3     96 KB     1
  *           128    F8         24 KB    3     72 KB     1
+ *            64    F8 x F8    12 KB    4     48 KB     1  (three sets of sums: 150 registers of sm_89)
+ *           128    F8 x F8    16 KB    4     64 KB     1  (253 registers)
  *          128 tokens read the weights half as often and give each A operand twice the products; they
  *          waste more of a last tile. So: 128 where an expert has at least 96 tokens on average.
  * Issue    a warp's 32 columns of 32 x 64: 32 mma, which a 4090 (half rate with float32 sums) takes
  *          256 clocks of an SM for, against 12 shared loads of 4 clocks and, FP8, 80 instructions of
  *          conversion. L2 traffic: 256 + 128 columns' bytes a column (F8, 128 tokens) for 64 clocks.
+ *          FP8 activations: 16 mma, 128 clocks, against 10 shared loads of 24 clocks, no conversion,
+ *          and 32 instructions to add and clear the chains. L2 traffic: 8 KB for 1,024 clocks.
  * Numerics the order of sums of mma_rows.cuh: the same bits as the streaming kernels.
- * Requires H and I multiples of 8 (moe.cu sees to it).
+ * Requires H and I multiples of 8 (moe.cu sees to it); nothing of FP8 activations, whose rows are
+ *          padded.
  */
 #include "cuda/cuda_check.h"
 #include "cuda/moe.cuh"

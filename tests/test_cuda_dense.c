@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "host/mem.h"
 #include "tests/gpu_weights.h"
@@ -228,4 +229,21 @@ TEST(CudaDense, LongSumsOfF8ProductsKeepTheirBits) {
         gpu_free(device[i]);
     free(codes);
     free(xq);
+}
+
+/* The test above on the PTX machine with sums of 13 bits, as Ada has them: it reads its settings
+ * once, hence another process. On a GPU it is the same test again. */
+TEST(CudaDense, LongSumsOfF8ProductsKeepTheirBitsIn13Bits) {
+    GPU_OR_SKIP();
+    F8_OR_SKIP();
+    EXPECT_INT_EQ(setenv("PTXVM_FP8_BITS", "13", 1), 0);
+    char self[256] = "", command[512];
+    EXPECT_TRUE(readlink("/proc/self/exe", self, sizeof self - 1) > 0);
+    snprintf(command, sizeof command,
+             "'%s' --gtest_brief=1 --gtest_filter=CudaDense.LongSumsOfF8ProductsKeepTheirBits "
+             "> '%s/long_sums.txt' 2>&1",
+             self, shim_scratch_dir());
+    if (!EXPECT_INT_EQ(system(command), 0))
+        FAIL("%s", command);
+    EXPECT_INT_EQ(unsetenv("PTXVM_FP8_BITS"), 0);
 }

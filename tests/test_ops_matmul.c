@@ -284,3 +284,32 @@ TEST(OpsMatmul, ANanWeightIsNotTakenForANumber) {
     }
     matrix_free(&m);
 }
+
+/* FP8 activations as ref words them. Row 0: the largest element gives the scale 1, 1.03 is nearest
+ * to 1, and 0.001 to the smallest subnormal, 2^-9. Row 1 has a scale of its own. */
+TEST(OpsMatmul, RefRoundsWhatMeetsFp8Weights) {
+    static const float x[] = {448, 1.03f, 0.001f, -56, 0.13f, 0};
+    struct backend_config config = test_config(1);
+    config.fp8_activations = true;
+    struct backend *b = test_backend(&ref_ops, &config);
+    for (int k = 0; k < 2; k++) {
+        enum dtype dtype = k == 0 ? DTYPE_F8_E4M3 : DTYPE_BF16;
+        struct rng r = rng_seeded(7);
+        struct matrix m = matrix_random(&r, dtype, 1, 3);
+        float y[2];
+        double partial[2];
+        m.source.scale = 1;
+        for (int i = 0; i < 3; i++)
+            dtype_store(dtype, m.data, i, 1);
+        struct stored w = store_all(&ref_ops, &m);
+        ref_ops.matmul(b, y, 1, x, 3, &w.w, NULL, 2);
+        ref_ops.matmul_partial(b, partial, x, 3, &w.w, 8, 2);
+        EXPECT_NEAR(y[0], k == 0 ? 449 + 0x1p-9 : 449.031f, k == 0 ? 0 : 1e-4);
+        EXPECT_NEAR(y[1], k == 0 ? -56 + 1.0 / 8 : -55.87f, k == 0 ? 0 : 1e-4);
+        EXPECT_NEAR(partial[0], y[0], 0);
+        EXPECT_NEAR(partial[1], y[1], 0);
+        stored_free(&w);
+        matrix_free(&m);
+    }
+    ref_ops.destroy(b);
+}
