@@ -447,9 +447,11 @@ static void ref_router(struct backend *b, struct routing *out, const void *x_,
 /* One token through one expert: partial[H] += weight * down(silu(gate x) * up x). */
 static void run_expert(struct backend *b, const struct expert_weights *e, const float *x,
                        float weight, int32_t unit, double *partial) {
-    x = product_input(b, &e->gate, x, b->row);
+    const float *gate_x = product_input(b, &e->gate, x, b->row);
+    const float *up_x = e->up.dtype == e->gate.dtype ? gate_x : product_input(b, &e->up, x, b->row);
     for (int32_t i = 0; i < e->gate.rows; i++) {
-        float g = dot(&e->gate, i, x, 0, e->gate.cols), u = dot(&e->up, i, x, 0, e->up.cols);
+        float g = dot(&e->gate, i, gate_x, 0, e->gate.cols);
+        float u = dot(&e->up, i, up_x, 0, e->up.cols);
         b->act[i] = g / (1 + expf(-g)) * u;
     }
     const float *act = product_input(b, &e->down, b->act, b->act);
