@@ -453,14 +453,17 @@ TEST(CudaMoe, ARankWithoutExpertsGivesZeros) {
 TEST(CudaMoe, PaddedRowsGiveZeros) {
     GPU_OR_SKIP();
     static const int32_t shape[5] = {16, 48, 24, 5, 2}, all[5] = {4, 50, 24, 5, 2};
-    check_case(470, &gpu_weight_types[0], shape, 0, 5, RANDOM);
-    check_case(471, &gpu_weight_types[1], all, 0, 4, RANDOM);
+    for (int k = 0; k < gpu_num_weight_types(); k++) {
+        check_case(470, &gpu_weight_types[k], shape, 0, 5, RANDOM);
+        check_case(471, &gpu_weight_types[k], all, 0, 4, RANDOM);
+    }
 }
 
 TEST(CudaMoe, NoTokensIsNoWork) {
     GPU_OR_SKIP();
     static const int32_t shape[5] = {0, 48, 24, 5, 2};
-    check_case(475, &gpu_weight_types[0], shape, 0, 0, RANDOM);
+    for (int k = 0; k < gpu_num_weight_types(); k++)
+        check_case(475, &gpu_weight_types[k], shape, 0, 0, RANDOM);
 }
 
 TEST(CudaMoe, AddsToPartial) {
