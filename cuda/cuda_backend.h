@@ -20,7 +20,7 @@
 enum {
     NUM_STAGES = 4,        /* pinned buffers that weights go through */
     STAGE_BYTES = 8 << 20, /* each */
-    STAGE_SCALES = 65536,  /* rows whose scales fit behind one */
+    STAGE_SCALES = 65536,  /* scales that fit behind one: of as many rows, or their blocks */
     MAX_GRAPHS = 256,
     STREAM_TOKENS = 64, /* dense products of more tokens go to cuBLAS */
     MAX_SAMPLE_COUNTS = 1 << 20
@@ -120,13 +120,14 @@ struct expert_table {
     int32_t num_local;
     enum dtype dtype;
     enum weight_scale scale;
+    int32_t down_col0; /* block_col0 of all down projections */
 };
 
 /* ---- cuda_weights.c ----------------------------------------------------------------------------
  */
-size_t cuda_weight_bytes(enum weight_use use, enum dtype dtype, int32_t rows, int32_t cols);
-void cuda_weight_init(struct backend *b, struct weight *w, enum weight_use use, enum dtype dtype,
-                      int32_t rows, int32_t cols, void *memory);
+size_t cuda_weight_bytes(const struct weight_shape *shape);
+void cuda_weight_init(struct backend *b, struct weight *w, const struct weight_shape *shape,
+                      void *memory);
 void cuda_weight_put(struct backend *b, struct weight *w, int32_t row0,
                      const struct tensor_slice *slice);
 int cuda_experts_init(struct backend *b, const struct expert_weights *experts, int32_t n,
@@ -134,6 +135,7 @@ int cuda_experts_init(struct backend *b, const struct expert_weights *experts, i
 int cuda_embed_init(struct backend *b, const struct tensor_source *table, struct error *error);
 /* Dense BF16 matrices are kept as rows, for cuBLAS; all others as fragments. */
 enum weight_layout cuda_layout(const struct weight *w);
+enum weight_scale cuda_scale(const struct weight *w);
 
 /* ---- cuda_step.c -------------------------------------------------------------------------------
  */

@@ -346,6 +346,7 @@ static const struct ops table = {
     .kv_dtype = DTYPE_BF16,
     .act_bytes = sizeof(bf16),
     .partial_bytes = sizeof(float),
+    .block_cut = FRAGMENT_COLS, /* groups of rows with one scale have half as many */
     .create = cuda_create,
     .destroy = cuda_destroy,
     .alloc = cuda_alloc,

@@ -30,18 +30,40 @@ static size_t matrix_bytes(enum weight_use use, enum dtype dtype, int32_t rows, 
     return (n + 255) / 256 * 256;
 }
 
-size_t cuda_weight_bytes(enum weight_use use, enum dtype dtype, int32_t rows, int32_t cols) {
-    size_t scales = dtype == DTYPE_F8_E4M3 ? (size_t)rows * sizeof(float) : 0;
-    return matrix_bytes(use, dtype, rows, cols) + scales;
+enum weight_scale cuda_scale(const struct weight *w) {
+    return w->block_scale ? SCALE_BLOCK : w->row_scale ? SCALE_ROW : SCALE_NONE;
 }
 
-void cuda_weight_init(struct backend *b, struct weight *w, enum weight_use use, enum dtype dtype,
-                      int32_t rows, int32_t cols, void *memory) {
+/* Blocks of columns that a group of 16 rows has scales for. */
+static int32_t scale_blocks(int32_t cols, int32_t block_col0) {
+    return (cols + block_col0 + SCALE_BLOCK_SIZE - 1) / SCALE_BLOCK_SIZE;
+}
+
+size_t cuda_weight_bytes(const struct weight_shape *s) {
+    size_t scales = 0;
+    if (s->dtype == DTYPE_F8_E4M3)
+        scales = s->scaling == FP8_BLOCK ? (size_t)((s->rows + FRAGMENT_ROWS - 1) / FRAGMENT_ROWS) *
+                                               (size_t)scale_blocks(s->cols, s->block_col0)
+                                         : (size_t)s->rows;
+    return matrix_bytes(s->use, s->dtype, s->rows, s->cols) + scales * sizeof(float);
+}
+
+void cuda_weight_init(struct backend *b, struct weight *w, const struct weight_shape *s,
+                      void *memory) {
+    float *scales =
+        (float *)(void *)((char *)memory + matrix_bytes(s->use, s->dtype, s->rows, s->cols));
     (void)b;
-    *w = (struct weight){
-        .dtype = stored_dtype(dtype), .use = use, .rows = rows, .cols = cols, .data = memory};
-    if (dtype == DTYPE_F8_E4M3)
-        w->row_scale = (float *)(void *)((char *)memory + matrix_bytes(use, dtype, rows, cols));
+    *w = (struct weight){.dtype = stored_dtype(s->dtype),
+                         .use = s->use,
+                         .rows = s->rows,
+                         .cols = s->cols,
+                         .data = memory};
+    if (s->dtype == DTYPE_F8_E4M3 && s->scaling == FP8_BLOCK) {
+        w->block_scale = scales;
+        w->block_col0 = s->block_col0;
+    } else if (s->dtype == DTYPE_F8_E4M3) {
+        w->row_scale = scales;
+    }
 }
 
 /* ---- stages ------------------------------------------------------------------------------------
@@ -93,24 +115,57 @@ static void copy_row(void *out, enum dtype dtype, const struct tensor_slice *sli
             dtype_store(dtype, out, c, dtype_load(s->dtype, s->data, at + c));
 }
 
-/* Rows [first, first + n) of a slice through one stage; their scales too, NaN for a row with a NaN,
- * as the codes are widened as if all were finite. */
+/* How scales lie in memory: `blocks` of them for each `rows` rows. */
+struct scale_grid {
+    float *scale; /* NULL: none */
+    int32_t rows, blocks;
+};
+
+static struct scale_grid scale_grid_of(const struct weight *w) {
+    if (w->block_scale)
+        return (struct scale_grid){w->block_scale, FRAGMENT_ROWS,
+                                   scale_blocks(w->cols, w->block_col0)};
+    return (struct scale_grid){w->row_scale, 1, 1};
+}
+
+/* The scales of rows [first, first + n) of a slice; returns how many. Rows are cut and stacked at
+ * multiples of block_cut, so that a group of rows lies in one block. */
+static size_t copy_scales(float *out, const struct weight *w, const struct scale_grid *g,
+                          const struct tensor_slice *slice, int32_t first, int32_t n) {
+    size_t at = 0;
+    CHECK((slice->row0 + first) % g->rows == 0, "%s: rows from %d on", slice->source->name,
+          slice->row0 + first);
+    for (int32_t i = 0; i < n; i += g->rows)
+        for (int32_t b = 0; b < g->blocks; b++) {
+            int32_t col = b * SCALE_BLOCK_SIZE - w->block_col0;
+            out[at++] = tensor_source_scale(slice->source, slice->row0 + first + i,
+                                            slice->col0 + (col > 0 ? col : 0));
+        }
+    return at;
+}
+
+/* Rows [first, first + n) of a slice through one stage; their scales too, NaN for a row, or group
+ * of rows, with a NaN, as the codes are widened as if all were finite. */
 static void put_rows(struct backend *b, struct weight *w, int32_t row0,
                      const struct tensor_slice *slice, int32_t first, int32_t n) {
     struct stage *stage = take_stage(b);
+    struct scale_grid g = scale_grid_of(w);
     size_t row_bytes = (size_t)slice->cols * dtype_bytes(w->dtype);
     float *scales = (float *)(void *)(stage->memory + STAGE_BYTES);
+    size_t num_scales = g.scale ? copy_scales(scales, w, &g, slice, first, n) : 0;
     for (int32_t i = 0; i < n; i++) {
         char *to = stage->memory + (size_t)i * row_bytes;
         copy_row(to, w->dtype, slice, first + i);
-        if (w->row_scale)
-            scales[i] = holds_nan_code(to, slice->cols) ? NAN : slice->source->scale;
+        if (g.scale && holds_nan_code(to, slice->cols))
+            scales[i / g.rows * g.blocks] = NAN;
     }
     weight_layout_launch(w->data, cuda_layout(w), w->dtype, w->rows, w->cols, row0 + first, n,
                          stage->memory, slice->cols, b->upload);
-    if (w->row_scale)
-        CUDA_CHECK(cudaMemcpyAsync(w->row_scale + row0 + first, scales, (size_t)n * sizeof *scales,
-                                   cudaMemcpyHostToDevice, b->upload));
+    if (g.scale) {
+        CHECK((row0 + first) % g.rows == 0, "rows to %d on", row0 + first);
+        CUDA_CHECK(cudaMemcpyAsync(g.scale + (int64_t)((row0 + first) / g.rows) * g.blocks, scales,
+                                   num_scales * sizeof *scales, cudaMemcpyHostToDevice, b->upload));
+    }
     give_stage(b, stage);
 }
 
@@ -143,14 +198,18 @@ static void *keep(struct backend *b, size_t bytes) {
     return p;
 }
 
+static const float *scales_of(const struct weight *w) {
+    return w->block_scale ? w->block_scale : w->row_scale;
+}
+
 static struct gpu_expert gpu_expert_of(const struct expert_weights *e) {
     return (struct gpu_expert){
         .gate = e->gate.data,
         .up = e->up.data,
         .down = e->down.data,
-        .gate_scale = e->gate.row_scale,
-        .up_scale = e->up.row_scale,
-        .down_scale = e->down.row_scale,
+        .gate_scale = scales_of(&e->gate),
+        .up_scale = scales_of(&e->up),
+        .down_scale = scales_of(&e->down),
     };
 }
 
@@ -183,7 +242,8 @@ int cuda_experts_init(struct backend *b, const struct expert_weights *experts, i
     CUDA_CHECK(cudaSetDevice(b->device));
     t->num_local = n;
     t->dtype = n > 0 ? experts[0].gate.dtype : DTYPE_BF16;
-    t->scale = t->dtype == DTYPE_F8_E4M3 ? SCALE_ROW : SCALE_NONE;
+    t->scale = n > 0 ? cuda_scale(&experts[0].gate) : SCALE_NONE;
+    t->down_col0 = n > 0 ? experts[0].down.block_col0 : 0;
     t->experts = keep(b, (size_t)(n + 1) * sizeof *host);
     t->slot = keep(b, (size_t)E * sizeof *slot);
     CUDA_CHECK(cudaMemcpyAsync(t->experts, host, (size_t)n * sizeof *host, cudaMemcpyHostToDevice,

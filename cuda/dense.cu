@@ -36,11 +36,12 @@ DEVICE void dense_item(const struct dense_args &a, int item,
     int tiles = (a.cols + FRAGMENT_COLS - 1) / FRAGMENT_COLS;
     int last_group = (a.rows - 1) / FRAGMENT_ROWS;
     struct stream_rows<MATS> rows;
+    rows.cut = a.block_col0 / FRAGMENT_COLS;
 #pragma unroll
     for (int m = 0; m < MATS; m++) { /* the last item may have one group: it is read twice */
         int group = min(item * MATS + m, last_group);
         rows.w[m] = weight_rows_at<KIND, LAYOUT>(a.weight, group, a.rows, tiles);
-        rows.block_scale[m] = block_scales<KIND>(a.weight_scale, group, tiles);
+        rows.block_scale[m] = block_scales<KIND>(a.weight_scale, group, tiles, rows.cut);
     }
     struct token_rows<NT> x;
     x.x = IS_XQ<KIND> ? (const void *)a.xq : a.x;
@@ -128,6 +129,9 @@ void dense_launch(const struct dense_args *a, cudaStream_t stream) {
     CHECK(a->dtype == DTYPE_BF16 ? a->scale == SCALE_NONE
                                  : a->dtype == DTYPE_F8_E4M3 && a->scale != SCALE_NONE,
           "dtype %d with scale %d", a->dtype, a->scale);
+    CHECK(a->block_col0 >= 0 && a->block_col0 < SCALE_BLOCK_SIZE &&
+              a->block_col0 % FRAGMENT_COLS == 0,
+          "block_col0 %d", a->block_col0);
     CHECK(a->rows > 0 && a->cols > 0 && a->ldx >= a->cols && a->ldx <= INT32_MAX && a->ldy >= a->rows,
           "rows %d, cols %d, ldx %lld, ldy %lld", a->rows, a->cols, (long long)a->ldx,
           (long long)a->ldy);

@@ -36,8 +36,10 @@
  * 8t .. 8t + 7 of token g, 16 contiguous bytes of a bf16 row. Both layouts, all kernels and both
  * dtypes use the same order, so that the same sums come out bit for bit.
  *
- * FP8 weights (E4M3) have scales: one a row (a scale per tensor is repeated), or one per block of
- * 128 x 128 elements.
+ * FP8 weights (E4M3) have scales: one a row (a scale per tensor is repeated), or those of blocks of
+ * 128 x 128 elements, kept for every 16 rows of a block: so a matrix may be stacked from slices that
+ * begin within blocks, at multiples of 16 rows. Slices of columns begin at multiples of 32: block_col0
+ * is where column 0 lies in its block.
  *
  * FP8 activations. A row x of bf16 as E4M3(x / scale) with scale = max |x| / 448 (1 for a row of
  * zeros). Such rows are f8_stride(cols) bytes apart, padded with zeros, so that every tile of 32
@@ -242,8 +244,8 @@ void route_to_one_launch(const struct gpu_routing *out, const int32_t *slot_mapp
 struct gpu_expert {
     const void *gate, *up;                /* [I, H] */
     const void *down;                     /* [H, I] */
-    const float *gate_scale, *up_scale;   /* SCALE_ROW [I]; SCALE_BLOCK [I/128, H/128] rounded up */
-    const float *down_scale;              /* [H]; [H/128, I/128] */
+    const float *gate_scale, *up_scale;   /* SCALE_ROW [I]; SCALE_BLOCK [I/16, H/128] rounded up */
+    const float *down_scale;              /* [H]; [H/16, (down_col0 + I)/128] rounded up */
 };
 
 struct moe_launch_args {
@@ -256,6 +258,7 @@ struct moe_launch_args {
     int32_t num_tokens, hidden_size, intermediate, num_experts, num_experts_per_tok, num_local;
     enum dtype dtype;        /* of the weights: BF16 or F8_E4M3 */
     enum weight_scale scale; /* NONE for BF16 */
+    int32_t down_col0;       /* SCALE_BLOCK: block_col0 of `down` */
     bool invariant;          /* reduction orders independent of T */
     bool accumulate;         /* add to partial */
     bf16 *act;               /* [P, I] scratch, in permuted order: silu(gate x) * up x */
@@ -282,8 +285,9 @@ struct dense_args {
     const void *weight; /* [rows, cols] */
     enum weight_layout layout;
     enum dtype dtype;
-    const float *weight_scale; /* as gpu_expert */
+    const float *weight_scale; /* SCALE_ROW [rows]; SCALE_BLOCK [rows/16, (block_col0 + cols)/128] */
     enum weight_scale scale;
+    int32_t block_col0; /* a multiple of 32 below 128; 0 but for SCALE_BLOCK */
     int32_t rows, cols;
     const float *bias; /* [rows] or NULL */
     int32_t num_tokens;

@@ -7,7 +7,7 @@
  * of a sum is then
  *
  *   segment = one chain of mma over its tiles, first to last, from zero
- *             (SCALE_BLOCK: a chain for every 128 columns, times its scale, added in that order;
+ *             (SCALE_BLOCK: a chain for each block of columns, times its scale, added in that order;
  *             FP8 activations: a chain for every 128 columns, added in that order)
  *   sum     = segment 0 + segment 1 + ... + segment 7
  *
@@ -72,7 +72,8 @@ static inline enum weight_kind weight_kind_of(enum dtype dtype, enum weight_scal
 }
 
 /* First tile of a segment of a row of `tiles` tiles; segment SEGMENTS begins at the end. Segments
- * start at multiples of 128 columns where blocks of 128 columns share a scale. */
+ * start at multiples of 128 columns where blocks of 128 columns share a scale: with blocks, unless
+ * the first one is cut. */
 template <enum weight_kind KIND>
 static __host__ __device__ __forceinline__ int segment_first(int segment, int tiles) {
     constexpr int unit = IS_F8_BLOCK<KIND> ? BLOCK_TILES : 1;
@@ -227,11 +228,12 @@ template <enum weight_kind KIND, int MATS, int NT> struct stream_stage {
     struct token_piece<KIND> x[NT];
 };
 
-/* What a warp multiplies: MATS times 16 rows, each with the scales of its 128 rows (SCALE_BLOCK
- * only). */
+/* What a warp multiplies: MATS times 16 rows, each with the scales of its blocks of columns, the
+ * first of which begins `cut` tiles before tile 0 (SCALE_BLOCK only). */
 template <int MATS> struct stream_rows {
     struct weight_rows w[MATS];
     const float *block_scale[MATS];
+    int cut;
 };
 
 template <enum weight_kind KIND, enum weight_layout LAYOUT, bool NARROW, int MATS, int NT>
@@ -277,7 +279,8 @@ DEVICE void segment_sum(float sum[MATS][NT][4], const struct stream_rows<MATS> &
     for (int m = 0; m < MATS; m++) {
         clear_sums<NT>(sum[m]);
         clear_sums<NT>(chain[m]);
-        scale[m] = BLOCK && first < last ? __ldg(rows.block_scale[m] + first / BLOCK_TILES) : 1;
+        scale[m] =
+            BLOCK && first < last ? __ldg(rows.block_scale[m] + (first + rows.cut) / BLOCK_TILES) : 1;
     }
 #pragma unroll
     for (int d = 0; d < DEPTH; d++)
@@ -290,7 +293,8 @@ DEVICE void segment_sum(float sum[MATS][NT][4], const struct stream_rows<MATS> &
             int tile = base + d;
             if (tile >= last)
                 continue;
-            bool last_of_block = tile % BLOCK_TILES == BLOCK_TILES - 1 || tile + 1 == last;
+            int at = BLOCK ? tile + rows.cut : tile; /* from the start of the first block */
+            bool last_of_block = at % BLOCK_TILES == BLOCK_TILES - 1 || tile + 1 == last;
 #pragma unroll
             for (int m = 0; m < MATS; m++) {
                 uint32_t a[TILE_MMAS<KIND>][4];
@@ -302,7 +306,7 @@ DEVICE void segment_sum(float sum[MATS][NT][4], const struct stream_rows<MATS> &
                 if (CHAINS && last_of_block) {
                     promote<NT>(sum[m], chain[m], scale[m]);
                     if (BLOCK && tile + 1 < last)
-                        scale[m] = __ldg(rows.block_scale[m] + tile / BLOCK_TILES + 1);
+                        scale[m] = __ldg(rows.block_scale[m] + at / BLOCK_TILES + 1);
                 }
             }
             if (tile + DEPTH < last)
@@ -363,13 +367,13 @@ DEVICE float scale_row(float sum, const float *scale, int row, float x_scale) {
         sum = __fmul_rn(sum, __ldg(scale + row));
     return IS_XQ<KIND> ? __fmul_rn(sum, x_scale) : sum;
 }
-/* Scales of the blocks of 128 columns that row 16 group lies in. */
+/* Scales of the blocks of columns of a group of 16 rows; `cut` as in stream_rows. */
 template <enum weight_kind KIND>
-DEVICE const float *block_scales(const float *scale, int group, int tiles) {
-    int blocks = (tiles + BLOCK_TILES - 1) / BLOCK_TILES;
+DEVICE const float *block_scales(const float *scale, int group, int tiles, int cut) {
+    int blocks = (tiles + cut + BLOCK_TILES - 1) / BLOCK_TILES;
     if (!IS_F8_BLOCK<KIND>)
         return nullptr;
-    return scale + (int64_t)(group * FRAGMENT_ROWS / SCALE_BLOCK_SIZE) * blocks;
+    return scale + (int64_t)group * blocks;
 }
 /* The activation of an expert: silu(gate) * up. */
 DEVICE bf16 gated(float gate, float up) {

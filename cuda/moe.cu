@@ -131,6 +131,8 @@ static void check_args(const struct moe_launch_args *a) {
               a->num_experts_per_tok > 0,
           "H %d I %d E %d K %d", a->hidden_size, a->intermediate, a->num_experts,
           a->num_experts_per_tok);
+    CHECK(a->down_col0 >= 0 && a->down_col0 < SCALE_BLOCK_SIZE && a->down_col0 % FRAGMENT_COLS == 0,
+          "down_col0 %d", a->down_col0);
     CHECK(a->num_local >= 0 && a->num_local <= a->num_experts, "%d experts of %d", a->num_local,
           a->num_experts);
     CHECK((int64_t)a->num_tokens * a->num_experts_per_tok <= INT32_MAX, "T %d K %d", a->num_tokens,

@@ -55,8 +55,9 @@ DEVICE void gate_up_item(const struct moe_args_device &p, const struct moe_item 
     struct stream_rows<MATS> rows;
     rows.w[0] = weight_rows_at<KIND, LAYOUT_FRAGMENTS>(e->gate, item.index, I, tiles);
     rows.w[1] = weight_rows_at<KIND, LAYOUT_FRAGMENTS>(e->up, item.index, I, tiles);
-    rows.block_scale[0] = block_scales<KIND>(e->gate_scale, item.index, tiles);
-    rows.block_scale[1] = block_scales<KIND>(e->up_scale, item.index, tiles);
+    rows.cut = 0;
+    rows.block_scale[0] = block_scales<KIND>(e->gate_scale, item.index, tiles, 0);
+    rows.block_scale[1] = block_scales<KIND>(e->up_scale, item.index, tiles, 0);
     struct token_rows<NT> x;
     x.x = IS_XQ<KIND> ? (const void *)p.a.xq : p.a.x;
     x.cols = p.a.hidden_size;
@@ -102,11 +103,12 @@ DEVICE void down_item(const struct moe_args_device &p, const struct moe_item &it
     int last_group = (H - 1) / FRAGMENT_ROWS;
     const struct gpu_expert *e = p.a.experts + item.slot;
     struct stream_rows<MATS> rows;
+    rows.cut = p.a.down_col0 / FRAGMENT_COLS;
 #pragma unroll
     for (int m = 0; m < MATS; m++) { /* the last item may have one group: it is read twice */
         int group = min(item.index * MATS + m, last_group);
         rows.w[m] = weight_rows_at<KIND, LAYOUT_FRAGMENTS>(e->down, group, H, tiles);
-        rows.block_scale[m] = block_scales<KIND>(e->down_scale, group, tiles);
+        rows.block_scale[m] = block_scales<KIND>(e->down_scale, group, tiles, rows.cut);
     }
     struct token_rows<NT> x;
     x.x = IS_XQ<KIND> ? (const void *)p.a.actq : p.a.act;

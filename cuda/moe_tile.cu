@@ -66,6 +66,7 @@ template <enum weight_kind KIND, int NT> struct tile_work {
     const float *scale[MATS];
     int32_t first_group, stride; /* group of warp row r: first_group + r * stride, + m for down */
     int32_t num_groups, tiles;   /* of the matrix */
+    int32_t cut;                 /* as in stream_rows */
     const uint4 *x;
     int32_t row_chunks;              /* of 16 bytes, of x */
     int32_t row[X_COPIES<KIND, NT>]; /* first chunks of the tokens that this thread copies, or -1 */
@@ -176,15 +177,16 @@ template <enum weight_kind KIND, bool DOWN, int NT>
 DEVICE void tile_promote(struct tile_sums<KIND, NT> *s, const struct tile_work<KIND, NT> &k, int tile,
                          bool last_of_segment) {
     if constexpr (HAS_CHAINS<KIND>) {
-        if (tile % BLOCK_TILES == BLOCK_TILES - 1 || last_of_segment) {
+        int at = IS_F8_BLOCK<KIND> ? tile + k.cut : tile;
+        if (at % BLOCK_TILES == BLOCK_TILES - 1 || last_of_segment) {
             int warp_m = threadIdx.x / WARP / WARPS_N;
 #pragma unroll
             for (int m = 0; m < MATS; m++) {
                 int group = min(group_of<DOWN>(k.first_group, warp_m, m), k.num_groups - 1);
                 float scale = 1;
                 if constexpr (IS_F8_BLOCK<KIND>)
-                    scale = __ldg(block_scales<KIND>(k.scale[m], group, k.tiles) +
-                                  tile / BLOCK_TILES);
+                    scale = __ldg(block_scales<KIND>(k.scale[m], group, k.tiles, k.cut) +
+                                  at / BLOCK_TILES);
                 promote<NT>(s->segment[m], s->chain[m], scale);
             }
         }
@@ -283,6 +285,7 @@ template <enum weight_kind KIND, bool DOWN, int NT>
 DEVICE void work_start(struct tile_work<KIND, NT> *k, const struct moe_args_device &p) {
     int cols = DOWN ? p.a.intermediate : p.a.hidden_size;
     k->tiles = (cols + FRAGMENT_COLS - 1) / FRAGMENT_COLS;
+    k->cut = DOWN ? p.a.down_col0 / FRAGMENT_COLS : 0;
     k->num_groups = ((DOWN ? p.a.hidden_size : p.a.intermediate) - 1) / FRAGMENT_ROWS + 1;
     if constexpr (IS_XQ<KIND>) {
         k->x = (const uint4 *)(DOWN ? p.a.actq : p.a.xq);

@@ -17,6 +17,13 @@ int32_t layout_unit(int32_t columns) {
     return unit;
 }
 
+/* The unit of an FFN: with block scales a quarter of a block at least, and never across blocks. */
+static int32_t ffn_unit(const struct model_config *c, int32_t columns) {
+    int32_t unit = layout_unit(columns);
+    bool blocks = c->fp8 && c->fp8_scaling == FP8_BLOCK;
+    return blocks && unit < MIN_BLOCK_SCALED_UNIT ? MIN_BLOCK_SCALED_UNIT : unit;
+}
+
 /* Part `index` of `columns` columns cut at multiples of `unit`; the last unit may be short. */
 static struct range split_columns(int32_t columns, int32_t unit, int32_t parts, int32_t index) {
     struct range r = layout_split((columns + unit - 1) / unit, parts, index);
@@ -54,8 +61,8 @@ int layout_make(const struct model_config *c, int32_t world_size,
     out->world_size = world_size;
     out->ep_size = ep;
     out->tp_size = world_size / ep;
-    out->expert_unit = layout_unit(c->moe_intermediate_size);
-    out->ffn_unit = layout_unit(c->intermediate_size);
+    out->expert_unit = ffn_unit(c, c->moe_intermediate_size);
+    out->ffn_unit = ffn_unit(c, c->intermediate_size);
     for (int32_t r = 0; r < world_size; r++) {
         struct rank_layout *l = &out->rank[r];
         split_heads(c, world_size, r, l);

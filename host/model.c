@@ -208,6 +208,18 @@ static int alloc_logits(struct model *m, struct error *error) {
     return 0;
 }
 
+/* Ranks cut matrices between heads, and stack the rows of q, k and v. */
+static int check_block_scales(const struct model_config *c, const struct ops *ops,
+                              struct error *error) {
+    if (!c->fp8 || c->fp8_scaling != FP8_BLOCK || c->head_dim % ops->block_cut == 0)
+        return 0;
+    return error_set(
+        error, ERR_UNSUPPORTED,
+        "FP8 weights with scales of blocks: heads of %d columns, the %s kernels need a "
+        "multiple of %d; --gpus 0 serves the model on the CPU",
+        c->head_dim, ops->name, ops->block_cut);
+}
+
 int model_create(const struct model_config *config, const struct weights *weights,
                  const struct model_options *options, struct model **out, struct error *error) {
     struct model *m = xcalloc(1, sizeof *m);
@@ -218,6 +230,8 @@ int model_create(const struct model_config *config, const struct weights *weight
     m->kv_dtype = options->kv_dtype == DTYPE_NONE ? m->ops->kv_dtype : options->kv_dtype;
     m->attention_scale = 1 / sqrtf((float)config->head_dim);
     int rc = layout_make(config, options->world_size, &options->layout, &m->layout, error);
+    if (rc == 0)
+        rc = check_block_scales(config, m->ops, error);
     if (rc == 0)
         rc = create_ranks(m, error);
     if (rc == 0)

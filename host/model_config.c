@@ -391,22 +391,95 @@ static void read_storage(struct reader *r, struct model_config *c) {
         problem(r, ERR_UNSUPPORTED,
                 "torch_dtype: %s is not supported (bfloat16, float16 and float32 are)",
                 show(v).text);
+}
 
+/* Size of the blocks that share a scale; NULL: it is not said. */
+static void check_block(struct reader *r, const char *key, const json_t *v) {
+    bool fits = json_is_array(v) && json_array_size(v) == 2;
+    for (size_t i = 0; fits && i < 2; i++)
+        fits = json_integer_value(json_array_get(v, i)) == FP8_BLOCK_SIZE;
+    if (fits)
+        return;
+    char *text = v ? json_dumps(v, JSON_ENCODE_ANY | JSON_ENSURE_ASCII) : NULL;
+    problem(r, ERR_UNSUPPORTED, "quantization_config: %s %.48s is not supported (only [%d, %d])",
+            key, text ? text : "null", FP8_BLOCK_SIZE, FP8_BLOCK_SIZE);
+    free(text);
+}
+
+/* quant_method fp8, as DeepSeek, Qwen3 and Skywork-MoE write it. */
+static void read_fp8(struct reader *r, json_t *q, struct model_config *c) {
+    json_t *fmt = present(q, "fmt"), *block = present(q, "weight_block_size");
+    if (fmt && (!json_is_string(fmt) || strcmp(json_string_value(fmt), "e4m3") != 0))
+        problem(r, ERR_UNSUPPORTED, "quantization_config: fmt %s is not supported (only e4m3)",
+                show(fmt).text);
+    if (block)
+        check_block(r, "weight_block_size", block);
+    c->fp8_scaling = block ? FP8_BLOCK : FP8_TENSOR;
+}
+
+/* The weights of one group of layers of quant_method compressed-tensors. */
+static enum fp8_scaling read_weights_scheme(struct reader *r, const char *group, json_t *weights) {
+    json_t *bits = present(weights, "num_bits"), *type = present(weights, "type");
+    json_t *strategy = present(weights, "strategy");
+    const char *text = json_is_string(strategy) ? json_string_value(strategy) : "";
+    if (json_integer_value(bits) != 8 || !json_is_string(type) ||
+        strcmp(json_string_value(type), "float") != 0)
+        problem(r, ERR_UNSUPPORTED,
+                "quantization_config: %s: weights of %s bits of type %s are not supported (only 8 "
+                "bits of type float)",
+                group, show(bits).text, show(type).text);
+    else if (strcmp(text, "block") == 0)
+        check_block(r, "block_structure", present(weights, "block_structure"));
+    else if (strcmp(text, "tensor") != 0 && strcmp(text, "channel") != 0)
+        problem(r, ERR_UNSUPPORTED,
+                "quantization_config: %s: strategy %s is not supported (tensor, channel and block "
+                "are)",
+                group, show(strategy).text);
+    return strcmp(text, "block") == 0     ? FP8_BLOCK
+           : strcmp(text, "channel") == 0 ? FP8_ROW
+                                          : FP8_TENSOR;
+}
+
+static void read_compressed_tensors(struct reader *r, json_t *q, struct model_config *c) {
+    json_t *groups = present(q, "config_groups"), *group;
+    json_t *sparsity = present(present(q, "sparsity_config"), "format");
+    const char *name;
+    int blocks = 0, n = 0;
+    if (!json_is_object(groups) || json_object_size(groups) == 0)
+        problem(r, ERR_BAD_FILE, "quantization_config: config_groups: missing or empty");
+    if (sparsity &&
+        (!json_is_string(sparsity) || strcmp(json_string_value(sparsity), "dense") != 0))
+        problem(r, ERR_UNSUPPORTED,
+                "quantization_config: sparsity_config: format %s is not supported (only dense)",
+                show(sparsity).text);
+    json_object_foreach(groups, name, group) {
+        c->fp8_scaling = read_weights_scheme(r, name, present(group, "weights"));
+        blocks += c->fp8_scaling == FP8_BLOCK;
+        n++;
+    }
+    if (blocks > 0 && blocks < n)
+        problem(r, ERR_UNSUPPORTED,
+                "quantization_config: groups with block scales beside others are not supported");
+}
+
+/* Activations stay in their type whatever the scheme says of them; which layers are quantised shows
+ * in the dtypes of their tensors. */
+static void read_quantization(struct reader *r, struct model_config *c) {
     json_t *q = present(r->root, "quantization_config");
+    json_t *method = present(q, "quant_method");
+    const char *text = json_is_string(method) ? json_string_value(method) : "";
     if (!q)
         return;
-    json_t *method = present(q, "quant_method");
-    if (!json_is_string(method) || strcmp(json_string_value(method), "fp8") != 0)
-        problem(r, ERR_UNSUPPORTED,
-                "quantization_config: quant_method %s is not supported (only fp8, with a scale for "
-                "each tensor)",
-                show(method).text);
-    else if (present(q, "weight_block_size"))
-        problem(r, ERR_UNSUPPORTED,
-                "quantization_config: quant_method fp8 with weight_block_size is not supported "
-                "(only one scale for each tensor)");
+    c->fp8 = true;
+    if (strcmp(text, "fp8") == 0)
+        read_fp8(r, q, c);
+    else if (strcmp(text, "compressed-tensors") == 0)
+        read_compressed_tensors(r, q, c);
     else
-        c->fp8 = true;
+        problem(r, ERR_UNSUPPORTED,
+                "quantization_config: quant_method %s is not supported (fp8 and compressed-tensors "
+                "are, with F8_E4M3 weights and a scale for each tensor, row or block of %d x %d)",
+                show(method).text, FP8_BLOCK_SIZE, FP8_BLOCK_SIZE);
 }
 
 /* ---------------------------------------------------------------------------------- the whole */
@@ -446,6 +519,7 @@ static void read_model(struct reader *r, struct model_config *c) {
     read_ffn(r, f, c);
     read_tokens(r, f, c);
     read_storage(r, c);
+    read_quantization(r, c);
     c->rms_norm_eps = (float)read_number(r, "rms_norm_eps", f->rms_norm_eps, 1e-20, 1);
     c->tie_word_embeddings = read_bool(r, "tie_word_embeddings", false);
     c->max_position_embeddings =

@@ -40,6 +40,14 @@ enum qk_norm {
     QK_NORM_PROJECTION /* RMSNorm over the whole projection, weights [Hq*D], [Hkv*D] (OLMoE) */
 };
 
+/* What one scale of FP8 weights belongs to. */
+enum fp8_scaling {
+    FP8_TENSOR, /* a whole matrix */
+    FP8_ROW,    /* a row: an output channel */
+    FP8_BLOCK   /* FP8_BLOCK_SIZE rows x FP8_BLOCK_SIZE columns, counted from element (0, 0) */
+};
+enum { FP8_BLOCK_SIZE = 128 };
+
 /* The gate: logits -> weights of the num_experts_per_tok best. One struct serves all models:
  *   z = W x;  if logits_std > 0: z /= (std(z) / logits_std), std unbiased over the E experts;
  *   p = softmax(z);  keep the K best;  if norm_topk_prob: divide by their sum;  multiply by
@@ -86,8 +94,9 @@ struct model_config {
     float rope_low_freq_factor, rope_high_freq_factor; /* llama3 */
     int32_t rope_original_max_position;                /* llama3 */
     enum dtype torch_dtype; /* what the checkpoint says it is stored in */
-    bool fp8;               /* quantization_config: quant_method fp8, per-tensor weight_scale */
-    int32_t bos_token_id;   /* -1: none */
+    bool fp8;               /* quantization_config: F8_E4M3 projections, experts and dense FFNs */
+    enum fp8_scaling fp8_scaling; /* BLOCK, or else TENSOR or ROW as the shapes of scales say */
+    int32_t bos_token_id;               /* -1: none */
     int32_t eos_token_ids[MAX_EOS_IDS]; /* distinct; ids outside the vocabulary are left out */
     int32_t num_eos_token_ids;
     struct tensor_names names;

@@ -71,11 +71,18 @@ static void place_matrix(struct loader *l, struct weight *w, enum weight_use use
     int32_t rows = 0;
     for (int32_t i = 0; i < n; i++)
         rows += slices[i].rows;
-    enum dtype dtype = slices[0].source->dtype;
-    void *memory = carve(&l->carver, l->model->ops->weight_bytes(use, dtype, rows, slices[0].cols));
+    const struct weight_shape shape = {
+        .use = use,
+        .dtype = slices[0].source->dtype,
+        .rows = rows,
+        .cols = slices[0].cols,
+        .scaling = slices[0].source->scaling,
+        .block_col0 = slices[0].col0 % FP8_BLOCK_SIZE,
+    };
+    void *memory = carve(&l->carver, l->model->ops->weight_bytes(&shape));
     if (!l->filling)
         return;
-    l->model->ops->weight_init(l->rank->backend, w, use, dtype, rows, slices[0].cols, memory);
+    l->model->ops->weight_init(l->rank->backend, w, &shape, memory);
     if (l->num_jobs == l->cap_jobs) {
         l->cap_jobs = l->cap_jobs ? 2 * l->cap_jobs : 256;
         l->jobs = xrealloc(l->jobs, (size_t)l->cap_jobs * sizeof *l->jobs);

@@ -79,13 +79,27 @@ struct backend; /* opaque; each backend has its own */
 /* What a matrix is multiplied with: backends may arrange it accordingly. */
 enum weight_use { WEIGHT_DENSE, WEIGHT_EXPERT };
 
-/* A matrix [rows, cols] ([out, in]) in the backend's layout. */
+/* What a backend must know to store a matrix [rows, cols] ([out, in]). */
+struct weight_shape {
+    enum weight_use use;
+    enum dtype dtype;
+    int32_t rows, cols;
+    enum fp8_scaling scaling; /* of FP8: BLOCK, or else one scale a row */
+    /* BLOCK: where column 0 lies in its block of 128 columns: not 0 where the columns were cut out
+     * of a wider matrix. Rows may be those of any slices. */
+    int32_t block_col0;
+};
+
+/* A matrix in the backend's layout. The weight is element * scale, with the scale of the row or of
+ * the block of columns [128 b - block_col0, 128 (b + 1) - block_col0) of the row, b = 0, 1, .. */
 struct weight {
     enum dtype dtype; /* as stored */
     enum weight_use use;
     int32_t rows, cols;
-    void *data;       /* in memory given to weight_init; borrowed */
-    float *row_scale; /* [rows] multiplies output row r (FP8); NULL when all are 1. Borrowed. */
+    void *data;         /* in memory given to weight_init; borrowed, as are the scales */
+    float *row_scale;   /* [rows] multiplies output row r (FP8); NULL when all are 1 */
+    float *block_scale; /* FP8 with scales of blocks, arranged as the backend likes; or NULL */
+    int32_t block_col0;
 };
 
 /* Part of a checkpoint tensor: rows [row0, row0+rows) x columns [col0, col0+cols). */
@@ -163,6 +177,8 @@ struct ops {
     enum dtype kv_dtype;  /* what `--kv-cache-dtype auto` means */
     size_t act_bytes;     /* of an element of an activation: float32 4, bf16 2 */
     size_t partial_bytes; /* of a partial: float64 8, float32 4 */
+    int32_t block_cut;    /* matrices with scales of blocks may be cut, and stacked, at multiples of
+                             this many rows and columns */
 
     int (*create)(const struct backend_config *config, struct backend **out, struct error *error);
     void (*destroy)(struct backend *b); /* NULL is fine */
@@ -178,12 +194,12 @@ struct ops {
     int64_t (*kv_budget)(struct backend *b);
 
     /* Storing weights. weight_bytes says how much memory (64-byte aligned) weight_init wants for a
-     * matrix; weight_put fills rows row0.. from a slice of the checkpoint (or its dummy). The FP8
-     * scale of the source goes to row_scale. Slices of one matrix share their dtype. weight_put may
-     * be called from several threads for different matrices. */
-    size_t (*weight_bytes)(enum weight_use use, enum dtype dtype, int32_t rows, int32_t cols);
-    void (*weight_init)(struct backend *b, struct weight *w, enum weight_use use, enum dtype dtype,
-                        int32_t rows, int32_t cols, void *memory);
+     * matrix; weight_put fills rows row0.. from a slice of the checkpoint (or its dummy), scales
+     * included. Slices of one matrix share their dtype, and have scales of blocks all or none.
+     * weight_put may be called from several threads for different matrices. */
+    size_t (*weight_bytes)(const struct weight_shape *shape);
+    void (*weight_init)(struct backend *b, struct weight *w, const struct weight_shape *shape,
+                        void *memory);
     void (*weight_put)(struct backend *b, struct weight *w, int32_t row0,
                        const struct tensor_slice *slice);
     /* Once for each layer, when all weights are there: a table of its experts for moe_args, owned
@@ -216,8 +232,8 @@ struct ops {
     void (*gather_rows)(struct backend *b, float *out, const float *hidden, const void *partial,
                         const int32_t *rows, int32_t num_rows, int32_t hidden_size);
 
-    /* y[t, r] = sum_c x[t, c] w[r, c] * row_scale[r] + bias[r]. y has stride ldy, x stride ldx;
-     * bias [rows] or NULL. */
+    /* y[t, r] = sum_c x[t, c] w[r, c] * scale + bias[r], with the scale of the row or the block. y
+     * has stride ldy, x stride ldx; bias [rows] or NULL. */
     void (*matmul)(struct backend *b, void *y, int64_t ldy, const void *x, int64_t ldx,
                    const struct weight *w, const float *bias, int32_t num_tokens);
     /* The same without bias, in float32: y [R, rows]. */
@@ -225,8 +241,7 @@ struct ops {
                    const struct weight *w, int32_t num_rows);
 
     /* The same as a partial over units of `unit` columns (the last may be short), without bias:
-     * partial[t, r] = sum over units u of (double)(float)(row_scale[r] * sum_{c in u} x w). [T,
-     * rows] */
+     * partial[t, r] = sum over units u of (double)(float)(sum_{c in u} x w * scale). [T, rows] */
     void (*matmul_partial)(struct backend *b, void *partial, const void *x, int64_t ldx,
                            const struct weight *w, int32_t unit, int32_t num_tokens);
 

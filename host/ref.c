@@ -75,48 +75,68 @@ static int64_t ref_kv_budget(struct backend *b) {
     return (int64_t)((double)mem_available_bytes() * 0.4);
 }
 
-/* ---- weights: row-major, then the row scales ----------------------------------------------------
+/* ---- weights: row-major, then the scales --------------------------------------------------------
  */
 
 static size_t align64(size_t n) {
     return (n + 63) / 64 * 64;
 }
 
-static size_t ref_weight_bytes(enum weight_use use, enum dtype dtype, int32_t rows, int32_t cols) {
-    (void)use;
-    return align64((size_t)rows * (size_t)cols * dtype_bytes(dtype)) +
-           align64((size_t)rows * sizeof(float));
+/* Blocks of columns that a row has scales for; 1 for its own scale. */
+static int32_t blocks_of(enum fp8_scaling scaling, int32_t cols, int32_t block_col0) {
+    return scaling == FP8_BLOCK ? (cols + block_col0 + FP8_BLOCK_SIZE - 1) / FP8_BLOCK_SIZE : 1;
 }
 
-static void ref_weight_init(struct backend *b, struct weight *w, enum weight_use use,
-                            enum dtype dtype, int32_t rows, int32_t cols, void *memory) {
+static size_t ref_weight_bytes(const struct weight_shape *s) {
+    size_t scales = (size_t)s->rows * (size_t)blocks_of(s->scaling, s->cols, s->block_col0);
+    return align64((size_t)s->rows * (size_t)s->cols * dtype_bytes(s->dtype)) +
+           align64(scales * sizeof(float));
+}
+
+static void ref_weight_init(struct backend *b, struct weight *w, const struct weight_shape *s,
+                            void *memory) {
     (void)b;
-    size_t matrix = align64((size_t)rows * (size_t)cols * dtype_bytes(dtype));
-    *w = (struct weight){.dtype = dtype, .use = use, .rows = rows, .cols = cols, .data = memory};
-    w->row_scale = (float *)(void *)((char *)memory + matrix);
-    for (int32_t r = 0; r < rows; r++)
-        w->row_scale[r] = 1;
+    size_t matrix = align64((size_t)s->rows * (size_t)s->cols * dtype_bytes(s->dtype));
+    float *scales = (float *)(void *)((char *)memory + matrix);
+    *w = (struct weight){.dtype = s->dtype,
+                         .use = s->use,
+                         .rows = s->rows,
+                         .cols = s->cols,
+                         .data = memory,
+                         .block_col0 = s->block_col0};
+    *(s->scaling == FP8_BLOCK ? &w->block_scale : &w->row_scale) = scales;
+    for (int64_t i = 0; i < (int64_t)s->rows * blocks_of(s->scaling, s->cols, s->block_col0); i++)
+        scales[i] = 1;
+}
+
+/* The scale of row r for column c. */
+static float *scale_at(const struct weight *w, int32_t r, int32_t c) {
+    if (!w->block_scale)
+        return w->row_scale + r;
+    return w->block_scale + (int64_t)r * blocks_of(FP8_BLOCK, w->cols, w->block_col0) +
+           (c + w->block_col0) / FP8_BLOCK_SIZE;
 }
 
 static void ref_weight_put(struct backend *b, struct weight *w, int32_t row0,
                            const struct tensor_slice *slice) {
+    const struct tensor_source *s = slice->source;
     (void)b;
-    for (int32_t r = 0; r < slice->rows; r++) {
-        for (int32_t c = 0; c < slice->cols; c++)
-            dtype_store(
-                w->dtype, w->data, (int64_t)(row0 + r) * w->cols + c,
-                tensor_source_at(slice->source, (int64_t)(slice->row0 + r) * slice->source->cols +
-                                                    slice->col0 + c));
-        w->row_scale[row0 + r] = slice->source->scale;
-    }
+    for (int32_t r = 0; r < slice->rows; r++)
+        for (int32_t c = 0; c < slice->cols; c++) {
+            int32_t row = slice->row0 + r, col = slice->col0 + c;
+            dtype_store(w->dtype, w->data, (int64_t)(row0 + r) * w->cols + c,
+                        tensor_source_at(s, (int64_t)row * s->cols + col));
+            *scale_at(w, row0 + r, c) = tensor_source_scale(s, row, col);
+        }
 }
 
-/* sum over c in [first, last) of x[c] * w[r, c], times the row's scale. */
+/* sum over c in [first, last) of x[c] * w[r, c], scaled. */
 static float dot(const struct weight *w, int32_t r, const float *x, int32_t first, int32_t last) {
     double sum = 0;
     for (int32_t c = first; c < last; c++)
-        sum += (double)x[c] * dtype_load(w->dtype, w->data, (int64_t)r * w->cols + c);
-    return (float)sum * w->row_scale[r];
+        sum += (double)x[c] * dtype_load(w->dtype, w->data, (int64_t)r * w->cols + c) *
+               (w->block_scale ? (double)*scale_at(w, r, c) : 1);
+    return (float)sum * (w->row_scale ? w->row_scale[r] : 1);
 }
 
 /* What a product with w takes for the row x: with FP8 activations and weights, x rounded to E4M3
@@ -488,6 +508,7 @@ const struct ops ref_ops = {
     .kv_dtype = DTYPE_F32,
     .act_bytes = sizeof(float),
     .partial_bytes = sizeof(double),
+    .block_cut = 1,
     .create = ref_create,
     .destroy = ref_destroy,
     .alloc = ref_alloc,

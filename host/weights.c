@@ -121,6 +121,7 @@ static void allocate(const struct model_config *c, struct weights *out) {
 
 struct opener {
     const char *dir;
+    const struct model_config *config;
     const struct checkpoint *checkpoint;
     bool *used;          /* [tensors of the checkpoint] */
     struct error *error; /* never NULL */
@@ -161,42 +162,102 @@ static void check_shape(struct opener *o, const struct tensor_view *t, const str
                   t->path, t->name, shape_of(t).text, slot->rows, slot->cols);
 }
 
-/* The scale of FP8 tensor t, stored as <name>_scale; 1 after a problem. */
-static float read_scale(struct opener *o, const struct tensor_view *t) {
+/* Scales of an FP8 tensor: <name>_scale, or <name>_scale_inv as DeepSeek calls those of blocks. In
+ * spite of its name it multiplies too. */
+static const struct tensor_view *find_scales(struct opener *o, const struct tensor_view *t,
+                                             bool blocks) {
     char name[192], inverse[192];
     snprintf(name, sizeof name, "%s_scale", t->name);
     snprintf(inverse, sizeof inverse, "%s_scale_inv", t->name);
-    const struct tensor_view *s = take(o, name);
-    if (!s && take(o, inverse))
-        error_add(
-            o->error, ERR_UNSUPPORTED,
-            "%s: tensor %s has block scales (%s), which are not supported; only one scale for "
-            "the tensor is",
-            t->path, t->name, inverse);
-    else if (!s)
+    const struct tensor_view *plain = take(o, name), *inv = take(o, inverse);
+    if (inv && !blocks)
+        error_add(o->error, ERR_BAD_FILE,
+                  "%s: tensor %s has scales of blocks (%s), but quantization_config has no "
+                  "weight_block_size",
+                  t->path, t->name, inverse);
+    else if (inv && plain)
+        error_add(o->error, ERR_BAD_FILE, "%s: tensor %s has both %s and %s", t->path, t->name,
+                  name, inverse);
+    else if (!inv && !plain)
         error_add(o->error, ERR_BAD_FILE, "%s: tensor %s is F8_E4M3 but has no %s", t->path,
-                  t->name, name);
+                  t->name, blocks ? inverse : name);
+    else
+        return inv ? inv : plain;
+    return NULL;
+}
+
+static int32_t num_blocks(int32_t n) {
+    return (n + FP8_BLOCK_SIZE - 1) / FP8_BLOCK_SIZE;
+}
+
+/* Which scaling the shape of the scales means for a matrix; false: none that is possible. */
+static bool scaling_of(const struct tensor_view *s, const struct slot *slot, bool blocks,
+                       enum fp8_scaling *out) {
+    int64_t rows = s->ndim > 0 ? s->shape[0] : 1, cols = s->ndim > 1 ? s->shape[1] : 1;
+    if (s->ndim > 2)
+        return false;
+    *out = blocks ? FP8_BLOCK : s->ndim == 2 || rows != 1 ? FP8_ROW : FP8_TENSOR;
+    if (blocks)
+        return s->ndim == 2 && rows == num_blocks(slot->rows) && cols == num_blocks(slot->cols);
+    return *out == FP8_TENSOR || (rows == slot->rows && cols == 1);
+}
+
+/* Is each scale finite and positive? One of a row or a block of zeros may be 0. */
+static bool check_scales(struct opener *o, const struct tensor_view *s, enum fp8_scaling scaling) {
+    size_t n = s->bytes / dtype_bytes(s->dtype);
+    for (size_t i = 0; i < n; i++) {
+        float scale = dtype_load(s->dtype, s->data, (int64_t)i);
+        if (isfinite(scale) && (scale > 0 || (scale == 0 && scaling != FP8_TENSOR)))
+            continue;
+        char which[32] = "";
+        if (n > 1)
+            snprintf(which, sizeof which, ", element %zu,", i);
+        error_add(o->error, ERR_BAD_FILE, "%s: tensor %s%s is %g, a scale must be finite and %s 0",
+                  s->path, s->name, which, (double)scale,
+                  scaling == FP8_TENSOR ? "above" : "at least");
+        return false;
+    }
+    return true;
+}
+
+static void explain_shape(struct opener *o, const struct tensor_view *s, const struct slot *slot,
+                          bool blocks) {
+    if (blocks)
+        error_add(
+            o->error, ERR_BAD_FILE,
+            "%s: tensor %s has shape %s; scales of blocks of 128 x 128 of [%d, %d] have shape "
+            "[%d, %d]",
+            s->path, s->name, shape_of(s).text, slot->rows, slot->cols, num_blocks(slot->rows),
+            num_blocks(slot->cols));
+    else
+        error_add(
+            o->error, ERR_BAD_FILE,
+            "%s: tensor %s has shape %s; a scale for the tensor has shape [] or [1], scales of "
+            "rows have [%d] or [%d, 1]",
+            s->path, s->name, shape_of(s).text, slot->rows, slot->rows);
+}
+
+/* Finds and checks the scales of FP8 tensor t, and puts them into the slot's source. */
+static void open_scales(struct opener *o, const struct tensor_view *t, const struct slot *slot) {
+    bool blocks = o->config->fp8_scaling == FP8_BLOCK;
+    const struct tensor_view *s = find_scales(o, t, blocks);
+    struct tensor_source *out = slot->source;
     if (!s)
-        return 1;
+        return;
     o->bytes += (int64_t)s->bytes;
-    if (s->dtype == DTYPE_NONE || s->dtype == DTYPE_F8_E4M3) {
+    if (s->dtype == DTYPE_NONE || s->dtype == DTYPE_F8_E4M3)
         error_add(o->error, ERR_BAD_FILE, "%s: tensor %s is %s, a scale must be F32, BF16 or F16",
                   s->path, s->name, s->dtype_text);
-        return 1;
+    else if (!scaling_of(s, slot, blocks, &out->scaling))
+        explain_shape(o, s, slot, blocks);
+    else if (!check_scales(o, s, out->scaling))
+        return;
+    else if (out->scaling == FP8_TENSOR)
+        out->scale = dtype_load(s->dtype, s->data, 0);
+    else {
+        out->scales = s->data;
+        out->scales_dtype = s->dtype;
     }
-    if (s->ndim > 1 || (s->ndim == 1 && s->shape[0] != 1)) {
-        error_add(o->error, ERR_UNSUPPORTED,
-                  "%s: tensor %s has shape %s; only one scale for the tensor ([] or [1]) is "
-                  "supported",
-                  s->path, s->name, shape_of(s).text);
-        return 1;
-    }
-    float scale = dtype_load(s->dtype, s->data, 0);
-    if (isfinite(scale) && scale > 0)
-        return scale;
-    error_add(o->error, ERR_BAD_FILE, "%s: tensor %s is %g, a scale must be finite and above 0",
-              s->path, s->name, (double)scale);
-    return 1;
 }
 
 static void open_slot(void *ctx, const struct slot *slot) {
@@ -220,7 +281,7 @@ static void open_slot(void *ctx, const struct slot *slot) {
         .name = t->name,
     };
     if (t->dtype == DTYPE_F8_E4M3 && slot->kind == SLOT_PROJECTION)
-        slot->source->scale = read_scale(o, t);
+        open_scales(o, t, slot);
     o->bytes += (int64_t)t->bytes;
 }
 
@@ -232,23 +293,46 @@ static bool ends_with(const char *s, const char *end) {
 /* Names the tensors that nothing asked for, the first few of them. */
 static void warn_unused(const struct opener *o) {
     char names[512] = "";
-    size_t unused = 0, len = 0;
+    size_t unused = 0, len = 0, inputs = 0;
     for (size_t i = 0; i < checkpoint_num_tensors(o->checkpoint); i++) {
         const char *name = checkpoint_at(o->checkpoint, i)->name;
         if (o->used[i] || ends_with(name, "rotary_emb.inv_freq")) /* rope is computed */
             continue;
+        if (ends_with(name, ".input_scale")) {
+            inputs++;
+            continue;
+        }
         if (unused++ < 4 && len < sizeof names)
             len += (size_t)snprintf(names + len, sizeof names - len, "%s%s", len ? ", " : "", name);
     }
     if (unused)
         log_warn("%s: %zu tensor%s that the model does not use: %s%s", o->dir, unused,
                  unused == 1 ? "" : "s", names, unused > 4 ? ", ..." : "");
+    if (inputs)
+        log_info(
+            "%s: %zu scale%s of activations (input_scale) ignored: activations stay unquantised",
+            o->dir, inputs, inputs == 1 ? "" : "s");
+}
+
+/* q, k and v are one matrix in memory. */
+static void check_fused(struct opener *o, const struct weights *w) {
+    for (int32_t i = 0; i < w->num_layers; i++) {
+        const struct layer_source *l = &w->layers[i];
+        const struct tensor_source *const others[] = {&l->k, &l->v};
+        for (int j = 0; j < 2; j++)
+            if (l->q.dtype != DTYPE_NONE && others[j]->dtype != DTYPE_NONE &&
+                others[j]->dtype != l->q.dtype)
+                error_add(o->error, ERR_UNSUPPORTED,
+                          "%s: tensor %s is %s, but %s is %s; q, k and v must have one dtype",
+                          o->dir, others[j]->name, dtype_name(others[j]->dtype), l->q.name,
+                          dtype_name(l->q.dtype));
+    }
 }
 
 int weights_open(const char *model_dir, const struct model_config *config, struct weights *out,
                  struct error *error) {
     struct error own = {0};
-    struct opener o = {.dir = model_dir, .error = &own};
+    struct opener o = {.dir = model_dir, .config = config, .error = &own};
     memset(out, 0, sizeof *out);
     int rc = checkpoint_open(model_dir, &out->checkpoint, error);
     if (rc != 0)
@@ -259,6 +343,7 @@ int weights_open(const char *model_dir, const struct model_config *config, struc
     o.checkpoint = checkpoint;
     o.used = xcalloc(checkpoint_num_tensors(checkpoint), sizeof *o.used);
     walk(config, out, open_slot, &o);
+    check_fused(&o, out);
     out->total_bytes = o.bytes;
     if (config->tie_word_embeddings)
         take(&o, "lm_head.weight"); /* stored all the same: the embedding is used */
@@ -304,6 +389,13 @@ static int range_exponent(int32_t cols) {
     return -(31 - __builtin_clz((unsigned)cols)) / 2;
 }
 
+/* How many scales FP8 weights have. */
+static int64_t num_scales(const struct tensor_source *t) {
+    return t->scaling == FP8_TENSOR ? 1
+           : t->scaling == FP8_ROW  ? t->rows
+                                    : (int64_t)num_blocks(t->rows) * num_blocks(t->cols);
+}
+
 struct dummy_maker {
     const struct model_config *config;
     char *names; /* where the next name goes; NULL while lengths are counted */
@@ -326,11 +418,14 @@ static void make_dummy(void *ctx, const struct slot *slot) {
         .rows = slot->rows,
         .cols = slot->cols,
         .scale = fp8 ? ldexpf(1, range_exponent(slot->cols) - 8) : 1,
+        .scaling = fp8 ? m->config->fp8_scaling : FP8_TENSOR,
         .seed = slot->kind == SLOT_NORM ? 0 : hash_name(slot->name),
         .name = memcpy(m->names, slot->name, len),
     };
     m->names += len;
-    m->bytes += (int64_t)slot->rows * slot->cols * (int64_t)dtype_bytes(dtype) + (fp8 ? 4 : 0);
+    m->bytes += (int64_t)slot->rows * slot->cols * (int64_t)dtype_bytes(dtype);
+    if (fp8)
+        m->bytes += 4 * num_scales(slot->source);
 }
 
 void weights_dummy(const struct model_config *config, struct weights *out) {
@@ -369,6 +464,15 @@ float weights_dummy_value(const struct tensor_source *t, int64_t i) {
 
 float tensor_source_at(const struct tensor_source *t, int64_t i) {
     return t->data ? dtype_load(t->dtype, t->data, i) : weights_dummy_value(t, i);
+}
+
+float tensor_source_scale(const struct tensor_source *t, int32_t row, int32_t col) {
+    int64_t at = row;
+    if (!t->scales)
+        return t->scale;
+    if (t->scaling == FP8_BLOCK)
+        at = (int64_t)(row / FP8_BLOCK_SIZE) * num_blocks(t->cols) + col / FP8_BLOCK_SIZE;
+    return dtype_load(t->scales_dtype, t->scales, at);
 }
 
 /* Defines fill_<suffix>: elements [i, i + n) of the dummy from a table of the 256 stored values. */

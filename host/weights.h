@@ -15,13 +15,18 @@ extern "C" {
 #endif
 
 /* One stored matrix [rows, cols] ([out, in]) or vector [rows] (cols = 1). The weight is
- * element * scale, wherever the element comes from: `data` or, for a dummy, weights_dummy_value. */
+ * element * scale, wherever the element comes from: `data` or, for a dummy, weights_dummy_value.
+ * Which scale: tensor_source_scale. */
 struct tensor_source {
     const void *data; /* row-major, perhaps not aligned to the element; NULL: absent if rows == 0,
                          else a dummy to be generated */
     enum dtype dtype; /* F8_E4M3 only for projections, experts and dense FFNs */
     int32_t rows, cols;
-    float scale;      /* of FP8 weights (per tensor), finite and > 0; 1 otherwise */
+    float scale; /* of FP8 weights (per tensor, or a dummy's), finite and > 0; 1 otherwise */
+    enum fp8_scaling scaling; /* of FP8 weights */
+    const void *scales;       /* ROW [rows], BLOCK [rows / 128, cols / 128] rounded up: row-major,
+                                 perhaps unaligned, finite and >= 0; NULL: all are `scale` */
+    enum dtype scales_dtype;
     uint64_t seed;    /* for a dummy: a hash of the tensor's name; 0: every element is 1 */
     const char *name; /* owned by the table or the file, for messages */
 };
@@ -50,12 +55,13 @@ struct weights {
 };
 
 /* Opens the checkpoint of model_dir and checks every tensor against the config: presence, shape,
- * dtype and, for FP8, the scale. All problems are added to `error`, each with file and tensor;
+ * dtype and, for FP8, the scales. All problems are added to `error`, each with file and tensor;
  * tensors that the model does not use are named in one log line. Codes as checkpoint_open. */
 int weights_open(const char *model_dir, const struct model_config *config, struct weights *out,
                  struct error *error);
 
-/* A table of dummies: BF16, or FP8 experts, dense FFNs and projections when config->fp8. */
+/* A table of dummies: BF16, or FP8 experts, dense FFNs and projections when config->fp8, with
+ * scales that are stored as the config says but are all equal. */
 void weights_dummy(const struct model_config *config, struct weights *out);
 
 void weights_close(struct weights *w); /* also after a failed open */
@@ -63,6 +69,9 @@ void weights_close(struct weights *w); /* also after a failed open */
 /* Element i (row-major) of a tensor as stored, before the scale; a dummy's too. The data may be
  * unaligned. */
 float tensor_source_at(const struct tensor_source *t, int64_t i);
+
+/* The scale of element (row, col): 1 unless the tensor is FP8. */
+float tensor_source_scale(const struct tensor_source *t, int32_t row, int32_t col);
 
 /* Element i of a dummy, as stored (FP8: before the scale). Norms are 1; a matrix is uniform with a
  * std of 0.6 to 1.2 / sqrt(cols) after the scale, so that activations stay finite; biases are

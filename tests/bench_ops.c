@@ -80,7 +80,18 @@ static float *random_floats(int64_t n) {
     return x;
 }
 
-static struct weight random_weight(enum dtype dtype, int32_t rows, int32_t cols) {
+/* How the weights of a case are stored. */
+struct kind {
+    enum dtype dtype;
+    enum fp8_scaling scaling;
+};
+
+static const char *kind_name(struct kind k) {
+    return k.scaling == FP8_BLOCK ? "F8_E4M3 blocks" : dtype_name(k.dtype);
+}
+
+static struct weight random_weight(struct kind kind, int32_t rows, int32_t cols) {
+    enum dtype dtype = kind.dtype;
     int64_t n = (int64_t)rows * cols;
     char *data = xmalloc((size_t)n * dtype_bytes(dtype));
     uint32_t r = 7;
@@ -88,19 +99,29 @@ static struct weight random_weight(enum dtype dtype, int32_t rows, int32_t cols)
         r = r * 1664525 + 1013904223;
         dtype_store(dtype, data, i, (float)((int32_t)r >> 8) * 0x1p-23f);
     }
-    struct tensor_source source = {
-        .data = data, .dtype = dtype, .rows = rows, .cols = cols, .scale = 1, .name = "bench"};
+    struct tensor_source source = {.data = data,
+                                   .dtype = dtype,
+                                   .rows = rows,
+                                   .cols = cols,
+                                   .scale = 1,
+                                   .scaling = kind.scaling,
+                                   .name = "bench"};
     struct tensor_slice slice = {&source, 0, rows, 0, cols};
     struct weight w;
-    ops->weight_init(backend, &w, WEIGHT_DENSE, dtype, rows, cols,
-                     pool(ops->weight_bytes(WEIGHT_DENSE, dtype, rows, cols)));
+    const struct weight_shape shape = {
+        .dtype = dtype, .rows = rows, .cols = cols, .scaling = kind.scaling};
+    ops->weight_init(backend, &w, &shape, pool(ops->weight_bytes(&shape)));
     ops->weight_put(backend, &w, 0, &slice);
     free(data);
     return w;
 }
 
 static void free_weight(struct weight *w) {
-    ops->free(backend, w->data, ops->weight_bytes(w->use, w->dtype, w->rows, w->cols));
+    const struct weight_shape shape = {.dtype = w->dtype,
+                                       .rows = w->rows,
+                                       .cols = w->cols,
+                                       .scaling = w->block_scale ? FP8_BLOCK : FP8_TENSOR};
+    ops->free(backend, w->data, ops->weight_bytes(&shape));
 }
 
 /* ---- matmul -------------------------------------------------------------------------------------
@@ -117,7 +138,8 @@ static void matmul_run(void *arg, int32_t run) {
     ops->matmul(backend, m->y, I, m->x, H, &m->w[run % m->n], NULL, m->T);
 }
 
-static void bench_matmul(enum dtype dtype) {
+static void bench_matmul(struct kind kind) {
+    enum dtype dtype = kind.dtype;
     static const int32_t batches[] = {1, 2, 4, 8, 16, 32};
     struct matmul_bench m = {.x = random_floats(MAX_T * H), .y = random_floats(MAX_T * I)};
     double bytes = (double)I * H * (double)dtype_bytes(dtype);
@@ -125,14 +147,14 @@ static void bench_matmul(enum dtype dtype) {
     m.n = (int32_t)(WEIGHT_BYTES / bytes);
     m.n = m.n > MAX_MATRICES ? MAX_MATRICES : m.n;
     for (int32_t i = 0; i < m.n; i++)
-        m.w[i] = random_weight(dtype, I, H);
+        m.w[i] = random_weight(kind, I, H);
     for (int32_t b = 0; b < (dtype == DTYPE_BF16 || dtype == DTYPE_F8_E4M3 ? 6 : 1); b++) {
         m.T = batches[b];
-        snprintf(name, sizeof name, "matmul %s [%d, %d] T=%d", dtype_name(dtype), I, H, m.T);
+        snprintf(name, sizeof name, "matmul %s [%d, %d] T=%d", kind_name(kind), I, H, m.T);
         report_bytes(name, bytes, matmul_run, &m);
     }
     m.T = MAX_T;
-    snprintf(name, sizeof name, "matmul %s [%d, %d] T=%d", dtype_name(dtype), I, H, m.T);
+    snprintf(name, sizeof name, "matmul %s [%d, %d] T=%d", kind_name(kind), I, H, m.T);
     report_flops(name, 2.0 * I * H * m.T, matmul_run, &m);
     for (int32_t i = 0; i < m.n; i++)
         free_weight(&m.w[i]);
@@ -170,7 +192,7 @@ static void moe_run(void *arg, int32_t run) {
     ops->moe(backend, &m->a);
 }
 
-static void bench_moe(enum dtype dtype) {
+static void bench_moe(struct kind kind) {
     static const int32_t batches[] = {1, 4, 16, 32};
     struct moe_bench *m = xcalloc(1, sizeof *m);
     float *x = random_floats(MAX_T * H);
@@ -178,7 +200,7 @@ static void bench_moe(enum dtype dtype) {
     char name[64];
     for (int32_t e = 0; e < E; e++)
         m->experts[e] = (struct expert_weights){
-            e, random_weight(dtype, I, H), random_weight(dtype, I, H), random_weight(dtype, H, I)};
+            e, random_weight(kind, I, H), random_weight(kind, I, H), random_weight(kind, H, I)};
     m->routing = (struct routing){m->ids, m->weights, m->counts, m->offsets, m->permutation};
     m->a = (struct moe_args){.x = x,
                              .routing = &m->routing,
@@ -187,16 +209,14 @@ static void bench_moe(enum dtype dtype) {
                              .num_experts_per_tok = K,
                              .unit = 128,
                              .partial = partial};
-    per_expert = 3.0 * H * I * (double)dtype_bytes(dtype);
+    per_expert = 3.0 * H * I * (double)dtype_bytes(kind.dtype);
     for (int32_t b = 0; b < 4; b++) {
         int32_t T = m->a.num_tokens = batches[b];
-        snprintf(name, sizeof name, "moe %s %dx%dx%d top %d T=%d", dtype_name(dtype), E, H, I, K,
-                 T);
+        snprintf(name, sizeof name, "moe %s %dx%dx%d top %d T=%d", kind_name(kind), E, H, I, K, T);
         report_bytes(name, per_expert * (T * K < E ? T * K : E), moe_run, m);
     }
     m->a.num_tokens = MAX_T;
-    snprintf(name, sizeof name, "moe %s %dx%dx%d top %d T=%d", dtype_name(dtype), E, H, I, K,
-             MAX_T);
+    snprintf(name, sizeof name, "moe %s %dx%dx%d top %d T=%d", kind_name(kind), E, H, I, K, MAX_T);
     report_flops(name, 6.0 * H * I * MAX_T * K, moe_run, m);
     for (int32_t e = 0; e < E; e++) {
         free_weight(&m->experts[e].gate);
@@ -309,11 +329,12 @@ int main(int argc, char **argv) {
     }
     printf("%s; reads %.1f GB/s, FMA %.0f GFLOP/s\n", ops->describe(backend),
            machine_read_gbps(threads, LIMIT_PASSES), machine_fma_gflops(threads, LIMIT_PASSES));
-    static const enum dtype dtypes[] = {DTYPE_BF16, DTYPE_F8_E4M3, DTYPE_F16, DTYPE_F32};
-    for (int i = 0; i < 4; i++)
-        bench_matmul(dtypes[i]);
-    bench_moe(DTYPE_BF16);
-    bench_moe(DTYPE_F8_E4M3);
+    static const struct kind kinds[] = {
+        {DTYPE_BF16}, {DTYPE_F8_E4M3}, {DTYPE_F8_E4M3, FP8_BLOCK}, {DTYPE_F16}, {DTYPE_F32}};
+    for (int i = 0; i < 5; i++)
+        bench_matmul(kinds[i]);
+    for (int i = 0; i < 3; i++)
+        bench_moe(kinds[i]);
     bench_attention(DTYPE_BF16);
     bench_attention(DTYPE_F8_E4M3);
     ops->destroy(backend);

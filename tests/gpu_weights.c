@@ -8,19 +8,31 @@
 #include "tests/cuda_ptx_kernels.h"
 
 const struct gpu_weight_type gpu_weight_types[] = {
-    {"BF16", DTYPE_BF16, SCALE_NONE, false},
-    {"F8 with row scales", DTYPE_F8_E4M3, SCALE_ROW, false},
-    {"F8 with block scales", DTYPE_F8_E4M3, SCALE_BLOCK, false},
-    {"F8 with row scales times F8", DTYPE_F8_E4M3, SCALE_ROW, true},
-    {"F8 with block scales times F8", DTYPE_F8_E4M3, SCALE_BLOCK, true},
+    {"BF16", DTYPE_BF16, SCALE_NONE, 0, false},
+    {"F8 with row scales", DTYPE_F8_E4M3, SCALE_ROW, 0, false},
+    {"F8 with block scales", DTYPE_F8_E4M3, SCALE_BLOCK, 0, false},
+    {"F8 with block scales, cut by columns", DTYPE_F8_E4M3, SCALE_BLOCK, 96, false},
+    {"F8 with row scales times F8", DTYPE_F8_E4M3, SCALE_ROW, 0, true},
+    {"F8 with block scales, cut by columns, times F8", DTYPE_F8_E4M3, SCALE_BLOCK, 96, true},
 };
 
 int gpu_num_weight_types(void) {
-    return gpu_test_info().sm < MIN_F8_SM ? 3 : 5;
+    return gpu_test_info().sm < MIN_F8_SM ? 4 : 6;
 }
 
-static int32_t blocks(int32_t n) {
-    return (n + SCALE_BLOCK_SIZE - 1) / SCALE_BLOCK_SIZE;
+struct gpu_weight_type gpu_weight_type_uncut(const struct gpu_weight_type *type) {
+    struct gpu_weight_type t = *type;
+    t.block_col0 = 0;
+    return t;
+}
+
+/* Where in the scales the one of an element stands. */
+static int64_t scale_index(const struct gpu_weight_type *type, int32_t row, int32_t col,
+                           int32_t cols) {
+    int32_t blocks = (type->block_col0 + cols + SCALE_BLOCK_SIZE - 1) / SCALE_BLOCK_SIZE;
+    if (type->scale == SCALE_ROW)
+        return row;
+    return (int64_t)(row / FRAGMENT_ROWS) * blocks + (type->block_col0 + col) / SCALE_BLOCK_SIZE;
 }
 
 /* Uploads the matrix' elements, before scales, and puts them into the layout. */
@@ -51,14 +63,10 @@ struct gpu_matrix gpu_matrix_random(struct rng *r, const struct gpu_weight_type 
     m.data = store(&m, type->dtype, layout);
     if (type->scale == SCALE_NONE)
         return m;
-    int64_t num = type->scale == SCALE_ROW ? rows : (int64_t)blocks(rows) * blocks(cols);
+    int64_t num = scale_index(type, rows - 1, cols - 1, cols) + 1;
     float *scale = random_floats(r, num, amplitude);
-    for (int64_t i = 0; i < n; i++) {
-        int32_t row = (int32_t)(i / cols), col = (int32_t)(i % cols);
-        m.values[i] *= type->scale == SCALE_ROW
-                           ? scale[row]
-                           : scale[row / SCALE_BLOCK_SIZE * blocks(cols) + col / SCALE_BLOCK_SIZE];
-    }
+    for (int64_t i = 0; i < n; i++)
+        m.values[i] *= scale[scale_index(type, (int32_t)(i / cols), (int32_t)(i % cols), cols)];
     m.scale = gpu_upload(scale, (size_t)num * sizeof *scale);
     free(scale);
     return m;

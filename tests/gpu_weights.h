@@ -14,11 +14,14 @@ struct gpu_weight_type {
     const char *name;
     enum dtype dtype;
     enum weight_scale scale;
-    bool xq; /* with FP8 activations; these come last */
+    int32_t block_col0; /* of matrices that are cut by columns */
+    bool xq;            /* with FP8 activations; these come last */
 };
 extern const struct gpu_weight_type gpu_weight_types[];
 /* How many of them this GPU takes: sm_80 and sm_86 have no FP8 products. */
 int gpu_num_weight_types(void);
+/* For matrices that are not cut by columns. */
+struct gpu_weight_type gpu_weight_type_uncut(const struct gpu_weight_type *type);
 
 struct gpu_matrix {
     int32_t rows, cols;

@@ -136,7 +136,23 @@ double *guarded_doubles(int64_t n) {
 /* ---- matrices -----------------------------------------------------------------------------------
  */
 
+/* Scales for the source's rows or blocks, about as large as the one that it has. */
+static float *random_scales(struct rng *r, const struct tensor_source *t) {
+    int64_t n = t->rows;
+    if (t->scaling == FP8_BLOCK)
+        n = (int64_t)((t->rows + 127) / 128) * ((t->cols + 127) / 128);
+    float *scales = xmalloc((size_t)n * sizeof *scales);
+    for (int64_t i = 0; i < n; i++)
+        scales[i] = t->scale * (1.5f + rng_float(r));
+    return scales;
+}
+
 struct matrix matrix_random(struct rng *r, enum dtype dtype, int32_t rows, int32_t cols) {
+    return matrix_scaled(r, dtype, FP8_TENSOR, rows, cols);
+}
+
+struct matrix matrix_scaled(struct rng *r, enum dtype dtype, enum fp8_scaling scaling, int32_t rows,
+                            int32_t cols) {
     int64_t n = (int64_t)rows * cols;
     float amplitude = 1 / sqrtf((float)(cols ? cols : 1));
     struct matrix m = {.data = xmalloc((size_t)n * dtype_bytes(dtype)),
@@ -152,24 +168,38 @@ struct matrix matrix_random(struct rng *r, enum dtype dtype, int32_t rows, int32
         dtype_store(dtype, m.data, i, f);
         m.values[i] = dtype_load(dtype, m.data, i);
     }
+    if (dtype == DTYPE_F8_E4M3 && scaling != FP8_TENSOR) {
+        m.source.scaling = scaling;
+        m.scales = random_scales(r, &m.source);
+        m.source.scales = m.scales;
+        m.source.scales_dtype = DTYPE_F32;
+    }
     return m;
 }
 
 void matrix_free(struct matrix *m) {
     free(m->data);
     free(m->values);
+    free(m->scales);
     *m = (struct matrix){0};
 }
 
 struct stored store_matrix(const struct ops *ops, const struct matrix *m, int32_t row0,
                            int32_t rows, int32_t col0, int32_t cols) {
     struct stored s;
-    size_t bytes = ops->weight_bytes(WEIGHT_DENSE, m->source.dtype, rows, cols);
+    const struct weight_shape shape = {
+        .dtype = m->source.dtype,
+        .rows = rows,
+        .cols = cols,
+        .scaling = m->source.scaling,
+        .block_col0 = col0 % FP8_BLOCK_SIZE,
+    };
+    size_t bytes = ops->weight_bytes(&shape);
     int32_t half = rows / 3;
     s.memory = xmalloc(bytes + 64 + 64);
     memset(s.memory, 0xff, bytes + 64 + 64); /* NaNs in whatever the layout pads */
     void *aligned = (void *)(((uintptr_t)s.memory + 63) / 64 * 64);
-    ops->weight_init(NULL, &s.w, WEIGHT_DENSE, m->source.dtype, rows, cols, aligned);
+    ops->weight_init(NULL, &s.w, &shape, aligned);
     struct tensor_slice a = {&m->source, row0, half, col0, cols};
     struct tensor_slice b = {&m->source, row0 + half, rows - half, col0, cols};
     ops->weight_put(NULL, &s.w, 0, &a);
@@ -266,8 +296,9 @@ float *dot_magnitudes(const float *x, int64_t ldx, int32_t num_tokens, const str
         for (int32_t r = 0; r < rows; r++) {
             float sum = 0;
             for (int32_t c = 0; c < cols; c++)
-                sum += fabsf(x[t * ldx + c] * m->values[(int64_t)r * cols + c]);
-            out[(int64_t)t * rows + r] = sum * m->source.scale + floor;
+                sum += fabsf(x[t * ldx + c] * m->values[(int64_t)r * cols + c]) *
+                       tensor_source_scale(&m->source, r, c);
+            out[(int64_t)t * rows + r] = sum + floor;
         }
     return out;
 }

@@ -46,15 +46,19 @@ double *guarded_doubles(int64_t n);
 /* ---- matrices -----------------------------------------------------------------------------------
  */
 
-/* A random checkpoint tensor and its values as floats (without the scale). */
+/* A random checkpoint tensor and its values as floats (without the scales). */
 struct matrix {
     struct tensor_source source;
     void *data;    /* owned */
     float *values; /* owned, [rows, cols] */
+    float *scales; /* owned; of rows or blocks, all different */
 };
 
 /* Values in about +-1/sqrt(cols) * amplitude, rounded to the dtype; F8 with a scale. */
 struct matrix matrix_random(struct rng *r, enum dtype dtype, int32_t rows, int32_t cols);
+/* The same; F8 with scales as told. */
+struct matrix matrix_scaled(struct rng *r, enum dtype dtype, enum fp8_scaling scaling, int32_t rows,
+                            int32_t cols);
 void matrix_free(struct matrix *m);
 
 struct stored {

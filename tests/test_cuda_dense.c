@@ -46,6 +46,7 @@ static float *run_dense(const struct dense_case *c, enum weight_layout layout, i
             .dtype = c->type->dtype,
             .weight_scale = w->scale,
             .scale = c->type->scale,
+            .block_col0 = c->type->block_col0,
             .rows = w->rows,
             .cols = w->cols,
             .bias = bias ? c->device_bias : NULL,

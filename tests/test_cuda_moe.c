@@ -29,6 +29,7 @@ struct layer {
 static struct layer make_layer(struct rng *r, const struct gpu_weight_type *type, int32_t H,
                                int32_t I, int32_t E, int32_t K, int32_t miss) {
     struct layer l = {.type = type, .H = H, .I = I, .E = E, .K = K};
+    struct gpu_weight_type uncut = gpu_weight_type_uncut(type);
     size_t n = (size_t)E;
     l.slot = xcalloc(n, sizeof *l.slot);
     l.gate = xcalloc(n, sizeof *l.gate);
@@ -40,8 +41,8 @@ static struct layer make_layer(struct rng *r, const struct gpu_weight_type *type
         if (miss > 0 && e % miss == miss - 1)
             continue;
         int32_t s = l.slot[e] = l.num_local++;
-        l.gate[s] = gpu_matrix_random(r, type, LAYOUT_FRAGMENTS, I, H);
-        l.up[s] = gpu_matrix_random(r, type, LAYOUT_FRAGMENTS, I, H);
+        l.gate[s] = gpu_matrix_random(r, &uncut, LAYOUT_FRAGMENTS, I, H);
+        l.up[s] = gpu_matrix_random(r, &uncut, LAYOUT_FRAGMENTS, I, H);
         l.down[s] = gpu_matrix_random(r, type, LAYOUT_FRAGMENTS, H, I);
         experts[s] = (struct gpu_expert){l.gate[s].data,  l.up[s].data,  l.down[s].data,
                                          l.gate[s].scale, l.up[s].scale, l.down[s].scale};
@@ -239,6 +240,7 @@ static struct result run_moe(const struct layer *l, const struct tokens *t, cons
         .num_local = l->num_local,
         .dtype = l->type->dtype,
         .scale = l->type->scale,
+        .down_col0 = l->type->block_col0,
         .accumulate = before != NULL,
         .invariant = true,
         .act = gpu_alloc((size_t)(P * l->I) * sizeof(bf16)),

@@ -86,6 +86,29 @@ TEST(Layout, UnitsSufficeForSixteenRanks) {
     EXPECT_INT_EQ(layout_unit(40), 8);
 }
 
+TEST(Layout, ColumnsWithScalesOfBlocksAreCutAtQuartersOfABlock) {
+    struct model_config c = shape(6, 2, 4, 200, 300, 101);
+    struct layout_options none = {0};
+    struct layout l;
+    ASSERT_INT_EQ(layout_make(&c, 3, &none, &l, NULL), 0);
+    EXPECT_INT_EQ(l.expert_unit, 8);
+    EXPECT_INT_EQ(l.ffn_unit, 16);
+    c.fp8 = true;
+    c.fp8_scaling = FP8_BLOCK;
+    ASSERT_INT_EQ(layout_make(&c, 3, &none, &l, NULL), 0);
+    EXPECT_INT_EQ(l.expert_unit, 32);
+    EXPECT_INT_EQ(l.ffn_unit, 32);
+    EXPECT_INT_EQ(l.rank[1].expert_columns.first, 96);
+    EXPECT_INT_EQ(l.rank[2].expert_columns.first, 160);
+    EXPECT_INT_EQ(l.rank[2].expert_columns.count, 40);
+    c.moe_intermediate_size = 768;
+    ASSERT_INT_EQ(layout_make(&c, 8, &none, &l, NULL), 0);
+    EXPECT_INT_EQ(l.rank[5].expert_columns.count, 96);
+    c.moe_intermediate_size = 12288;
+    ASSERT_INT_EQ(layout_make(&c, 8, &none, &l, NULL), 0);
+    EXPECT_INT_EQ(l.expert_unit, 128);
+}
+
 /* Ranges of consecutive ranks follow each other without gap or overlap and end at `total`. */
 static void check_partition(const struct range *ranges, int32_t n, int32_t total,
                             const char *what) {

@@ -306,6 +306,32 @@ TEST(ModelConfig, StoredTypes) {
     EXPECT_TRUE(c.fp8);
 }
 
+#define QUANT(more)          SMALL("llama", ",'quantization_config':{" more "}")
+#define FP8(more)            QUANT("'quant_method':'fp8'," more)
+#define TENSORS(more)        QUANT("'quant_method':'compressed-tensors','config_groups':{" more "}")
+#define GROUP(name, weights) "'" name "':{'targets':['Linear'],'weights':{" weights "}}"
+#define E4M3                 "'num_bits':8,'type':'float',"
+
+TEST(ModelConfig, WhatFp8WeightsHaveScalesFor) {
+    static const struct {
+        const char *text;
+        enum fp8_scaling scaling;
+    } table[] = {
+        {FP8("'activation_scheme':'dynamic'"), FP8_TENSOR},
+        {FP8("'fmt':'e4m3','weight_block_size':[128,128]"), FP8_BLOCK},
+        {TENSORS(GROUP("group_0", E4M3 "'strategy':'tensor'")), FP8_TENSOR},
+        {TENSORS(GROUP("group_0", E4M3 "'strategy':'channel'")), FP8_ROW},
+        {TENSORS(GROUP("group_0", E4M3 "'strategy':'block','block_structure':[128,128]")),
+         FP8_BLOCK},
+    };
+    for (size_t i = 0; i < sizeof table / sizeof table[0]; i++) {
+        struct model_config c;
+        expect_parses(table[i].text, &c);
+        EXPECT_TRUE(c.fp8);
+        EXPECT_INT_EQ(c.fp8_scaling, table[i].scaling);
+    }
+}
+
 /* inv_freq as printed by transformers 4.57.1, ROPE_INIT_FUNCTIONS, head_dim 16 and 32. */
 TEST(ModelConfig, RopeFrequenciesAreThoseOfTransformers) {
     static const float plain[] = {1,
@@ -452,12 +478,35 @@ static const struct {
      "quant_method \"gptq\" is not supported"},
     {DENSE(",'quantization_config':{'quant_method':'awq'}"), ERR_UNSUPPORTED, "\"awq\""},
     {DENSE(",'quantization_config':{'quant_method':'mxfp4'}"), ERR_UNSUPPORTED, "\"mxfp4\""},
-    {DENSE(",'quantization_config':{'quant_method':'compressed-tensors'}"), ERR_UNSUPPORTED,
-     "\"compressed-tensors\""},
+    {DENSE(",'quantization_config':{'quant_method':'nvfp4'}"), ERR_UNSUPPORTED,
+     "quant_method \"nvfp4\" is not supported (fp8 and compressed-tensors are, with F8_E4M3 weights "
+     "and a scale for each tensor, row or block of 128 x 128)"},
     {DENSE(",'quantization_config':{}"), ERR_UNSUPPORTED, "quant_method null"},
     {DENSE(",'quantization_config':'fp8'"), ERR_UNSUPPORTED, "quant_method null"},
-    {DENSE(",'quantization_config':{'quant_method':'fp8','weight_block_size':[128,128]}"),
-     ERR_UNSUPPORTED, "fp8 with weight_block_size"},
+    {FP8("'fmt':'e5m2'"), ERR_UNSUPPORTED, "fmt \"e5m2\" is not supported (only e4m3)"},
+    {FP8("'weight_block_size':[64,128]"), ERR_UNSUPPORTED,
+     "weight_block_size [64, 128] is not supported (only [128, 128])"},
+    {FP8("'weight_block_size':[128]"), ERR_UNSUPPORTED, "weight_block_size [128]"},
+    {FP8("'weight_block_size':128"), ERR_UNSUPPORTED, "weight_block_size 128"},
+    {TENSORS(""), ERR_BAD_FILE, "config_groups: missing or empty"},
+    {TENSORS(GROUP("a", "'num_bits':4,'type':'int','strategy':'group'")), ERR_UNSUPPORTED,
+     "a: weights of 4 bits of type \"int\" are not supported (only 8 bits of type float)"},
+    {TENSORS(GROUP("a", "'num_bits':8,'type':'int','strategy':'channel'")), ERR_UNSUPPORTED,
+     "a: weights of 8 bits of type \"int\""},
+    {TENSORS(GROUP("a", "'num_bits':4,'type':'float','strategy':'tensor_group'")), ERR_UNSUPPORTED,
+     "a: weights of 4 bits of type \"float\""},
+    {TENSORS(GROUP("a", E4M3 "'strategy':'group'")), ERR_UNSUPPORTED,
+     "a: strategy \"group\" is not supported (tensor, channel and block are)"},
+    {TENSORS(GROUP("a", E4M3 "'strategy':'block'")), ERR_UNSUPPORTED, "block_structure null"},
+    {TENSORS(GROUP("a", E4M3 "'strategy':'block','block_structure':[128,64]")), ERR_UNSUPPORTED,
+     "block_structure [128, 64]"},
+    {TENSORS(GROUP("a", E4M3 "'strategy':'block','block_structure':[128,128]") "," GROUP(
+         "b", E4M3 "'strategy':'channel'")),
+     ERR_UNSUPPORTED, "groups with block scales beside others"},
+    {TENSORS(GROUP("a", "")), ERR_UNSUPPORTED, "a: weights of null bits of type null"},
+    {QUANT("'quant_method':'compressed-tensors','sparsity_config':{'format':'sparse-24-bitmask'},"
+           "'config_groups':{" GROUP("a", E4M3 "'strategy':'tensor'") "}"),
+     ERR_UNSUPPORTED, "sparsity_config: format \"sparse-24-bitmask\" is not supported"},
     {MOE(",'num_local_experts':0"), ERR_BAD_FILE, "num_local_experts: 0"},
     {MOE(",'num_local_experts':1025"), ERR_BAD_FILE, "num_local_experts: 1025"},
     {MOE(",'num_local_experts':[8,8]"), ERR_BAD_FILE, "num_local_experts: a list"},

@@ -10,8 +10,20 @@
 static const int32_t token_counts[] = {0, 1, 2, 5, 7, 16, 33, 129};
 static const int32_t shapes[][2] = {{1, 1},    {16, 2},   {17, 33},   {50, 48},
                                     {64, 256}, {65, 257}, {100, 600}, {130, 513}};
-static const enum dtype dtypes[] = {DTYPE_F32, DTYPE_F16, DTYPE_BF16, DTYPE_F8_E4M3};
-enum { MAX_T = 129, NUM_T = 8, NUM_SHAPES = 8 };
+static const struct {
+    enum dtype dtype;
+    enum fp8_scaling scaling;
+} kinds[] = {{DTYPE_F32},
+             {DTYPE_F16},
+             {DTYPE_BF16},
+             {DTYPE_F8_E4M3, FP8_TENSOR},
+             {DTYPE_F8_E4M3, FP8_ROW},
+             {DTYPE_F8_E4M3, FP8_BLOCK}};
+enum { MAX_T = 129, NUM_T = 8, NUM_SHAPES = 8, NUM_KINDS = sizeof kinds / sizeof kinds[0] };
+
+static struct matrix matrix_of_kind(struct rng *r, size_t kind, int32_t rows, int32_t cols) {
+    return matrix_scaled(r, kinds[kind].dtype, kinds[kind].scaling, rows, cols);
+}
 
 /* One matrix, its input, and ref's answer. */
 struct matmul_case {
@@ -24,12 +36,12 @@ struct matmul_case {
     int32_t unit;
 };
 
-static struct matmul_case make_case(struct rng *r, enum dtype dtype, int32_t rows, int32_t cols,
+static struct matmul_case make_case(struct rng *r, size_t kind, int32_t rows, int32_t cols,
                                     int32_t unit) {
     struct matmul_case c = {.ldx = cols + 3, .unit = unit};
     struct backend_config config = test_config(1);
     struct backend *ref = test_backend(&ref_ops, &config);
-    c.m = matrix_random(r, dtype, rows, cols);
+    c.m = matrix_of_kind(r, kind, rows, cols);
     c.x = guarded_floats(MAX_T * c.ldx);
     c.bias = guarded_floats(rows);
     rng_fill(r, c.x, MAX_T * c.ldx);
@@ -63,8 +75,9 @@ static void check_case(const struct variant *v, struct backend *b, const struct 
     double *whole_partial = guarded_doubles((int64_t)MAX_T * rows);
     float tolerance = dot_tolerance(v, c->m.source.dtype);
     char what[128];
-    snprintf(what, sizeof what, "%s matmul %s %dx%d unit %d", v->ops->name,
-             dtype_name(c->m.source.dtype), rows, c->m.source.cols, c->unit);
+    snprintf(what, sizeof what, "%s matmul %s scaling %d %dx%d unit %d", v->ops->name,
+             dtype_name(c->m.source.dtype), (int)c->m.source.scaling, rows, c->m.source.cols,
+             c->unit);
     v->ops->matmul(b, whole, rows, c->x, c->ldx, &s.w, c->bias, MAX_T);
     v->ops->matmul_partial(b, whole_partial, c->x, c->ldx, &s.w, c->unit, MAX_T);
     close_floats(what, whole, c->expected, (int64_t)MAX_T * rows, c->magnitude, tolerance);
@@ -99,9 +112,9 @@ TEST(OpsMatmul, AllVariantsAgreeWithRefAtAllShapes) {
     struct backend_config config = test_config(2);
     int n;
     const struct variant *v = variants(&n);
-    for (size_t d = 0; d < sizeof dtypes / sizeof dtypes[0]; d++)
+    for (size_t d = 0; d < NUM_KINDS; d++)
         for (int i = 0; i < NUM_SHAPES; i++) {
-            struct matmul_case c = make_case(&r, dtypes[d], shapes[i][0], shapes[i][1], units[i]);
+            struct matmul_case c = make_case(&r, d, shapes[i][0], shapes[i][1], units[i]);
             for (int k = 0; k < n; k++) {
                 struct backend *b = test_backend(v[k].ops, &config);
                 check_case(&v[k], b, &c);
@@ -160,15 +173,16 @@ TEST(OpsMatmul, ThreadsAndVectorWidthDoNotChangeTheBits) {
     struct rng r = rng_seeded(3);
     int n;
     const struct variant *v = variants(&n);
-    for (size_t d = 0; d < sizeof dtypes / sizeof dtypes[0]; d++) {
-        struct matmul_case c = make_case(&r, dtypes[d], 150, 333, 40);
+    for (size_t d = 0; d < NUM_KINDS; d++) {
+        struct matmul_case c = make_case(&r, d, 150, 333, 40);
         size_t count = (size_t)MAX_T * 150;
         float *y = guarded_floats((int64_t)count), *first = guarded_floats((int64_t)count);
         double *p = guarded_doubles((int64_t)count), *first_p = guarded_doubles((int64_t)count);
         run_case(v[0].ops, 1, &c, first, first_p);
         for (int k = 0; k < n; k++) {
             run_case(v[k].ops, 3, &c, y, p);
-            if (v[k].rounds && dtypes[d] == DTYPE_BF16) { /* its own bits, whatever the threads */
+            if (v[k].rounds &&
+                kinds[d].dtype == DTYPE_BF16) { /* its own bits, whatever the threads */
                 float *alone = guarded_floats((int64_t)count);
                 double *alone_p = guarded_doubles((int64_t)count);
                 run_case(v[k].ops, 1, &c, alone, alone_p);
@@ -189,43 +203,105 @@ TEST(OpsMatmul, ThreadsAndVectorWidthDoNotChangeTheBits) {
     }
 }
 
+/* One matrix whole, and in three column ranges from the last on. */
+static void check_column_ranges(const struct variant *v, const struct matrix *m, const float *x,
+                                int32_t unit, int32_t T) {
+    const int32_t rows = m->source.rows, cols = m->source.cols;
+    const int32_t cuts[] = {0, 3 * unit, 8 * unit, cols};
+    struct backend_config config = test_config(2);
+    struct backend *b = test_backend(v->ops, &config);
+    struct stored s = store_all(v->ops, m);
+    double *whole = guarded_doubles(T * rows), *sum = guarded_doubles(T * rows);
+    double *part = guarded_doubles(T * rows);
+    v->ops->matmul_partial(b, whole, x, cols, &s.w, unit, T);
+    memset(sum, 0, (size_t)(T * rows) * sizeof *sum);
+    for (int i = 2; i >= 0; i--) {
+        struct stored p = store_matrix(v->ops, m, 0, rows, cuts[i], cuts[i + 1] - cuts[i]);
+        v->ops->matmul_partial(b, part, x + cuts[i], cols, &p.w, unit, T);
+        for (int j = 0; j < T * rows; j++)
+            sum[j] += part[j];
+        stored_free(&p);
+    }
+    same_bits(v->ops->name, sum, whole, (size_t)(T * rows) * sizeof *sum);
+    guarded_free(whole);
+    guarded_free(sum);
+    guarded_free(part);
+    stored_free(&s);
+    v->ops->destroy(b);
+}
+
 /* Ranks hold column ranges that start at multiples of the unit; their partials may be added in any
- * order and give the bits of the whole. */
+ * order and give the bits of the whole. Blocks with scales begin and end within them, and within
+ * units. */
 TEST(OpsMatmul, PartialsOfColumnRangesAddUpToTheWhole) {
-    static const int32_t cuts[] = {0, 96, 256, 500};
-    enum { ROWS = 50, COLS = 500, UNIT = 32, T = 9 };
+    static const int32_t units[] = {32, 36, 22};
+    enum { ROWS = 50, COLS = 500, T = 9 };
     struct rng r = rng_seeded(4);
+    int n;
+    const struct variant *v = variants(&n);
+    for (size_t d = 0; d < NUM_KINDS; d++) {
+        struct matrix m = matrix_of_kind(&r, d, ROWS, COLS);
+        float *x = guarded_floats(T * COLS);
+        rng_fill(&r, x, T * COLS);
+        for (int k = 0; k < n; k++)
+            for (int u = 0; u < 3; u++)
+                check_column_ranges(&v[k], &m, x, units[u], T);
+        guarded_free(x);
+        matrix_free(&m);
+    }
+}
+
+/* Rows 37 .. 36 + n of one matrix, then rows 90 .. of another, as one matrix. */
+static struct stored stack(const struct ops *ops, const struct matrix *a, const struct matrix *b,
+                           int32_t n, int32_t m) {
+    const struct weight_shape shape = {.dtype = a->source.dtype,
+                                       .rows = n + m,
+                                       .cols = a->source.cols,
+                                       .scaling = a->source.scaling};
+    struct tensor_slice upper = {&a->source, 37, n, 0, shape.cols};
+    struct tensor_slice lower = {&b->source, 90, m, 0, shape.cols};
+    struct stored s = {.memory = xmalloc(ops->weight_bytes(&shape) + 64)};
+    ops->weight_init(NULL, &s.w, &shape, (void *)(((uintptr_t)s.memory + 63) / 64 * 64));
+    ops->weight_put(NULL, &s.w, 0, &upper);
+    ops->weight_put(NULL, &s.w, n, &lower);
+    return s;
+}
+
+/* Query, key and value rows of a rank are one matrix; each keeps the scales that it had. */
+TEST(OpsMatmul, RowsOfStackedSlicesAreThoseOfTheirMatrices) {
+    enum { ROWS = 300, COLS = 200, N = 101, M = 157, T = 5 };
+    struct rng r = rng_seeded(7);
     struct backend_config config = test_config(2);
     int n;
     const struct variant *v = variants(&n);
-    for (size_t d = 0; d < sizeof dtypes / sizeof dtypes[0]; d++) {
-        struct matrix m = matrix_random(&r, dtypes[d], ROWS, COLS);
-        float *x = guarded_floats(T * COLS);
+    for (size_t d = 0; d < NUM_KINDS; d++) {
+        struct matrix a = matrix_of_kind(&r, d, ROWS, COLS), b = matrix_of_kind(&r, d, ROWS, COLS);
+        float *x = guarded_floats(T * COLS), *y = guarded_floats(T * (N + M));
+        float *ya = guarded_floats(T * ROWS), *yb = guarded_floats(T * ROWS);
         rng_fill(&r, x, T * COLS);
-        for (int k = 0; k < n; k++) {
-            struct backend *b = test_backend(v[k].ops, &config);
-            struct stored s = store_all(v[k].ops, &m);
-            double *whole = guarded_doubles(T * ROWS), *sum = guarded_doubles(T * ROWS);
-            double *part = guarded_doubles(T * ROWS);
-            v[k].ops->matmul_partial(b, whole, x, COLS, &s.w, UNIT, T);
-            memset(sum, 0, T * ROWS * sizeof *sum);
-            for (int i = 2; i >= 0; i--) {
-                int32_t c0 = cuts[i], cols = cuts[i + 1] - cuts[i];
-                struct stored p = store_matrix(v[k].ops, &m, 0, ROWS, c0, cols);
-                v[k].ops->matmul_partial(b, part, x + c0, COLS, &p.w, UNIT, T);
-                for (int j = 0; j < T * ROWS; j++)
-                    sum[j] += part[j];
-                stored_free(&p);
+        for (int k = -1; k < n; k++) {
+            const struct ops *ops = k < 0 ? &ref_ops : v[k].ops;
+            struct backend *backend = test_backend(ops, &config);
+            struct stored sa = store_all(ops, &a), sb = store_all(ops, &b);
+            struct stored s = stack(ops, &a, &b, N, M);
+            ops->matmul(backend, ya, ROWS, x, COLS, &sa.w, NULL, T);
+            ops->matmul(backend, yb, ROWS, x, COLS, &sb.w, NULL, T);
+            ops->matmul(backend, y, N + M, x, COLS, &s.w, NULL, T);
+            for (int t = 0; t < T; t++) {
+                same_bits(ops->name, y + t * (N + M), ya + t * ROWS + 37, N * sizeof *y);
+                same_bits(ops->name, y + t * (N + M) + N, yb + t * ROWS + 90, M * sizeof *y);
             }
-            same_bits(v[k].ops->name, sum, whole, T * ROWS * sizeof *sum);
-            guarded_free(whole);
-            guarded_free(sum);
-            guarded_free(part);
+            stored_free(&sa);
+            stored_free(&sb);
             stored_free(&s);
-            v[k].ops->destroy(b);
+            ops->destroy(backend);
         }
         guarded_free(x);
-        matrix_free(&m);
+        guarded_free(y);
+        guarded_free(ya);
+        guarded_free(yb);
+        matrix_free(&a);
+        matrix_free(&b);
     }
 }
 
@@ -262,27 +338,30 @@ TEST(OpsMatmul, EmptyMatricesWork) {
 
 /* A NaN among FP8 weights shows in its row, and only there. */
 TEST(OpsMatmul, ANanWeightIsNotTakenForANumber) {
-    enum { ROWS = 37, COLS = 70 };
+    enum { ROWS = 37, COLS = 170 };
     struct rng r = rng_seeded(6);
     struct backend_config config = test_config(2);
-    struct matrix m = matrix_random(&r, DTYPE_F8_E4M3, ROWS, COLS);
     float x[3 * COLS], y[3 * ROWS];
     int n;
     const struct variant *v = variants(&n);
-    ((unsigned char *)m.data)[20 * COLS + 69] = 0xff;
     rng_fill(&r, x, 3 * COLS);
-    for (int k = -1; k < n; k++) {
-        const struct ops *ops = k < 0 ? &ref_ops : v[k].ops;
-        struct backend *b = test_backend(ops, &config);
-        struct stored w = store_all(ops, &m);
-        ops->matmul(b, y, ROWS, x, COLS, &w.w, NULL, 3);
-        for (int i = 0; i < 3 * ROWS; i++)
-            if (isnan(y[i]) != (i % ROWS == 20))
-                FAIL("%s: row %d is %g", ops->name, i % ROWS, (double)y[i]);
-        stored_free(&w);
-        ops->destroy(b);
+    for (int scaling = FP8_TENSOR; scaling <= FP8_BLOCK; scaling++) {
+        struct matrix m = matrix_scaled(&r, DTYPE_F8_E4M3, scaling, ROWS, COLS);
+        ((unsigned char *)m.data)[20 * COLS + 169] = 0xff;
+        for (int k = -1; k < n; k++) {
+            const struct ops *ops = k < 0 ? &ref_ops : v[k].ops;
+            struct backend *b = test_backend(ops, &config);
+            struct stored w = store_all(ops, &m);
+            ops->matmul(b, y, ROWS, x, COLS, &w.w, NULL, 3);
+            for (int i = 0; i < 3 * ROWS; i++)
+                if (isnan(y[i]) != (i % ROWS == 20))
+                    FAIL("%s, scaling %d: row %d is %g", ops->name, scaling, i % ROWS,
+                         (double)y[i]);
+            stored_free(&w);
+            ops->destroy(b);
+        }
+        matrix_free(&m);
     }
-    matrix_free(&m);
 }
 
 /* FP8 activations as ref words them. Row 0: the largest element gives the scale 1, 1.03 is nearest

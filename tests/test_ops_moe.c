@@ -17,6 +17,7 @@ struct moe_shape {
     int32_t H, I, E, K, unit;
     enum dtype dtype;
     enum spread spread;
+    enum fp8_scaling scaling;
 };
 
 /* A layer: matrices, tokens, and their routing. */
@@ -39,9 +40,9 @@ static struct layer layer_random(struct rng *r, const struct moe_shape *s) {
     struct layer l = {.s = *s, .x = guarded_floats(MAX_T * s->H)};
     rng_fill(r, l.x, MAX_T * s->H);
     for (int32_t e = 0; e < s->E; e++) {
-        l.gate[e] = matrix_random(r, s->dtype, s->I, s->H);
-        l.up[e] = matrix_random(r, s->dtype, s->I, s->H);
-        l.down[e] = matrix_random(r, s->dtype, s->H, s->I);
+        l.gate[e] = matrix_scaled(r, s->dtype, s->scaling, s->I, s->H);
+        l.up[e] = matrix_scaled(r, s->dtype, s->scaling, s->I, s->H);
+        l.down[e] = matrix_scaled(r, s->dtype, s->scaling, s->H, s->I);
     }
     for (int32_t t = 0; t < MAX_T; t++) {
         int32_t first = s->spread == RANDOM ? rng_below(r, s->E) : s->spread == FEW ? t % 2 : 0;
@@ -127,11 +128,17 @@ static void run_all(const struct ops *ops, int32_t threads, const struct layer *
 }
 
 static const struct moe_shape shapes[] = {
-    {40, 24, 5, 2, 8, DTYPE_BF16, RANDOM},       {96, 70, 8, 3, 16, DTYPE_F8_E4M3, RANDOM},
-    {33, 17, 4, 4, 8, DTYPE_F32, RANDOM},        {64, 300, 1, 1, 64, DTYPE_BF16, DENSE},
-    {65, 129, 6, 1, 128, DTYPE_F16, ALL_TO_ONE}, {96, 48, 8, 2, 16, DTYPE_BF16, FEW},
+    {40, 24, 5, 2, 8, DTYPE_BF16, RANDOM},
+    {96, 70, 8, 3, 16, DTYPE_F8_E4M3, RANDOM},
+    {33, 17, 4, 4, 8, DTYPE_F32, RANDOM},
+    {64, 300, 1, 1, 64, DTYPE_BF16, DENSE},
+    {65, 129, 6, 1, 128, DTYPE_F16, ALL_TO_ONE},
+    {96, 48, 8, 2, 16, DTYPE_BF16, FEW},
     {50, 33, 8, 8, 6, DTYPE_BF16, RANDOM}, /* more pairs than one pass takes */
     {96, 256, 1, 1, 128, DTYPE_F8_E4M3, DENSE},
+    {52, 70, 4, 2, 8, DTYPE_F8_E4M3, RANDOM, FP8_ROW},
+    {150, 200, 3, 2, 32, DTYPE_F8_E4M3, RANDOM, FP8_BLOCK},
+    {130, 300, 1, 1, 20, DTYPE_F8_E4M3, DENSE, FP8_BLOCK}, /* units across blocks */
 };
 enum { NUM_SHAPES = sizeof shapes / sizeof shapes[0] };
 

@@ -28,12 +28,15 @@ static void small_config(struct model_config *c, const char *more) {
         FAIL("%s", e.text);
 }
 
+enum { MAX_SCALES = 16 }; /* of a tensor, in these tests */
+
 /* What to change in a good checkpoint, for one tensor; NULL fields stay. */
 struct edit {
     const char *tensor; /* NULL: nothing */
     bool drop;
     const char *rename, *dtype, *shape;
-    float scale_value; /* of an edited scale, where not 0 */
+    float scale_value; /* of the first element of an edited scale, where not 0 */
+    const void *data;  /* of an edited dtype or shape; zeros when NULL */
     const char *also;  /* one more BF16 tensor of shape [1] */
 };
 
@@ -57,30 +60,48 @@ static void add(struct tensor_file *f, const struct edit *edit, const char *name
             dtype = edit->dtype ? edit->dtype : dtype;
             shape = edit->shape ? edit->shape : shape;
             size_t size = strcmp(dtype, "I64") == 0 ? 8 : dtype_bytes(dtype_parse(dtype));
-            tensor_file_add(f, name, dtype, shape, NULL, shape_elements(shape) * size);
+            tensor_file_add(f, name, dtype, shape, edit->data, shape_elements(shape) * size);
             return;
         }
-        if (edit->scale_value != 0)
-            data = &edit->scale_value;
+        if (edit->scale_value != 0) {
+            float values[MAX_SCALES];
+            memcpy(values, data, bytes);
+            values[0] = edit->scale_value;
+            tensor_file_add(f, name, dtype, shape, values, bytes);
+            return;
+        }
     }
     tensor_file_add(f, name, dtype, shape, data, bytes);
 }
 
+static void add_scales(struct tensor_file *f, const struct edit *edit,
+                       const struct tensor_source *t) {
+    bool blocks = t->scaling == FP8_BLOCK;
+    int32_t grid[2] = {(t->rows + 127) / 128, (t->cols + 127) / 128};
+    char name[128], shape[32] = "1";
+    float values[MAX_SCALES];
+    snprintf(name, sizeof name, "%s_scale%s", t->name, blocks ? "_inv" : "");
+    if (blocks)
+        snprintf(shape, sizeof shape, "%d, %d", grid[0], grid[1]);
+    else if (strstr(t->name, "q_proj")) /* both forms: [] and [1] */
+        shape[0] = 0;
+    int32_t n = blocks ? grid[0] * grid[1] : 1;
+    for (int32_t i = 0; i < n; i++)
+        values[i] = t->scale;
+    add(f, edit, name, "F32", shape, values, (size_t)n * sizeof *values);
+}
+
 static void add_source(struct tensor_file *f, const struct edit *edit,
                        const struct tensor_source *t) {
-    char shape[32], scale[128];
-    uint16_t data[256];
-    if (t->rows == 0)
-        return;
+    char shape[32];
+    uint16_t *data = xmalloc((size_t)t->rows * (size_t)t->cols * sizeof *data + 1);
     snprintf(shape, sizeof shape, t->cols == 1 ? "%d" : "%d, %d", t->rows, t->cols);
     weights_dummy_fill(t, 0, t->rows, 0, t->cols, t->dtype, data);
     add(f, edit, t->name, dtype_name(t->dtype), shape, data,
         (size_t)t->rows * (size_t)t->cols * dtype_bytes(t->dtype));
-    if (t->dtype == DTYPE_F8_E4M3) {
-        bool scalar = strstr(t->name, "q_proj") != NULL; /* both forms: [] and [1] */
-        snprintf(scale, sizeof scale, "%s_scale", t->name);
-        add(f, edit, scale, "F32", scalar ? "" : "1", &t->scale, sizeof t->scale);
-    }
+    if (t->dtype == DTYPE_F8_E4M3)
+        add_scales(f, edit, t);
+    free(data);
 }
 
 /* Calls fn with every source of w that is not absent; the tied head is the embedding. */
@@ -160,26 +181,25 @@ static void on_compare(void *ctx, const struct tensor_source *t) {
     EXPECT_INT_EQ(t->rows, d->rows);
     EXPECT_INT_EQ(t->cols, d->cols);
     EXPECT_INT_EQ(t->dtype, d->dtype);
-    EXPECT_NEAR(t->scale, d->scale, 0);
+    EXPECT_INT_EQ(t->scaling, d->scaling);
+    EXPECT_NEAR(tensor_source_scale(t, t->rows - 1, t->cols - 1), d->scale, 0);
     EXPECT_INT_EQ(t->seed, 0);
     ASSERT_TRUE(t->data != NULL && d->data == NULL);
     for (int64_t i = 0; i < (int64_t)t->rows * t->cols; i++)
         ASSERT_TRUE(dtype_load(t->dtype, t->data, i) == weights_dummy_value(d, i));
 }
 
-static void expect_round_trip(const char *more) {
+static void expect_round_trip_of(const struct model_config *config) {
     const char *dir = scratch_folder("weights");
     struct comparison c = {.n = 0};
-    struct model_config config;
     struct weights dummy, w;
     struct error e = {0};
-    small_config(&config, more);
-    write_model(dir, &config, &no_edit);
-    if (weights_open(dir, &config, &w, &e) != 0) {
+    write_model(dir, config, &no_edit);
+    if (weights_open(dir, config, &w, &e) != 0) {
         FAIL("%s", e.text);
         return;
     }
-    weights_dummy(&config, &dummy);
+    weights_dummy(config, &dummy);
     each_source(&dummy, on_collect, &c);
     each_source(&w, on_compare, &c);
     EXPECT_INT_EQ(c.i, c.n);
@@ -187,6 +207,12 @@ static void expect_round_trip(const char *more) {
     weights_close(&w);
     weights_close(&dummy);
     EXPECT_TRUE(w.layers == NULL && w.checkpoint == NULL);
+}
+
+static void expect_round_trip(const char *more) {
+    struct model_config config;
+    small_config(&config, more);
+    expect_round_trip_of(&config);
 }
 
 TEST(Weights, TheTableHoldsWhatTheFileHolds) {
@@ -230,10 +256,15 @@ TEST(Weights, ATiedModelUsesTheEmbeddingEvenIfAHeadIsStored) {
     weights_close(&w);
 }
 
+#define W1      "model.layers.1.block_sparse_moe.experts.2.w1.weight"
+#define Q       "model.layers.0.self_attn.q_proj.weight"
+#define Q_SCALE Q "_scale"
+#define Q_INV   Q "_scale_inv"
+
 TEST(Weights, OtherStoredTypesAndUnknownTensorsAreFine) {
     static const struct edit edits[] = {
         {.tensor = "model.norm.weight", .dtype = "F32"},
-        {.tensor = "model.layers.0.self_attn.q_proj.weight", .dtype = "F16"},
+        {.tensor = W1, .dtype = "F16"},
         {.tensor = "lm_head.weight", .dtype = "F32"},
         {.also = "model.layers.0.self_attn.rotary_emb.inv_freq"},
         {.also = "model.layers.0.self_attn.kv_scale"},
@@ -251,10 +282,6 @@ TEST(Weights, OtherStoredTypesAndUnknownTensorsAreFine) {
             weights_close(&w);
     }
 }
-
-#define W1      "model.layers.1.block_sparse_moe.experts.2.w1.weight"
-#define Q       "model.layers.0.self_attn.q_proj.weight"
-#define Q_SCALE Q "_scale"
 
 static const struct {
     struct edit edit;
@@ -296,14 +323,24 @@ static const struct {
     {{.tensor = Q_SCALE, .drop = true},
      ERR_BAD_FILE,
      "/model.safetensors: tensor " Q " is F8_E4M3 but has no " Q_SCALE},
-    {{.tensor = Q_SCALE, .rename = Q "_scale_inv"},
+    {{.tensor = Q_SCALE, .rename = Q_INV},
+     ERR_BAD_FILE,
+     "/model.safetensors: tensor " Q " has scales of blocks (" Q_INV
+     "), but quantization_config has "
+     "no weight_block_size"},
+    {{.tensor = Q_SCALE, .shape = "5"},
+     ERR_BAD_FILE,
+     "/model.safetensors: tensor " Q_SCALE " has shape [5]; a scale for the tensor has shape [] or "
+     "[1], scales of rows have [6] or [6, 1]"},
+    {{.tensor = Q_SCALE, .shape = "6, 2"}, ERR_BAD_FILE, Q_SCALE " has shape [6, 2]"},
+    {{.tensor = Q_SCALE, .shape = "1, 6"}, ERR_BAD_FILE, Q_SCALE " has shape [1, 6]"},
+    {{.tensor = Q_SCALE, .shape = "1, 1"}, ERR_BAD_FILE, Q_SCALE " has shape [1, 1]"},
+    {{.tensor = Q_SCALE, .shape = "6, 1, 1"}, ERR_BAD_FILE, Q_SCALE " has shape [6, 1, 1]"},
+    {{.tensor = Q_SCALE, .shape = "0"}, ERR_BAD_FILE, Q_SCALE " has shape [0]"},
+    {{.also = Q_INV}, ERR_BAD_FILE, Q " has scales of blocks (" Q_INV ")"},
+    {{.tensor = Q, .dtype = "BF16"},
      ERR_UNSUPPORTED,
-     "/model.safetensors: tensor " Q " has block scales (" Q "_scale_inv)"},
-    {{.tensor = Q_SCALE, .shape = "6"},
-     ERR_UNSUPPORTED,
-     "/model.safetensors: tensor " Q_SCALE " has shape [6]"},
-    {{.tensor = Q_SCALE, .shape = "6, 1"}, ERR_UNSUPPORTED, Q_SCALE " has shape [6, 1]"},
-    {{.tensor = Q_SCALE, .shape = "0"}, ERR_UNSUPPORTED, Q_SCALE " has shape [0]"},
+     "self_attn.k_proj.weight is F8_E4M3, but " Q " is BF16; q, k and v must have one dtype"},
     {{.tensor = Q_SCALE, .dtype = "I64"}, ERR_BAD_FILE, Q_SCALE " is I64"},
     {{.tensor = Q_SCALE, .dtype = "F8_E4M3"}, ERR_BAD_FILE, Q_SCALE " is F8_E4M3"},
     {{.tensor = Q_SCALE, .scale_value = NAN},
@@ -314,20 +351,25 @@ static const struct {
     {{.tensor = Q_SCALE, .dtype = "F32"}, ERR_BAD_FILE, Q_SCALE " is 0"},
 };
 
+static void expect_refused(const char *dir, const struct model_config *config,
+                           const struct edit *edit, int code, const char *message) {
+    struct weights w;
+    struct error e = {0};
+    write_model(dir, config, edit);
+    int rc = weights_open(dir, config, &w, &e);
+    EXPECT_TRUE(w.layers == NULL && w.checkpoint == NULL);
+    int32_t problems = edit->tensor && strcmp(edit->tensor, Q) == 0 ? 2 : 1; /* k and v differ */
+    if (rc != code || e.problems != problems || !strstr(e.text, message))
+        FAIL("%s: %d, %d problems: %s", message, rc, e.problems, e.text);
+    expect_good_model_opens(dir, config);
+}
+
 TEST(Weights, RefusesEachBadTensorAndThenOpensAGoodModel) {
     const char *dir = scratch_folder("weights_bad");
     struct model_config config;
     small_config(&config, FP8);
-    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
-        struct weights w;
-        struct error e = {0};
-        write_model(dir, &config, &bad[i].edit);
-        int rc = weights_open(dir, &config, &w, &e);
-        EXPECT_TRUE(w.layers == NULL && w.checkpoint == NULL);
-        if (rc != bad[i].code || e.problems != 1 || !strstr(e.text, bad[i].message))
-            FAIL("case %zu (%s): %d, %d problems: %s", i, bad[i].message, rc, e.problems, e.text);
-        expect_good_model_opens(dir, &config);
-    }
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++)
+        expect_refused(dir, &config, &bad[i].edit, bad[i].code, bad[i].message);
 }
 
 TEST(Weights, ScalesOfTwoBytesAreRead) {
@@ -339,6 +381,97 @@ TEST(Weights, ScalesOfTwoBytesAreRead) {
     write_model(dir, &config, &edit);
     ASSERT_INT_EQ(weights_open(dir, &config, &w, NULL), 0);
     EXPECT_NEAR(w.layers[0].q.scale, 1, 0);
+    weights_close(&w);
+}
+
+/* Rows: hidden 6 x 6 has six scales, of either shape and of any float type. */
+TEST(Weights, AScaleForEachRowIsRead) {
+    static const struct edit edits[] = {{.tensor = Q_SCALE, .dtype = "F32", .shape = "6"},
+                                        {.tensor = Q_SCALE, .dtype = "F32", .shape = "6, 1"},
+                                        {.tensor = Q_SCALE, .dtype = "BF16", .shape = "6, 1"},
+                                        {.tensor = Q_SCALE, .dtype = "F16", .shape = "6"}};
+    const char *dir = scratch_folder("weights_rows");
+    struct model_config config;
+    small_config(&config, FP8);
+    for (size_t i = 0; i < sizeof edits / sizeof edits[0]; i++) {
+        float values[6] = {1, 0.5f, 0, 2, 0.25f, 4}; /* a row of zeros may have scale 0 */
+        char stored[6 * sizeof(float)];
+        struct edit edit = edits[i];
+        struct weights w;
+        edit.data = stored;
+        for (int64_t r = 0; r < 6; r++)
+            dtype_store(dtype_parse(edit.dtype), stored, r, values[r]);
+        write_model(dir, &config, &edit);
+        ASSERT_INT_EQ(weights_open(dir, &config, &w, NULL), 0);
+        EXPECT_INT_EQ(w.layers[0].q.scaling, FP8_ROW);
+        EXPECT_INT_EQ(w.layers[0].k.scaling, FP8_TENSOR);
+        for (int32_t r = 0; r < 6; r++)
+            EXPECT_NEAR(tensor_source_scale(&w.layers[0].q, r, 5), values[r], 0);
+        weights_close(&w);
+        values[3] = NAN;
+        for (int64_t r = 0; r < 6; r++)
+            dtype_store(dtype_parse(edit.dtype), stored, r, values[r]);
+        expect_refused(dir, &config, &edit, ERR_BAD_FILE, Q_SCALE ", element 3, is nan");
+    }
+}
+
+/* Hidden 300 and FFN 130: grids of scales of [1, 3] for q, [3, 1] for o, [2, 3] and [3, 2]. */
+static void wide_config(struct model_config *c) {
+    small_config(c, ",\"quantization_config\":{\"quant_method\":\"fp8\","
+                    "\"weight_block_size\":[128,128]}");
+    c->hidden_size = 300;
+    c->moe_intermediate_size = 130;
+}
+#define W2_INV "model.layers.1.block_sparse_moe.experts.2.w2.weight_scale_inv"
+
+TEST(Weights, AScaleForEachBlockIsRead) {
+    const char *dir = scratch_folder("weights_blocks");
+    const float values[6] = {1, 0.5f, 0.125f, 2, 0, 4};
+    const struct edit edit = {.tensor = W2_INV, .dtype = "F32", .shape = "3, 2", .data = values};
+    struct model_config config;
+    struct weights w;
+    wide_config(&config);
+    write_model(dir, &config, &edit);
+    ASSERT_INT_EQ(weights_open(dir, &config, &w, NULL), 0);
+    const struct tensor_source *down = &w.layers[1].experts[2].down;
+    EXPECT_INT_EQ(down->scaling, FP8_BLOCK);
+    for (int32_t row = 0; row < 300; row++)
+        for (int32_t col = 0; col < 130; col++)
+            ASSERT_TRUE(tensor_source_scale(down, row, col) == values[row / 128 * 2 + col / 128]);
+    weights_close(&w);
+    expect_round_trip_of(&config);
+}
+
+TEST(Weights, RefusesWrongScalesOfBlocks) {
+    static const struct {
+        struct edit edit;
+        const char *message;
+    } wrong[] = {
+        {{.tensor = W2_INV, .drop = true}, "w2.weight is F8_E4M3 but has no " W2_INV},
+        {{.tensor = W2_INV, .dtype = "F32", .shape = "2, 3"},
+         W2_INV " has shape [2, 3]; scales of blocks of 128 x 128 of [300, 130] have shape [3, 2]"},
+        {{.tensor = W2_INV, .dtype = "F32", .shape = "6"}, W2_INV " has shape [6]"},
+        {{.tensor = W2_INV, .dtype = "F32", .shape = ""}, W2_INV " has shape []"},
+        {{.tensor = W2_INV, .dtype = "F32", .shape = "300, 1"}, W2_INV " has shape [300, 1]"},
+        {{.tensor = W2_INV, .dtype = "I64"}, W2_INV " is I64, a scale must be F32, BF16 or F16"},
+        {{.also = "model.layers.1.block_sparse_moe.experts.2.w2.weight_scale"}, "has both"},
+        {{.tensor = W2_INV, .scale_value = -1}, W2_INV ", element 0, is -1"},
+    };
+    const char *dir = scratch_folder("weights_blocks");
+    struct model_config config;
+    wide_config(&config);
+    for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++)
+        expect_refused(dir, &config, &wrong[i].edit, ERR_BAD_FILE, wrong[i].message);
+}
+
+TEST(Weights, ScalesOfActivationsAreIgnored) {
+    static const struct edit edit = {.also = "model.layers.0.self_attn.q_proj.input_scale"};
+    const char *dir = scratch_folder("weights_inputs");
+    struct model_config config;
+    struct weights w;
+    small_config(&config, FP8);
+    write_model(dir, &config, &edit);
+    EXPECT_INT_EQ(weights_open(dir, &config, &w, NULL), 0);
     weights_close(&w);
 }
 

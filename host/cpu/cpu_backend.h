@@ -117,9 +117,9 @@ void cpu_run(struct backend *b, pool_fn *fn, void *arg, int32_t num_tasks, int64
 /* ---- cpu_weights.c ------------------------------------------------------------------------------
  */
 
-size_t cpu_weight_bytes(enum weight_use use, enum dtype dtype, int32_t rows, int32_t cols);
-void cpu_weight_init(struct backend *b, struct weight *w, enum weight_use use, enum dtype dtype,
-                     int32_t rows, int32_t cols, void *memory);
+size_t cpu_weight_bytes(const struct weight_shape *shape);
+void cpu_weight_init(struct backend *b, struct weight *w, const struct weight_shape *shape,
+                     void *memory);
 void cpu_weight_put(struct backend *b, struct weight *w, int32_t row0,
                     const struct tensor_slice *slice);
 size_t cpu_kv_block_bytes(enum dtype dtype, int32_t num_kv_heads, int32_t head_dim);
@@ -130,6 +130,8 @@ size_t cpu_values_offset(enum dtype dtype, int32_t head, int32_t head_dim);
 /* The tiles of rows row0 .. row0 + 16 * max_tiles - 1; returns how many there are, 0 past the end.
  */
 int32_t cpu_tiles(const struct weight *w, int32_t row0, int32_t max_tiles, const void **tiles);
+/* What dot_args.block_scales wants for them: NULLs when blocks have no scales. */
+void cpu_tile_scales(const struct weight *w, int32_t row0, int32_t num_tiles, const float **scales);
 
 /* ---- cpu_matmul.c -------------------------------------------------------------------------------
  */
@@ -143,6 +145,7 @@ bool cpu_uses_pairs(const struct backend *b, const struct weight *w);
 struct tile_list {
     int32_t num;
     const void *tiles[MAX_TILES];
+    const float *block_scales[MAX_TILES]; /* of a call's tiles */
 };
 /* The sums of d's tiles over the unit that starts at column `col`, for rows [row0, row0 + num_rows)
  * of x, or those that d->rows lists; returns the unit's end. */

@@ -57,23 +57,30 @@ static void look_ahead(struct dot_args *d, const struct tile_list *next, bool la
         d->ahead[t] = last ? next->tiles[t] : (const char *)d->tiles[t] + done;
 }
 
+/* The end of the block of columns that `col` lies in, where blocks have scales. */
+static int32_t block_end(const struct dot_args *d, int32_t col) {
+    return d->block_scales[0] ? col + SCALE_COLS - (col + d->block_col0) % SCALE_COLS : INT32_MAX;
+}
+
 int32_t cpu_dot_unit(const struct backend *b, struct dot_args *d, const struct tile_list *next,
                      const struct packed *x, int32_t row0, int32_t col) {
     const uint32_t *data = x->data;
     for (;;) {
         struct segment s = segment_at(x, col);
-        d->col0 = s.col0;
-        d->len = s.len;
-        d->x = data + s.offset + row0 * s.ld;
+        int32_t segment_end = s.col0 + s.len, block = block_end(d, col);
+        int32_t end = block < segment_end ? block : segment_end;
+        d->col0 = col;
+        d->len = end - col;
+        d->x = data + s.offset + row0 * s.ld + (col - s.col0);
         d->ldx = s.ld;
-        d->add = !s.first;
-        look_ahead(d, next, s.col0 + s.len == x->cols);
+        d->add = !(s.first && col == s.col0);
+        look_ahead(d, next, end == x->cols);
         if (x->pairs)
             b->kernels->dot_pairs(d);
         else
             b->kernels->dot(d);
-        col += s.len;
-        if (s.last)
+        col = end;
+        if (s.last && end == segment_end)
             return col;
     }
 }
@@ -83,7 +90,8 @@ int32_t cpu_dot_unit(const struct backend *b, struct dot_args *d, const struct t
 static int32_t dot_units(const struct backend *b, struct dot_args *d, const struct tile_list *next,
                          const struct packed *x, int32_t row0, int32_t col) {
     struct segment s = segment_at(x, col);
-    int32_t units = s.first && s.last ? (x->cols - col) / s.len : 1;
+    int32_t block = block_end(d, col), cols = (block < x->cols ? block : x->cols) - col;
+    int32_t units = s.first && s.last ? cols / s.len : 1;
     int32_t most = SEGMENT_COLS / s.len < ROW_CHUNK / d->num_rows ? SEGMENT_COLS / s.len
                                                                   : ROW_CHUNK / d->num_rows;
     d->num_units = units < most ? units : most;
@@ -152,6 +160,8 @@ static void matmul_group(const struct matmul_job *j, const struct scratch *scrat
         .finite = true,
     };
     d.num_tiles = cpu_tiles(w, r0, MAX_TILES, d.tiles);
+    d.block_col0 = w->block_col0;
+    cpu_tile_scales(w, r0, d.num_tiles, d.block_scales);
     next.num =
         cpu_tiles(w, r0 + TILE_GROUP_ROWS * pool_num_threads(j->b->pool), MAX_TILES, next.tiles);
     if (j->partial)

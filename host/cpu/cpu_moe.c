@@ -42,17 +42,28 @@ static const struct moe_part *part_of(const struct moe_job *j, int32_t task) {
     return p;
 }
 
-/* Tiles of a task that does gate and up at once: half of them each. 0: it does not, or there is no
- * such task. */
-static int32_t gate_up_tiles(const struct moe_job *j, int32_t task, const void **tiles) {
+/* Up to GATE_TILES tiles of w from row r0 on. */
+static void add_tiles(struct tile_list *list, const struct weight *w, int32_t r0) {
+    int32_t n = cpu_tiles(w, r0, GATE_TILES, list->tiles + list->num);
+    cpu_tile_scales(w, r0, n, list->block_scales + list->num);
+    list->num += n;
+}
+
+/* Tiles of a task that does gate and up at once: half of them each. None: it does not, or there is
+ * no such task. */
+static struct tile_list gate_up_tiles(const struct moe_job *j, int32_t task) {
+    struct tile_list list = {0};
     if (task >= j->num_tasks)
-        return 0;
+        return list;
     const struct moe_part *p = part_of(j, task);
+    const struct weight *gate = &p->e->gate, *up = &p->e->up;
     int32_t r0 = (task - p->task0) * GATE_ROWS;
-    if (p->e->gate.dtype != p->e->up.dtype || p->e->gate.rows - r0 <= GATE_ROWS - TILE_ROWS)
-        return 0;
-    return cpu_tiles(&p->e->gate, r0, GATE_TILES, tiles) +
-           cpu_tiles(&p->e->up, r0, GATE_TILES, tiles + GATE_TILES);
+    if (gate->dtype != up->dtype || !gate->block_scale != !up->block_scale ||
+        gate->rows - r0 <= GATE_ROWS - TILE_ROWS)
+        return list;
+    add_tiles(&list, gate, r0);
+    add_tiles(&list, up, r0);
+    return list;
 }
 
 /* The sums of tiles of w (gate and up may share a call) into columns `column`.. of the scratch. */
@@ -72,6 +83,7 @@ static void tile_sums(const struct moe_job *j, const struct scratch *scratch,
         .finite = true,
     };
     memcpy(d.tiles, tiles->tiles, sizeof d.tiles);
+    memcpy(d.block_scales, tiles->block_scales, sizeof d.block_scales);
     for (int32_t c = 0; c < w->cols;)
         c = cpu_dot_unit(j->b, &d, next, x, row0, c);
 }
@@ -102,13 +114,12 @@ static void gate_up_task(void *arg, int32_t task, int32_t thread) {
     const struct expert_weights *e = p->e;
     int32_t r0 = (task - p->task0) * GATE_ROWS;
     int32_t count = e->gate.rows - r0 < GATE_ROWS ? e->gate.rows - r0 : GATE_ROWS;
-    struct tile_list both = {0}, gate = {0}, up = {0}, next = {0};
-    both.num = gate_up_tiles(j, task, both.tiles);
+    struct tile_list both = gate_up_tiles(j, task), gate = {0}, up = {0}, next = {0};
     if (both.num > 0) {
-        next.num = gate_up_tiles(j, task + pool_num_threads(b->pool), next.tiles);
+        next = gate_up_tiles(j, task + pool_num_threads(b->pool));
     } else {
-        gate.num = cpu_tiles(&e->gate, r0, GATE_TILES, gate.tiles);
-        up.num = cpu_tiles(&e->up, r0, GATE_TILES, up.tiles);
+        add_tiles(&gate, &e->gate, r0);
+        add_tiles(&up, &e->up, r0);
     }
     for (int32_t row0 = 0; row0 < p->count; row0 += ROW_CHUNK) {
         int32_t n = p->count - row0 < ROW_CHUNK ? p->count - row0 : ROW_CHUNK;
@@ -149,6 +160,8 @@ static void down_part(const struct moe_job *j, const struct scratch *scratch,
         .finite = true,
     };
     d.num_tiles = cpu_tiles(w, h0, MAX_TILES, d.tiles);
+    d.block_col0 = w->block_col0;
+    cpu_tile_scales(w, h0, d.num_tiles, d.block_scales);
     next.num = cpu_tiles(last ? &b->moe_parts->e->down : &p[1].e->down,
                          last ? h0 + TILE_GROUP_ROWS * pool_num_threads(b->pool) : h0, MAX_TILES,
                          next.tiles);

@@ -221,16 +221,16 @@ static const char *cpu_describe(struct backend *b) {
 #define CPU_TABLE(isa_name, create_fn)                                                             \
     {                                                                                              \
         .name = isa_name, .kv_dtype = DTYPE_BF16, .act_bytes = sizeof(float),                      \
-        .partial_bytes = sizeof(double), .create = create_fn, .destroy = cpu_destroy,              \
-        .alloc = cpu_alloc, .free = cpu_free, .write = cpu_write, .free_bytes = cpu_free_bytes,    \
-        .kv_budget = cpu_kv_budget, .weight_bytes = cpu_weight_bytes,                              \
-        .weight_init = cpu_weight_init, .weight_put = cpu_weight_put,                              \
-        .kv_block_bytes = cpu_kv_block_bytes, .embed_init = cpu_embed_init, .embed = cpu_embed,    \
-        .add_norm = cpu_add_norm, .gather_rows = cpu_gather_rows, .matmul = cpu_matmul,            \
-        .logits = cpu_logits, .matmul_partial = cpu_matmul_partial,                                \
-        .qk_sum_squares = cpu_qk_sum_squares, .qk_rope_kv_write = cpu_qk_rope_kv_write,            \
-        .attention = cpu_attention, .router = cpu_router, .moe = cpu_moe,                          \
-        .describe = cpu_describe,                                                                  \
+        .partial_bytes = sizeof(double), .block_cut = 2, .create = create_fn,                      \
+        .destroy = cpu_destroy, .alloc = cpu_alloc, .free = cpu_free, .write = cpu_write,          \
+        .free_bytes = cpu_free_bytes, .kv_budget = cpu_kv_budget,                                  \
+        .weight_bytes = cpu_weight_bytes, .weight_init = cpu_weight_init,                          \
+        .weight_put = cpu_weight_put, .kv_block_bytes = cpu_kv_block_bytes,                        \
+        .embed_init = cpu_embed_init, .embed = cpu_embed, .add_norm = cpu_add_norm,                \
+        .gather_rows = cpu_gather_rows, .matmul = cpu_matmul, .logits = cpu_logits,                \
+        .matmul_partial = cpu_matmul_partial, .qk_sum_squares = cpu_qk_sum_squares,                \
+        .qk_rope_kv_write = cpu_qk_rope_kv_write, .attention = cpu_attention,                      \
+        .router = cpu_router, .moe = cpu_moe, .describe = cpu_describe,                            \
     }
 
 struct ops cpu_table(const struct cpu_kernels *kernels) {

@@ -69,10 +69,22 @@ VEC void dot_pair(const enum dtype dtype, const int NX, const char *w, const flo
     dot_column(NX, odd, x, k + 1, acc);
 }
 
-/* Adds the sums of one block to memory, or stores them. */
+/* Adds the sums of one block to memory, or stores them; times the tile's scales if it has any. */
 VEC void dot_store(const int NX, const struct dot_args *a, int32_t tile, float *sums,
                    const v16 *acc) {
     float *s = sums + tile * TILE_ROWS;
+    if (a->block_scales[0]) {
+        v16 scale = v16_load(a->block_scales[tile]);
+#define DOT_STORE(i) v16_store(s + i * a->lds, v16_mul(scale, acc[i]));
+#define DOT_ADD(i)   v16_store(s + i * a->lds, v16_fma(scale, acc[i], v16_load(s + i * a->lds)));
+        if (a->add)
+            REPEAT8(NX, DOT_ADD)
+        else
+            REPEAT8(NX, DOT_STORE)
+        return;
+#undef DOT_STORE
+#undef DOT_ADD
+    }
 #define DOT_STORE(i) v16_store(s + i * a->lds, acc[i]);
 #define DOT_ADD(i)   v16_store(s + i * a->lds, v16_add(v16_load(s + i * a->lds), acc[i]));
     if (a->add)
@@ -213,6 +225,9 @@ static void dot(const struct dot_args *a) {
     widen_tiles(a);
     wide.col0 = 0;
     wide.runs = NULL;
+    int32_t block = (a->col0 + a->block_col0) / SCALE_COLS;
+    for (int32_t t = 0; t < a->num_tiles && a->block_scales[0]; t++)
+        wide.block_scales[t] += block * TILE_ROWS;
     for (int32_t t = 0; t < a->num_tiles; t++)
         wide.tiles[t] = a->panel + t * SEGMENT_COLS * TILE_ROWS;
     dot_cover(dot_tables[DTYPE_F16], &wide);

@@ -14,7 +14,8 @@
  * D, columns are the 16 tokens), so that attention is made of the same dot products.
  *
  * Segments. Sums over columns are cut at multiples of the reduction unit, and inside a unit every
- * SEGMENT_COLS columns; a segment is one chain, and the segments of a unit are added in order.
+ * SEGMENT_COLS columns, or at the end of a block of columns that has scales of its own; a segment
+ * is one chain, and the segments of a unit, times their scales, are added in order.
  */
 #pragma once
 
@@ -33,6 +34,7 @@ enum {
     SEGMENT_COLS = 256,
     MAX_TILES = 4, /* of one call: four streams of weights keep a core's loads busy */
     TILE_GROUP_ROWS = MAX_TILES * TILE_ROWS,
+    SCALE_COLS = 128, /* of a block of columns that has scales of its own */
     PANEL_SIZE = MAX_TILES * SEGMENT_COLS * TILE_ROWS,
     ATTENTION_ROWS = 24,  /* (token, head) rows that share a pass over keys and values */
     PARTITION_KEYS = 256, /* keys of one softmax, at multiples of this position */
@@ -60,9 +62,10 @@ static inline float tile_scale(enum dtype dtype) {
     return dtype == DTYPE_F8_E4M3 ? 256.0f : 1.0f;
 }
 
-/* sums[i][16 * tile + lane] (+)= sum over k < len of tile[lane, col0 + k] * x[row i][k], i <
- * num_rows. Row i of x is x + rows[i] * ldx, or x + i * ldx when rows is NULL. len <= SEGMENT_COLS.
- * With `runs` the columns of a tile lie in pieces, as the values of a paged context do. */
+/* sums[i][16 * tile + lane] (+)= scale * sum over k < len of tile[lane, col0 + k] * x[row i][k], i
+ * < num_rows. Row i of x is x + rows[i] * ldx, or x + i * ldx when rows is NULL. len <=
+ * SEGMENT_COLS. With `runs` the columns of a tile lie in pieces, as the values of a paged context
+ * do. */
 struct dot_args {
     enum dtype dtype;
     int32_t num_tiles;            /* 1 .. MAX_TILES */
@@ -74,7 +77,12 @@ struct dot_args {
     int64_t ldx;        /* in elements of 4 bytes */
     const int32_t *rows;
     int32_t num_rows;
-    float *sums; /* [num_rows, lds] */
+    /* E4M3: scales of blocks of SCALE_COLS columns, or block_scales[0] NULL: all are 1.
+     * [blocks][16] for each tile, whose column 0 is column block_col0 of the first block. The
+     * columns of a call lie in one block. */
+    const float *block_scales[MAX_TILES];
+    int32_t block_col0; /* even */
+    float *sums;        /* [num_rows, lds] */
     int64_t lds;
     bool add; /* to what is there, else overwrite */
     /* 0, or how often the same is done for the `len` columns that follow (num_units * len <=
