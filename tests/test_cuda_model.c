@@ -255,7 +255,8 @@ TEST(CudaModel, RecordedStepsGiveTheBitsOfEagerOnes) {
 
 TEST(CudaModel, BitsDoNotDependOnChunksWhenBatchInvariant) {
     GPU_OR_SKIP();
-    static const char *const names[] = {"deepseek_67b", "qwen3_moe", "skywork_moe_fp8"};
+    static const char *const names[] = {"deepseek_67b", "qwen3_moe", "skywork_moe_fp8",
+                                        "qwen3_moe_fp8_block"};
     const struct golden_options o = {.batch_invariant = true};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         check_same(names[i], "in chunks of 1 and at once", &o, 1, &o, MAX_PROMPT);
