@@ -136,11 +136,9 @@ static size_t copy_scales(float *out, const struct weight *w, const struct scale
     CHECK((slice->row0 + first) % g->rows == 0, "%s: rows from %d on", slice->source->name,
           slice->row0 + first);
     for (int32_t i = 0; i < n; i += g->rows)
-        for (int32_t b = 0; b < g->blocks; b++) {
-            int32_t col = b * SCALE_BLOCK_SIZE - w->block_col0;
+        for (int32_t b = 0; b < g->blocks; b++)
             out[at++] = tensor_source_scale(slice->source, slice->row0 + first + i,
-                                            slice->col0 + (col > 0 ? col : 0));
-        }
+                                            slice->col0 - w->block_col0 + b * SCALE_BLOCK_SIZE);
     return at;
 }
 
