@@ -96,7 +96,7 @@ struct model_config {
     enum dtype torch_dtype; /* what the checkpoint says it is stored in */
     bool fp8;               /* quantization_config: F8_E4M3 projections, experts and dense FFNs */
     enum fp8_scaling fp8_scaling; /* BLOCK, or else TENSOR or ROW as the shapes of scales say */
-    int32_t bos_token_id;               /* -1: none */
+    int32_t bos_token_id;         /* -1: none */
     int32_t eos_token_ids[MAX_EOS_IDS]; /* distinct; ids outside the vocabulary are left out */
     int32_t num_eos_token_ids;
     struct tensor_names names;

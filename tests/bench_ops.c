@@ -329,8 +329,11 @@ int main(int argc, char **argv) {
     }
     printf("%s; reads %.1f GB/s, FMA %.0f GFLOP/s\n", ops->describe(backend),
            machine_read_gbps(threads, LIMIT_PASSES), machine_fma_gflops(threads, LIMIT_PASSES));
-    static const struct kind kinds[] = {
-        {DTYPE_BF16}, {DTYPE_F8_E4M3}, {DTYPE_F8_E4M3, FP8_BLOCK}, {DTYPE_F16}, {DTYPE_F32}};
+    static const struct kind kinds[] = {{DTYPE_BF16, FP8_TENSOR},
+                                        {DTYPE_F8_E4M3, FP8_TENSOR},
+                                        {DTYPE_F8_E4M3, FP8_BLOCK},
+                                        {DTYPE_F16, FP8_TENSOR},
+                                        {DTYPE_F32, FP8_TENSOR}};
     for (int i = 0; i < 5; i++)
         bench_matmul(kinds[i]);
     for (int i = 0; i < 3; i++)

@@ -13,12 +13,8 @@ static const int32_t shapes[][2] = {{1, 1},    {16, 2},   {17, 33},   {50, 48},
 static const struct {
     enum dtype dtype;
     enum fp8_scaling scaling;
-} kinds[] = {{DTYPE_F32},
-             {DTYPE_F16},
-             {DTYPE_BF16},
-             {DTYPE_F8_E4M3, FP8_TENSOR},
-             {DTYPE_F8_E4M3, FP8_ROW},
-             {DTYPE_F8_E4M3, FP8_BLOCK}};
+} kinds[] = {{DTYPE_F32, FP8_TENSOR},     {DTYPE_F16, FP8_TENSOR},  {DTYPE_BF16, FP8_TENSOR},
+             {DTYPE_F8_E4M3, FP8_TENSOR}, {DTYPE_F8_E4M3, FP8_ROW}, {DTYPE_F8_E4M3, FP8_BLOCK}};
 enum { MAX_T = 129, NUM_T = 8, NUM_SHAPES = 8, NUM_KINDS = sizeof kinds / sizeof kinds[0] };
 
 static struct matrix matrix_of_kind(struct rng *r, size_t kind, int32_t rows, int32_t cols) {

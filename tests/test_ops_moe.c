@@ -128,14 +128,14 @@ static void run_all(const struct ops *ops, int32_t threads, const struct layer *
 }
 
 static const struct moe_shape shapes[] = {
-    {40, 24, 5, 2, 8, DTYPE_BF16, RANDOM},
-    {96, 70, 8, 3, 16, DTYPE_F8_E4M3, RANDOM},
-    {33, 17, 4, 4, 8, DTYPE_F32, RANDOM},
-    {64, 300, 1, 1, 64, DTYPE_BF16, DENSE},
-    {65, 129, 6, 1, 128, DTYPE_F16, ALL_TO_ONE},
-    {96, 48, 8, 2, 16, DTYPE_BF16, FEW},
-    {50, 33, 8, 8, 6, DTYPE_BF16, RANDOM}, /* more pairs than one pass takes */
-    {96, 256, 1, 1, 128, DTYPE_F8_E4M3, DENSE},
+    {40, 24, 5, 2, 8, DTYPE_BF16, RANDOM, FP8_TENSOR},
+    {96, 70, 8, 3, 16, DTYPE_F8_E4M3, RANDOM, FP8_TENSOR},
+    {33, 17, 4, 4, 8, DTYPE_F32, RANDOM, FP8_TENSOR},
+    {64, 300, 1, 1, 64, DTYPE_BF16, DENSE, FP8_TENSOR},
+    {65, 129, 6, 1, 128, DTYPE_F16, ALL_TO_ONE, FP8_TENSOR},
+    {96, 48, 8, 2, 16, DTYPE_BF16, FEW, FP8_TENSOR},
+    {50, 33, 8, 8, 6, DTYPE_BF16, RANDOM, FP8_TENSOR}, /* more pairs than one pass takes */
+    {96, 256, 1, 1, 128, DTYPE_F8_E4M3, DENSE, FP8_TENSOR},
     {52, 70, 4, 2, 8, DTYPE_F8_E4M3, RANDOM, FP8_ROW},
     {150, 200, 3, 2, 32, DTYPE_F8_E4M3, RANDOM, FP8_BLOCK},
     {130, 300, 1, 1, 20, DTYPE_F8_E4M3, DENSE, FP8_BLOCK}, /* units across blocks */
@@ -233,7 +233,8 @@ TEST(OpsMoe, RanksAddUpToTheWhole) {
 
 /* A rank whose experts nobody chose, or without experts, leaves zeros, or what was there. */
 TEST(OpsMoe, RanksWithoutTokensLeaveZeros) {
-    struct moe_shape shape = {40, 24, 5, 2, 8, DTYPE_BF16, ALL_TO_ONE}; /* experts 0 and 1 */
+    /* Experts 0 and 1 have all tokens. */
+    struct moe_shape shape = {40, 24, 5, 2, 8, DTYPE_BF16, ALL_TO_ONE, FP8_TENSOR};
     struct rng r = rng_seeded(33);
     struct layer l = layer_random(&r, &shape);
     struct share unused = {2, 1, 0, 24}, nothing = {5, 1, 0, 24};
