@@ -69,10 +69,10 @@ NVCC      := $(if $(filter 0,$(CUDA)),,$(shell command -v nvcc))
 ifneq ($(NVCC),)
 CUDA_HOME ?= $(abspath $(dir $(realpath $(NVCC)))/..)
 NVFLAGS   := -std=c++17 -O3 -lineinfo --no-compress -cudart shared -I. -Xcompiler -Wall,-Wextra,-fPIC \
-             --Werror all-warnings -Xptxas -warn-spills,-warn-double-usage \
+             --Werror all-warnings -Xptxas -v,-warn-spills,-warn-double-usage \
              $(foreach a,$(ARCHS),-gencode arch=compute_$(a),code=[sm_$(a),compute_$(a)])
 CPPFLAGS  += -isystem $(CUDA_HOME)/include
-LDLIBS    += -L$(CUDA_HOME)/lib64 -Wl,--enable-new-dtags,-rpath,$(CUDA_HOME)/lib64 -lcudart -lcublas
+LDLIBS    += -L$(CUDA_HOME)/lib64 -Wl,--enable-new-dtags,-rpath,$(CUDA_HOME)/lib64 -lcudart -lcublasLt
 SRC       := $(filter-out host/cuda_none.c,$(SRC)) $(wildcard cuda/*.c)
 CUDA_OBJ  := $(patsubst %.cu,$(BUILD)/%.o,$(wildcard cuda/*.cu))
 endif
@@ -136,7 +136,8 @@ $(BUILD)/%.o: %.cc
 $(BUILD)/%.o: %.cu $(wildcard cuda/*.h cuda/*.cuh)
 	@mkdir -p $(@D)
 	@echo "  NVCC $@"
-	$(Q)$(NVCC) $(NVFLAGS) -c -o $@ $<
+	$(Q)$(NVCC) $(NVFLAGS) -c -o $@ $< 2>$(@:.o=.ptxas); rc=$$?; \
+	  grep -v 'ptxas info\|bytes stack frame' $(@:.o=.ptxas) >&2; exit $$rc
 
 # Stand-ins for the CUDA libraries that execute the shipped PTX on a CPU (tests/ptxvm/README.md): tests
 # put them first with LD_LIBRARY_PATH.
@@ -170,7 +171,13 @@ $(BUILD)/gpu_tests: $(GPU_TEST_OBJ) $(LIB_OBJ) $(BUILD)/tests/$(SHIM).o
 $(BUILD)/machine_tests $(BUILD)/runtime_tests $(BUILD)/gpu_tests:
 	@echo "  LINK $@"
 	$(Q)$(CXX) $(LDFLAGS) -o $@ $^ $(GTEST) $(LDLIBS)
-$(BUILD)/runtime_tests: LDLIBS += -lcublasLt
+$(BUILD)/runtime_tests: LDLIBS += -lcublas
+
+# What ptxas said of every kernel, and the shared memory that the tests launch them with.
+cuda-report: $(CUDA_OBJ) $(if $(NVCC),$(BUILD)/gpu_tests $(VM)/libcudart.so.13 $(VM)/libcublasLt.so.13)  ## CUDA=1: what every kernel takes; fails on a spill
+	@$(if $(NVCC),LD_LIBRARY_PATH=$(VM) PTXVM_ARCH=$(firstword $(ARCHS)) PTXVM_TRACE=1 $(BUILD)/gpu_tests 2>&1 | \
+	  grep '^ptxvm: .*<<<' >$(BUILD)/launches.txt || true)
+	@sh scripts/cuda_report.sh $(if $(NVCC),-t $(BUILD)/launches.txt) $(CUDA_OBJ:.o=.ptxas)
 
 run: $(BUILD)/moeserve  ## serves the demo model and asks it something
 	@sh scripts/demo.sh $(BUILD)/moeserve $(ONCE)
@@ -243,7 +250,7 @@ clean:          ## removes build/
 help:           ## lists the targets
 	@sed -n 's/^\([a-z -]*\):.*## /  make \1\t/p' Makefile | expand -t 28
 
-.PHONY: all run test asan FORCE tsan bench fuzz format check-format install clean help
+.PHONY: all run test cuda-report asan FORCE tsan bench fuzz format check-format install clean help
 -include $(OBJ:.o=.d) $(TEST_OBJ:.o=.d) $(SIMDE_OBJ:.o=.d)
 ifneq ($(NVCC),)
 -include $(patsubst %.o,%.d,$(VM_OBJ) $(VM_TEST_OBJ) $(RT_TEST_OBJ) $(GPU_TEST_OBJ))

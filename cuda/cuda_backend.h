@@ -1,8 +1,8 @@
 /* cuda_backend: the backend object of the CUDA op table, shared by the files of the backend.
  *
  * Files: cuda_create.c (devices, create, memory), cuda_weights.c (weights, experts, embedding),
- * cuda_step.c (a step's arrays, CUDA graphs), cuda_ops.c (the ops), cuda_sample.c. The kernels are
- * behind kernels.h.
+ * cuda_step.c (a step's arrays, CUDA graphs), cuda_ops.c (the ops), cuda_sample.c. Dense products
+ * are behind cuda_gemm.h, the kernels behind kernels.h.
  *
  * One GPU, one stream. The thread of the rank drives it; only weight_put comes from other threads.
  * All memory is allocated by create (scratch), the model (weights, KV, activations) or embed_init;
@@ -10,10 +10,10 @@
  */
 #pragma once
 
-#include <cublas_v2.h>
 #include <pthread.h>
 
 #include "cuda/cuda_check.h"
+#include "cuda/cuda_gemm.h"
 #include "cuda/kernels.h"
 #include "host/cuda.h"
 
@@ -22,7 +22,6 @@ enum {
     STAGE_BYTES = 8 << 20, /* each */
     STAGE_SCALES = 65536,  /* scales that fit behind one: of as many rows, or their blocks */
     MAX_GRAPHS = 256,
-    STREAM_TOKENS = 64, /* dense products of more tokens go to cuBLAS */
     MAX_SAMPLE_COUNTS = 1 << 20
 };
 
@@ -59,8 +58,7 @@ struct backend {
     int32_t device;
     char description[256];
     cudaStream_t stream;
-    cublasHandle_t blas;
-    void *blas_workspace; /* device */
+    struct gemm *gemm;
 
     /* Weights. */
     cudaStream_t upload; /* of weights */
@@ -98,7 +96,7 @@ struct backend {
     float *inputq_scale;
     uint8_t *actq; /* [P, f8_stride(I)] */
     float *actq_scale;
-    void *moe_workspace, *sample_workspace;
+    void *moe_workspace, *sample_workspace, *gemm_workspace;
     float *attention_workspace;
     int64_t max_splits;
     int32_t max_group;
@@ -133,7 +131,7 @@ void cuda_weight_put(struct backend *b, struct weight *w, int32_t row0,
 int cuda_experts_init(struct backend *b, const struct expert_weights *experts, int32_t n,
                       const void **table, struct error *error);
 int cuda_embed_init(struct backend *b, const struct tensor_source *table, struct error *error);
-/* Dense BF16 matrices are kept as rows, for cuBLAS; all others as fragments. */
+/* Dense BF16 matrices are kept as rows, for cuBLASLt; all others as fragments. */
 enum weight_layout cuda_layout(const struct weight *w);
 enum weight_scale cuda_scale(const struct weight *w);
 

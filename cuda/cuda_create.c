@@ -5,7 +5,7 @@
 
 #include "cuda/cuda_backend.h"
 
-enum { BLAS_WORKSPACE_BYTES = 32 << 20, MIN_SM = 80, WORKSPACE_CONTEXT = 128 * 1024 };
+enum { MIN_SM = 80, WORKSPACE_CONTEXT = 128 * 1024 };
 
 /* ---- devices -----------------------------------------------------------------------------------
  */
@@ -127,7 +127,7 @@ static size_t carve_scratch(struct backend *b, char *memory) {
     b->attention_workspace =
         carve(&k, 1, attention_workspace_bytes(b->max_splits, c->num_kv_heads, c->head_dim));
     b->sample_workspace = carve(&k, 1, sample_workspace_bytes(c->max_logits, c->vocab_size));
-    b->blas_workspace = carve(&k, 1, BLAS_WORKSPACE_BYTES);
+    b->gemm_workspace = carve(&k, 1, GEMM_WORKSPACE_BYTES);
     struct step_arrays arrays;
     b->arrays.device = carve(&k, 1, cuda_step_arrays(c, b->max_group, NULL, &arrays));
     return k.used;
@@ -188,12 +188,9 @@ static cudaError_t create_pinned(struct backend *b) {
 }
 
 static void create_streams(struct backend *b) {
-    cublasStatus_t rc = cublasCreate(&b->blas);
-    CHECK(rc == CUBLAS_STATUS_SUCCESS, "cublasCreate: %s", cublasGetStatusString(rc));
     CUDA_CHECK(cudaStreamCreateWithFlags(&b->stream, cudaStreamNonBlocking));
     CUDA_CHECK(cudaStreamCreateWithFlags(&b->upload, cudaStreamNonBlocking));
     CUDA_CHECK(cudaEventCreateWithFlags(&b->arrays_read, cudaEventDisableTiming));
-    CHECK(cublasSetStream(b->blas, b->stream) == CUBLAS_STATUS_SUCCESS, "cublasSetStream");
     pthread_mutex_init(&b->stages_lock, NULL);
     pthread_cond_init(&b->stage_free, NULL);
 }
@@ -213,7 +210,7 @@ static void cuda_destroy(struct backend *b) {
     CUDA_CHECK(cudaSetDevice(b->device));
     CUDA_CHECK(cudaDeviceSynchronize());
     cuda_drop_recorded(b);
-    cublasDestroy(b->blas);
+    gemm_destroy(b->gemm);
     for (int i = 0; i < NUM_STAGES; i++) {
         cudaFreeHost(b->stages[i].memory);
         if (b->stages[i].done)
@@ -326,9 +323,7 @@ static int cuda_create(const struct backend_config *config, struct backend **out
     }
     CUDA_CHECK(cudaMemsetAsync(b->scratch, 0, bytes, b->stream));
     cuda_write(b, b->head_offsets, offsets, ((size_t)config->num_kv_heads + 1) * sizeof *offsets);
-    CHECK(cublasSetWorkspace(b->blas, b->blas_workspace, BLAS_WORKSPACE_BYTES) ==
-              CUBLAS_STATUS_SUCCESS,
-          "cublasSetWorkspace");
+    b->gemm = gemm_create(b->gemm_workspace);
     free(offsets);
     *out = b;
     return 0;

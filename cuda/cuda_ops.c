@@ -44,28 +44,10 @@ static struct f8_rows f8_rows_of(struct backend *b, const void *x, int64_t ldx, 
     return (struct f8_rows){b->inputq, b->inputq_scale};
 }
 
-/* y = x W^T by cuBLAS, which sees all matrices transposed: y^T [rows, T] = W x^T. */
-static void blas_product(struct backend *b, void *y, bool y_float, int64_t ldy, const void *x,
-                         int64_t ldx, const struct weight *w, int32_t num_tokens) {
-    const float one = 1, zero = 0;
-    int32_t ldw = (w->cols + FRAGMENT_COLS - 1) / FRAGMENT_COLS * FRAGMENT_COLS;
-    cublasStatus_t rc = cublasGemmEx(b->blas, CUBLAS_OP_T, CUBLAS_OP_N, w->rows, num_tokens,
-                                     w->cols, &one, w->data, CUDA_R_16BF, ldw, x, CUDA_R_16BF,
-                                     (int)ldx, &zero, y, y_float ? CUDA_R_32F : CUDA_R_16BF,
-                                     (int)ldy, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT);
-    CHECK(rc == CUBLAS_STATUS_SUCCESS, "cublasGemmEx %d x %d x %d: %s", w->rows, num_tokens,
-          w->cols, cublasGetStatusString(rc));
-}
-
 static void product(struct backend *b, void *y, bool y_float, int64_t ldy, const void *x,
                     int64_t ldx, const struct weight *w, const float *bias, int32_t num_tokens) {
-    bool rows = cuda_layout(w) == LAYOUT_ROWS;
     if (num_tokens == 0 || w->rows == 0)
         return;
-    if (num_tokens > STREAM_TOKENS && rows && !bias && w->cols > 0 && !b->config.batch_invariant) {
-        blas_product(b, y, y_float, ldy, x, ldx, w, num_tokens);
-        return;
-    }
     struct f8_rows f8 = {0};
     if (b->config.fp8_activations && w->dtype == DTYPE_F8_E4M3)
         f8 = f8_rows_of(b, x, ldx, num_tokens, w->cols);
@@ -90,7 +72,7 @@ static void product(struct backend *b, void *y, bool y_float, int64_t ldy, const
         .invariant = b->config.batch_invariant,
         .gpu = b->gpu,
     };
-    dense_launch(&a, b->stream);
+    gemm_launch(b->gemm, &a, b->stream);
 }
 
 void cuda_matmul(struct backend *b, void *y, int64_t ldy, const void *x, int64_t ldx,
@@ -106,7 +88,11 @@ void cuda_logits(struct backend *b, float *y, int64_t ldy, const void *x, int64_
 void cuda_matmul_partial(struct backend *b, void *partial, const void *x, int64_t ldx,
                          const struct weight *w, int32_t unit, int32_t num_tokens) {
     (void)unit;
-    product(b, partial, true, w->rows, x, ldx, w, NULL, num_tokens);
+    if (w->cols == 0) /* a rank without heads */
+        CUDA_CHECK(cudaMemsetAsync(partial, 0, (size_t)num_tokens * (size_t)w->rows * sizeof(float),
+                                   b->stream));
+    else
+        product(b, partial, true, w->rows, x, ldx, w, NULL, num_tokens);
 }
 
 /* ---- queries, keys, attention ------------------------------------------------------------------

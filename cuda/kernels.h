@@ -297,6 +297,15 @@ struct dense_args {
 /* y = x W^T + bias, by streaming the weights: for few tokens, and right for any number. */
 void dense_launch(const struct dense_args *a, cudaStream_t stream);
 
+/* ---- dense_tile.cu ----------------------------------------------------------------------------- */
+
+/* The same bits for many tokens, by tiles. Takes whole pieces of 16 bytes: cols and ldx multiples of
+ * 8 and x aligned to 16 bytes, unless there is xq; and FP8 weights as FRAGMENTS only. */
+bool dense_tile_takes(const struct dense_args *a);
+/* Tokens of a tile of 128 rows, as dense_tile_launch chooses it: 64 or 128. */
+int32_t dense_tile_tokens(const struct dense_args *a);
+void dense_tile_launch(const struct dense_args *a, cudaStream_t stream);
+
 /* ---- sample.cu --------------------------------------------------------------------------------- */
 
 /* What one row of logits is wanted for; host/sampler.h says what each step does. */

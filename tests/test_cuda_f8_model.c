@@ -89,8 +89,10 @@ static void *side_alloc(struct side *s, size_t bytes) {
 static struct weight side_weight(struct side *s, enum weight_use use, const struct matrix *m) {
     const struct tensor_source *t = &m->source;
     struct weight w;
-    void *memory = side_alloc(s, s->ops->weight_bytes(use, t->dtype, t->rows, t->cols));
-    s->ops->weight_init(s->b, &w, use, t->dtype, t->rows, t->cols, memory);
+    const struct weight_shape shape = {
+        .use = use, .dtype = t->dtype, .rows = t->rows, .cols = t->cols, .scaling = t->scaling};
+    void *memory = side_alloc(s, s->ops->weight_bytes(&shape));
+    s->ops->weight_init(s->b, &w, &shape, memory);
     s->ops->weight_put(s->b, &w, 0, &(struct tensor_slice){t, 0, t->rows, 0, t->cols});
     CUDA_CHECK(cudaDeviceSynchronize());
     return w;

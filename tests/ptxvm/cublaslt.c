@@ -5,6 +5,11 @@
  *
  * Descriptors are the structs below, reached through tables of attributes. What else the real
  * library can do is answered with CUBLAS_STATUS_NOT_SUPPORTED and a report.
+ *
+ * There is one algorithm for each combination of matrix types. A heuristic notes in it how the
+ * matrices will be aligned; a product that breaks the promise is refused, as the real library's
+ * kernels would fault. An algorithm wants a workspace as large as the result in float32, within the
+ * preference's limit, and overwrites it.
  */
 #include <cublasLt.h>
 #include <string.h>
@@ -37,6 +42,14 @@ struct preference {
     float waves;
 };
 
+/* What an algorithm was chosen for. */
+struct algo {
+    uint32_t types[3];     /* of A, B and D */
+    uint32_t alignment[4]; /* of A, B, C, D and their leading dimensions; bytes */
+    uint64_t most_workspace;
+};
+
+_Static_assert(sizeof(struct algo) <= sizeof(cublasLtMatmulAlgo_t), "algo");
 _Static_assert(sizeof(struct layout) <= sizeof(cublasLtMatrixLayoutOpaque_t), "layout");
 _Static_assert(sizeof(struct desc) <= sizeof(cublasLtMatmulDescOpaque_t), "desc");
 _Static_assert(sizeof(struct preference) <= sizeof(cublasLtMatmulPreferenceOpaque_t), "preference");
@@ -226,7 +239,10 @@ cublasStatus_t cublasLtMatmulPreferenceInit_internal(cublasLtMatmulPreference_t 
                                                      size_t bytes) {
     if (!preference || bytes < sizeof(struct preference))
         return CUBLAS_STATUS_INVALID_VALUE;
+    struct preference p = {.reduction = CUBLASLT_REDUCTION_SCHEME_MASK,
+                           .alignment = {256, 256, 256, 256}};
     memset(preference, 0, bytes);
+    memcpy(preference, &p, sizeof p);
     return CUBLAS_STATUS_SUCCESS;
 }
 
@@ -234,7 +250,7 @@ cublasStatus_t cublasLtMatmulPreferenceCreate(cublasLtMatmulPreference_t *prefer
     if (!preference)
         return CUBLAS_STATUS_INVALID_VALUE;
     *preference = rt_calloc(sizeof **preference);
-    return CUBLAS_STATUS_SUCCESS;
+    return cublasLtMatmulPreferenceInit_internal(*preference, sizeof **preference);
 }
 
 /* ---- checks -----------------------------------------------------------------------------------
@@ -245,6 +261,8 @@ struct matmul {
     struct layout a, b, c, d;
     struct desc desc;
     const float *alpha, *beta; /* on the device, when the pointer mode says so */
+    void *workspace;
+    size_t workspace_bytes; /* that the algorithm wants */
     int device;
 };
 
@@ -399,6 +417,11 @@ static cudaError_t run_task(const void *args) {
     struct gemm g = t->g;
     ptxvm_access_begin();
     bool ok = read_scalars(t, &g);
+    if (ok && t->workspace_bytes) {
+        ok = check(t, "cublasLtMatmul: workspace", t->workspace, t->workspace_bytes);
+        if (ok)
+            memset(t->workspace, 0xff, t->workspace_bytes);
+    }
     for (int32_t i = 0; i < t->d.batch && ok; i++)
         ok = run_one(t, g, i);
     ptxvm_access_end();
@@ -412,14 +435,99 @@ static bool is_aligned(const struct matmul *t, const void *a, const void *b, con
            refuse("FP8 needs matrices at multiples of 16 bytes");
 }
 
+/* ---- algorithms -------------------------------------------------------------------------------
+ */
+
+static size_t workspace_of(const struct matmul *t, const struct algo *algo) {
+    size_t wanted = t->d.rows * t->d.cols * sizeof(float);
+    return wanted < algo->most_workspace ? wanted : algo->most_workspace;
+}
+
+static const struct layout *nth_layout(const struct matmul *t, int i) {
+    const struct layout *all[] = {&t->a, &t->b, &t->c, &t->d};
+    return all[i];
+}
+
+/* Can the algorithm compute a product of these layouts? */
+static bool algo_fits(const struct matmul *t, const struct algo *algo) {
+    if (algo->types[0] != t->a.type || algo->types[1] != t->b.type || algo->types[2] != t->d.type)
+        return refuse("the algorithm is for other matrix types");
+    for (int i = 0; i < 4; i++) {
+        const struct layout *l = nth_layout(t, i);
+        if ((uint64_t)l->ld * gemm_type_bytes((cudaDataType)l->type) % algo->alignment[i])
+            return refuse("a leading dimension is less aligned than the algorithm was promised");
+    }
+    return true;
+}
+
+/* Takes the algorithm for a product that is about to run. */
+static cublasStatus_t take_algo(struct matmul *t, const struct algo *algo, void *workspace,
+                                size_t workspace_bytes) {
+    const void *matrices[] = {t->g.a, t->g.b, t->g.c, t->g.d};
+    if (!algo_fits(t, algo))
+        return CUBLAS_STATUS_NOT_SUPPORTED;
+    for (int i = 0; i < 4; i++)
+        if ((uintptr_t)matrices[i] % algo->alignment[i] && !(i == 2 && t->g.beta == 0)) {
+            refuse("a matrix is less aligned than the algorithm was promised");
+            return CUBLAS_STATUS_INVALID_VALUE;
+        }
+    t->workspace_bytes = workspace_of(t, algo);
+    t->workspace = workspace;
+    if (t->workspace_bytes > workspace_bytes || (t->workspace_bytes && !workspace)) {
+        refuse("the algorithm wants more workspace");
+        return CUBLAS_STATUS_INVALID_VALUE;
+    }
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtMatmulAlgoCheck(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc,
+                                       cublasLtMatrixLayout_t a, cublasLtMatrixLayout_t b,
+                                       cublasLtMatrixLayout_t c, cublasLtMatrixLayout_t d,
+                                       const cublasLtMatmulAlgo_t *algo,
+                                       cublasLtMatmulHeuristicResult_t *result) {
+    struct matmul t = {0};
+    if (!handle)
+        return CUBLAS_STATUS_NOT_INITIALIZED;
+    if (!algo || !result)
+        return CUBLAS_STATUS_INVALID_VALUE;
+    struct algo known;
+    memcpy(&known, algo, sizeof known);
+    cublasStatus_t status = describe(&t, desc, a, b, c, d);
+    if (status != CUBLAS_STATUS_SUCCESS)
+        return status;
+    if (!algo_fits(&t, &known))
+        return CUBLAS_STATUS_NOT_SUPPORTED;
+    result->workspaceSize = workspace_of(&t, &known);
+    result->state = CUBLAS_STATUS_SUCCESS;
+    result->wavesCount = 1;
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+const char *cublasLtGetStatusString(cublasStatus_t status) {
+    switch (status) {
+    case CUBLAS_STATUS_SUCCESS:
+        return "success";
+    case CUBLAS_STATUS_NOT_INITIALIZED:
+        return "no handle";
+    case CUBLAS_STATUS_INVALID_VALUE:
+        return "an argument has a value that it must not have";
+    case CUBLAS_STATUS_NOT_SUPPORTED:
+        return "not supported";
+    case CUBLAS_STATUS_EXECUTION_FAILED:
+        return "a launch failed";
+    default:
+        return "another status";
+    }
+}
+
 cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc, const void *alpha,
                               const void *a, cublasLtMatrixLayout_t a_layout, const void *b,
                               cublasLtMatrixLayout_t b_layout, const void *beta, const void *c,
                               cublasLtMatrixLayout_t c_layout, void *d,
                               cublasLtMatrixLayout_t d_layout, const cublasLtMatmulAlgo_t *algo,
                               void *workspace, size_t workspace_bytes, cudaStream_t stream) {
-    (void)algo, (void)workspace, (void)workspace_bytes; /* one algorithm, without workspace */
     struct matmul t = {0};
+    struct algo known;
     if (!handle)
         return CUBLAS_STATUS_NOT_INITIALIZED;
     cublasStatus_t status = describe(&t, desc, a_layout, b_layout, c_layout, d_layout);
@@ -437,6 +545,12 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc
     if (t.desc.pointer_mode == CUBLASLT_POINTER_MODE_HOST) {
         t.g.alpha = *(const float *)alpha;
         t.g.beta = *(const float *)beta;
+    }
+    if (algo) { /* without one, no promises were made and no workspace is wanted */
+        memcpy(&known, algo, sizeof known);
+        status = take_algo(&t, &known, workspace, workspace_bytes);
+        if (status != CUBLAS_STATUS_SUCCESS)
+            return status;
     }
     if (ptxvm_stream_device(stream) != t.device) {
         refuse("the stream belongs to another device than the current one");
@@ -463,7 +577,17 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtM
     cublasStatus_t status = describe(&t, desc, a, b, c, d);
     if (status != CUBLAS_STATUS_SUCCESS)
         return status;
+    struct preference p;
+    memcpy(&p, preference, sizeof p);
+    struct algo algo = {.types = {t.a.type, t.b.type, t.d.type}, .most_workspace = p.workspace};
+    for (int i = 0; i < 4; i++) {
+        const struct layout *l = nth_layout(&t, i);
+        uint64_t bits = (uint64_t)l->ld * gemm_type_bytes((cudaDataType)l->type) | p.alignment[i];
+        algo.alignment[i] = (uint32_t)(bits & -bits);
+    }
     memset(&results[0], 0, sizeof results[0]);
+    memcpy(&results[0].algo, &algo, sizeof algo);
+    results[0].workspaceSize = workspace_of(&t, &algo);
     results[0].state = CUBLAS_STATUS_SUCCESS;
     results[0].wavesCount = 1;
     *returned = 1;

@@ -142,6 +142,69 @@ TEST(RtCublasLt, HeuristicsSayWhatIsSupported) {
     rig_deinit(&r);
 }
 
+static cublasStatus_t multiply_by(struct rig *r, const cublasLtMatmulAlgo_t *algo, const void *a,
+                                  const void *b, void *d, void *workspace, size_t bytes) {
+    float one = 1, zero = 0;
+    return cublasLtMatmul(r->handle, r->desc, &one, a, r->a, b, r->b, &zero, d, r->d, d, r->d, algo,
+                          workspace, bytes, NULL);
+}
+
+/* An algorithm for A at multiples of 64 bytes and the rest at multiples of 16, with a workspace of
+ * at most 256 bytes. */
+TEST(RtCublasLt, AlgorithmsHoldTheirUserToWhatWasPromised) {
+    uint16_t ones[M * K + 8];
+    float got[M * N] = {0};
+    uint64_t most = 256;
+    uint32_t a_bytes = 64, bytes = 16;
+    int returned = 0;
+    struct rig r;
+    cublasLtMatmulPreference_t p;
+    cublasLtMatmulHeuristicResult_t result, checked;
+    cublasLtMatrixLayout_t other;
+    for (int i = 0; i < M * K + 8; i++)
+        ones[i] = 0x3f80;
+    rig_init(&r, CUDA_R_16BF, CUDA_R_32F);
+    ASSERT_LT_OK(cublasLtMatmulPreferenceCreate(&p));
+    cublasLtMatmulPreferenceSetAttribute(p, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &most,
+                                         sizeof most);
+    cublasLtMatmulPreferenceSetAttribute(p, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, &a_bytes,
+                                         sizeof a_bytes);
+    cublasLtMatmulPreferenceSetAttribute(p, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, &bytes,
+                                         sizeof bytes);
+    cublasLtMatmulPreferenceSetAttribute(p, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, &bytes,
+                                         sizeof bytes);
+    ASSERT_LT_OK(cublasLtMatmulAlgoGetHeuristic(r.handle, r.desc, r.a, r.b, r.d, r.d, p, 1, &result,
+                                                &returned));
+    EXPECT_INT_EQ(result.workspaceSize, 256);
+    char *a = upload(ones, sizeof ones), *b = upload(ones, sizeof ones);
+    float *d = upload(got, sizeof got), *workspace = upload(got, 256);
+    const cublasLtMatmulAlgo_t *algo = &result.algo;
+    EXPECT_LT(multiply_by(&r, algo, a, b + 16, d, workspace, 256), CUBLAS_STATUS_SUCCESS);
+    EXPECT_CUDA(cudaMemcpy(got, d, sizeof got, cudaMemcpyDeviceToHost), cudaSuccess);
+    EXPECT_NEAR(got[M * N - 1], K, 0);
+    EXPECT_CUDA(cudaMemcpy(got, workspace, 256, cudaMemcpyDeviceToHost), cudaSuccess);
+    EXPECT_TRUE(isnan(got[63])); /* overwritten */
+    EXPECT_LT(multiply_by(&r, algo, a + 16, b, d, workspace, 256), CUBLAS_STATUS_INVALID_VALUE);
+    EXPECT_LT(multiply_by(&r, algo, a, b + 2, d, workspace, 256), CUBLAS_STATUS_INVALID_VALUE);
+    EXPECT_TRUE(rt_reported("less aligned"));
+    EXPECT_LT(multiply_by(&r, algo, a, b, d, workspace, 255), CUBLAS_STATUS_INVALID_VALUE);
+    EXPECT_LT(multiply_by(&r, algo, a, b, d, NULL, 256), CUBLAS_STATUS_INVALID_VALUE);
+    EXPECT_TRUE(rt_reported("more workspace"));
+    /* A stride of 33 floats is not a multiple of 16 bytes. */
+    ASSERT_LT_OK(cublasLtMatrixLayoutCreate(&other, CUDA_R_32F, M, N, M + 1));
+    EXPECT_LT(cublasLtMatmulAlgoCheck(r.handle, r.desc, r.a, r.b, r.d, r.d, algo, &checked),
+              CUBLAS_STATUS_SUCCESS);
+    EXPECT_LT(cublasLtMatmulAlgoCheck(r.handle, r.desc, r.a, r.b, other, other, algo, &checked),
+              CUBLAS_STATUS_NOT_SUPPORTED);
+    cublasLtMatrixLayoutDestroy(other);
+    cublasLtMatmulPreferenceDestroy(p);
+    rig_deinit(&r);
+    cudaFree(a);
+    cudaFree(b);
+    cudaFree(d);
+    cudaFree(workspace);
+}
+
 /* Two products of a batch, BF16 to float32, all ones: each result is K, then ReLU of -K. */
 TEST(RtCublasLt, BatchesAndRelu) {
     uint16_t ones[2 * M * K];
