@@ -91,7 +91,7 @@ static float *random_bf16(struct rng *r, int64_t n) {
 
 /* F16 weights are rounded to BF16, 2^-9 each; all others are exact. */
 static double error_of(enum dtype dtype) {
-    return dtype == DTYPE_F16 ? 1.0 / (1 << 9) : GPU_SUM_ERROR;
+    return dtype == DTYPE_F16 ? 1.0 / (1 << 9) : gpu_sum_error(&gpu_weight_types[0]);
 }
 
 /* The product of a stack of slices with columns [col0, col0 + cols). */
