@@ -174,7 +174,7 @@ $(BUILD)/machine_tests $(BUILD)/runtime_tests $(BUILD)/gpu_tests:
 $(BUILD)/runtime_tests: LDLIBS += -lcublas
 
 # What ptxas said of every kernel, and the shared memory that the tests launch them with.
-cuda-report: $(CUDA_OBJ) $(if $(NVCC),$(BUILD)/gpu_tests $(VM)/libcudart.so.13 $(VM)/libcublasLt.so.13)  ## CUDA=1: what every kernel takes; fails on a spill
+cuda-report: $(CUDA_OBJ) $(if $(NVCC),$(BUILD)/gpu_tests $(VM)/libcudart.so.13 $(VM)/libcublasLt.so.13)  ## what every kernel takes; fails on a spill
 	@$(if $(NVCC),LD_LIBRARY_PATH=$(VM) PTXVM_ARCH=$(firstword $(ARCHS)) PTXVM_TRACE=1 $(BUILD)/gpu_tests 2>&1 | \
 	  grep '^ptxvm: .*<<<' >$(BUILD)/launches.txt || true)
 	@sh scripts/cuda_report.sh $(if $(NVCC),-t $(BUILD)/launches.txt) $(CUDA_OBJ:.o=.ptxas)

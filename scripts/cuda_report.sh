@@ -17,12 +17,12 @@ if [ "${1:-}" = -t ]; then
     shift 2
 fi
 if [ $# -eq 0 ]; then
-    echo "cuda-report: no kernels were built. It needs nvcc (CUDA 13) in PATH: make CUDA=1 cuda-report" >&2
+    echo "cuda-report: no kernels were built. It needs nvcc (CUDA 13) in PATH: make cuda-report" >&2
     exit 1
 fi
 for log; do
     if [ ! -f "$log" ]; then
-        echo "cuda-report: $log is missing: remove ${log%.ptxas}.o and run make CUDA=1 cuda-report" >&2
+        echo "cuda-report: $log is missing: remove ${log%.ptxas}.o and run make cuda-report" >&2
         exit 1
     fi
 done
