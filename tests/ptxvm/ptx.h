@@ -146,7 +146,7 @@ struct ptx_label {
 struct ptx_location {
     int32_t file, line, column;
     const struct ptx_location *parent;   /* where it was inlined; NULL: nowhere */
-    const struct ptx_location *previous; /* of the function */
+    const struct ptx_location *previous; /* in its bucket */
 };
 
 /* Registers: bytes of each; 0 is a predicate. */
@@ -201,12 +201,14 @@ const struct ptx_label *ptx_find_label(const struct ptx_function *f, struct ptx_
 
 /* ---- between ptx_parse.c and ptx_body.c ------------------------------------------------------ */
 
+enum { PTX_LOCATION_BUCKETS = 256 };
 struct ptx_parser {
     struct ptx_lexer lx;
     struct ptx_module *m;
     struct ptx_function *f;
     int32_t scope;
-    const struct ptx_location *loc; /* the last one */
+    const struct ptx_location *loc;                           /* the last one */
+    const struct ptx_location *buckets[PTX_LOCATION_BUCKETS]; /* of the function, by place */
 };
 /* Bytes of a type such as ".b32"; 0 is .pred, -1 not a type. */
 int32_t ptx_type_bytes(struct ptx_text type);

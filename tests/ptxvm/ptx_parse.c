@@ -218,6 +218,7 @@ static void function(struct ptx_parser *p, bool is_entry) {
     open_scope(f);
     p->scope = 0;
     p->loc = NULL;
+    memset(p->buckets, 0, sizeof p->buckets);
     if (p->lx.token.kind == PTX_PUNCT && p->lx.token.punct == '(')
         parameter_list(p, &f->results, &f->num_results, &f->cap_results);
     f->name = take_name(p);
@@ -264,9 +265,15 @@ static void file(struct ptx_parser *p) {
     m->files[number] = ptx_text_copy(&m->arena, name.text);
 }
 
+static const struct ptx_location **location_bucket(struct ptx_parser *p, int32_t file, int32_t line,
+                                                   int32_t column) {
+    uint32_t hash = (uint32_t)file * 31 + (uint32_t)line * 7 + (uint32_t)column;
+    return &p->buckets[hash % PTX_LOCATION_BUCKETS];
+}
+
 /* .loc file line column[, function_name label[+n], inlined_at file line column] */
 void ptx_parse_location(struct ptx_parser *p) {
-    struct ptx_location loc = {.previous = p->loc};
+    struct ptx_location loc = {0};
     loc.file = (int32_t)take_int(p);
     loc.line = (int32_t)take_int(p);
     loc.column = (int32_t)take_int(p);
@@ -279,15 +286,17 @@ void ptx_parse_location(struct ptx_parser *p) {
         } else if (ptx_text_is(what, "inlined_at")) {
             int32_t at_file = (int32_t)take_int(p), line = (int32_t)take_int(p);
             int32_t column = (int32_t)take_int(p);
-            for (loc.parent = p->loc; loc.parent; loc.parent = loc.parent->previous)
-                if (loc.parent->file == at_file && loc.parent->line == line &&
-                    loc.parent->column == column)
-                    break;
+            loc.parent = *location_bucket(p, at_file, line, column);
+            while (loc.parent && (loc.parent->file != at_file || loc.parent->line != line ||
+                                  loc.parent->column != column))
+                loc.parent = loc.parent->previous;
         }
     }
+    const struct ptx_location **bucket = location_bucket(p, loc.file, loc.line, loc.column);
+    loc.previous = *bucket;
     struct ptx_location *l = ptx_alloc(&p->m->arena, sizeof *l);
     *l = loc;
-    p->loc = l;
+    p->loc = *bucket = l;
 }
 
 static void skip_section(struct ptx_parser *p) {
