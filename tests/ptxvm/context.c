@@ -17,6 +17,10 @@ static bool changes_with_block(const struct vm_constant *c) {
            ((c->special >= VM_CTAID_X && c->special <= VM_CTAID_Z) || c->special == VM_SMID);
 }
 
+static bool changes_with_lane(enum vm_special s) {
+    return s <= VM_TID_Z || s == VM_LANEID || (s >= VM_LANEMASK_EQ && s <= VM_LANEMASK_GT);
+}
+
 static uint64_t special_value(const struct vm_warp *w, enum vm_special s, uint32_t l) {
     const struct vm_block *b = w->block;
     const struct vm_launch *launch = &b->grid->launch;
@@ -94,7 +98,12 @@ static void fill(struct vm_warp *w, const struct vm_constant *c) {
         return;
     }
     uint64_t values[VM_WARP];
-    VM_LANES values[l] = c->is_special ? special_value(w, c->special, (uint32_t)l) : value;
+    if (c->is_special && changes_with_lane(c->special)) {
+        VM_LANES values[l] = special_value(w, c->special, (uint32_t)l);
+    } else {
+        value = c->is_special ? special_value(w, c->special, 0) : value;
+        VM_LANES values[l] = value;
+    }
     if (c->bytes == 8)
         VM_LANES VM_REG(w, c->offset, uint64_t)[l] = values[l];
     else if (c->bytes == 4)

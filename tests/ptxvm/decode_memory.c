@@ -118,5 +118,7 @@ bool vm_decode_memory(struct vm_decoder *d, struct vm_inst *i) {
     i->run = store ? vm_store : vm_load;
     if (i->space == PTX_SHARED && !i->order)
         i->run = vm_shared_handler(i, store);
+    if (i->space == PTX_PARAM)
+        i->run = vm_param_handler(i);
     return true;
 }

@@ -139,6 +139,44 @@ vm_exec vm_shared_handler(const struct vm_inst *i, bool store) {
     return store ? vm_store : vm_load;
 }
 
+/* ---- parameters of the kernel, at one place for all lanes
+ * --------------------------------------------------- */
+
+/* Where the lanes of m read, NULL when that is not one place inside of the parameters. */
+static inline const uint8_t *one_param(const struct vm_warp *w, const struct vm_inst *i, uint32_t m,
+                                       uint32_t bytes) {
+    const struct vm_grid *g = w->block->grid;
+    uint64_t at[VM_WARP], first, other = 0, size = g->kernel->params_bytes;
+    vm_addresses(w, i->a, i->wide, i->imm, at);
+    first = at[vm_first(m)];
+    VM_LANES other |= (at[l] ^ first) & -(uint64_t)(m >> l & 1);
+    if (other || first > size || bytes > size - first || first & (bytes - 1))
+        return NULL;
+    return g->params + first;
+}
+
+#define PARAM(T)                                                                                   \
+    static void load_param_##T(struct vm_warp *w, const struct vm_inst *i, uint32_t m) {           \
+        const uint8_t *from = one_param(w, i, m, i->vec * (uint32_t)sizeof(T));                    \
+        if (!from) {                                                                               \
+            vm_load(w, i, m);                                                                      \
+            return;                                                                                \
+        }                                                                                          \
+        for (uint32_t n = 0; n < i->vec; n++) {                                                    \
+            T *r = VM_REG(w, i->more[n], T), v;                                                    \
+            memcpy(&v, from + n * sizeof(T), sizeof v);                                            \
+            VM_LANES r[l] = (m >> l & 1) ? v : r[l];                                               \
+        }                                                                                          \
+    }
+PARAM(uint32_t)
+PARAM(uint64_t)
+
+vm_exec vm_param_handler(const struct vm_inst *i) {
+    return i->type == VM_U32 && i->kind == 1   ? load_param_uint32_t
+           : i->type == VM_U64 && i->kind == 2 ? load_param_uint64_t
+                                               : vm_load;
+}
+
 /* ---- all the others
  * ----------------------------------------------------------------------------------------- */
 

@@ -12,3 +12,5 @@ void vm_load(struct vm_warp *w, const struct vm_inst *i, uint32_t m);
 void vm_store(struct vm_warp *w, const struct vm_inst *i, uint32_t m);
 /* The handler for a ld or st of shared memory that orders nothing; i is decoded but for it. */
 vm_exec vm_shared_handler(const struct vm_inst *i, bool store);
+/* The same for a ld of a kernel's parameters. */
+vm_exec vm_param_handler(const struct vm_inst *i);
