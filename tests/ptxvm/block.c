@@ -54,21 +54,21 @@ static uint32_t chosen_pc(struct vm_warp *w, uint32_t m) {
             m &= m - 1;
         return w->lane_pc[vm_first(m)];
     }
-    uint32_t pc = w->lane_pc[vm_first(m)];
-    for (; m; m &= m - 1) {
-        uint32_t p = w->lane_pc[vm_first(m)];
-        if (s == VM_SCHEDULE_MIN ? p < pc : p > pc)
-            pc = p;
+    uint32_t low = UINT32_MAX, high = 0;
+    VM_LANES {
+        uint32_t below = (m >> l & 1) ? w->lane_pc[l] : UINT32_MAX;
+        uint32_t above = (m >> l & 1) ? w->lane_pc[l] : 0;
+        low = below < low ? below : low;
+        high = above > high ? above : high;
     }
-    return pc;
+    return s == VM_SCHEDULE_MIN ? low : high;
 }
 
 static uint32_t next_group(const struct vm_warp *w, uint32_t pc) {
-    uint32_t limit = UINT32_MAX;
-    for (uint32_t m = w->running & ~w->active; m; m &= m - 1) {
-        uint32_t p = w->lane_pc[vm_first(m)];
-        if (p > pc && p < limit)
-            limit = p;
+    uint32_t limit = UINT32_MAX, m = w->running & ~w->active;
+    VM_LANES {
+        uint32_t p = (m >> l & 1) && w->lane_pc[l] > pc ? w->lane_pc[l] : UINT32_MAX;
+        limit = p < limit ? p : limit;
     }
     return limit;
 }

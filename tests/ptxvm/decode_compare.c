@@ -8,6 +8,7 @@
 #include "tests/ptxvm/exec.h"
 #include "tests/ptxvm/exec_real.h"
 
+#include <immintrin.h>
 #include <stdio.h>
 
 enum { COMBINE_AND, COMBINE_OR, COMBINE_XOR };
@@ -26,14 +27,20 @@ static void finish(struct vm_warp *w, const struct vm_inst *i, uint32_t m, uint3
     vm_set_pred(w, i->d, m, combined(i, first, c));
 }
 
+/* A bit for each lane. */
+static inline uint32_t signs_of(const int8_t values[VM_WARP]) {
+    return (uint32_t)_mm256_movemask_epi8(_mm256_load_si256((const __m256i *)(const void *)values));
+}
+
 #define COMPARE(name, T, cond)                                                                     \
     static void name(struct vm_warp *w, const struct vm_inst *i, uint32_t m) {                     \
         const T *pa = VM_REG(w, i->a, T), *pb = VM_REG(w, i->b, T);                                \
-        uint32_t found = 0;                                                                        \
+        _Alignas(32) int8_t holds[VM_WARP];                                                        \
         VM_LANES {                                                                                 \
             T a = pa[l], b = pb[l];                                                                \
-            found |= (cond) ? 1u << l : 0;                                                         \
+            holds[l] = (cond) ? -1 : 0;                                                            \
         }                                                                                          \
+        uint32_t found = signs_of(holds);                                                          \
         finish(w, i, m, found, ~found);                                                            \
     }
 #define COMPARE_HALF(name, is_bf16, cond)                                                          \
