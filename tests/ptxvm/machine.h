@@ -151,7 +151,7 @@ void vm_report(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 const char *ptxvm_last_report(void);
 void ptxvm_clear_report(void);
 /* Counters since the start: instructions (times active lanes), launches, shared-memory bank
- * conflicts (extra passes), warp instructions of mma kind. */
+ * conflicts (extra passes; with PTXVM_BANKS), warp instructions of mma kind. */
 struct ptxvm_counters {
     uint64_t lane_instructions, warp_instructions, launches, bank_conflicts, mma;
 };
