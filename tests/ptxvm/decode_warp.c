@@ -8,7 +8,7 @@ enum { POISON = 0xffffffffu }; /* what a lane reads from one that takes no part 
 /* ---- handlers: i->c is the register with the masks of members
  * ------------------------------------ */
 
-/* True when everybody is here; *mask are the members of each lane. */
+/* True when everybody is here; *mask are the members of each lane, the same for all that are. */
 static bool gathered(struct vm_warp *w, const struct vm_inst *i, uint32_t *m,
                      const uint32_t **mask) {
     *mask = VM_REG(w, i->c, uint32_t);
@@ -17,7 +17,8 @@ static bool gathered(struct vm_warp *w, const struct vm_inst *i, uint32_t *m,
 
 enum { SHFL_UP, SHFL_DOWN, SHFL_BFLY, SHFL_IDX };
 
-static uint32_t shuffle_source(uint32_t op, uint32_t lane, uint32_t b, uint32_t c, bool *ok) {
+static inline uint32_t shuffle_source(uint32_t op, uint32_t lane, uint32_t b, uint32_t c,
+                                      bool *ok) {
     uint32_t seg = c >> 8 & 31, clamp = c & 31, by = b & 31;
     uint32_t last = (lane & seg) | (clamp & ~seg), first = lane & seg;
     int32_t j = op == SHFL_UP     ? (int32_t)lane - (int32_t)by
@@ -28,19 +29,36 @@ static uint32_t shuffle_source(uint32_t op, uint32_t lane, uint32_t b, uint32_t 
     return *ok ? (uint32_t)j : lane;
 }
 
+/* The source of each lane, and which of them are in range. Called with an op that the compiler
+ * knows. */
+static inline uint32_t shuffle_sources(uint32_t op, const uint32_t *b, const uint32_t *c,
+                                       uint32_t from[VM_WARP]) {
+    uint32_t in_range[VM_WARP], valid = 0;
+    VM_LANES {
+        bool ok;
+        from[l] = shuffle_source(op, (uint32_t)l, b[l], c[l], &ok);
+        in_range[l] = ok;
+    }
+    VM_LANES valid |= in_range[l] << l;
+    return valid;
+}
+
 /* more: the clamp. */
 static void shfl(struct vm_warp *w, const struct vm_inst *i, uint32_t m) {
     const uint32_t *mask;
     if (!gathered(w, i, &m, &mask))
         return;
     const uint32_t *b = VM_REG(w, i->b, uint32_t), *c = VM_REG(w, i->more[0], uint32_t);
-    uint32_t a[VM_WARP], valid = 0, *d = VM_REG(w, i->d, uint32_t);
+    uint32_t a[VM_WARP], from[VM_WARP], *d = VM_REG(w, i->d, uint32_t);
+    uint32_t members = m & mask[vm_first(m)];
+    uint32_t valid = i->op == SHFL_UP     ? shuffle_sources(SHFL_UP, b, c, from)
+                     : i->op == SHFL_DOWN ? shuffle_sources(SHFL_DOWN, b, c, from)
+                     : i->op == SHFL_BFLY ? shuffle_sources(SHFL_BFLY, b, c, from)
+                                          : shuffle_sources(SHFL_IDX, b, c, from);
     memcpy(a, VM_REG(w, i->a, uint32_t), sizeof a);
-    VM_LANES if (m >> l & 1) {
-        bool ok;
-        uint32_t j = shuffle_source(i->op, (uint32_t)l, b[l], c[l], &ok);
-        valid |= (uint32_t)ok << l;
-        d[l] = (m & mask[l]) >> j & 1 ? a[j] : POISON;
+    VM_LANES {
+        uint32_t v = members >> from[l] & 1 ? a[from[l]] : POISON;
+        d[l] = (m >> l & 1) ? v : d[l];
     }
     vm_set_pred(w, i->q, m, valid);
 }
@@ -120,14 +138,12 @@ static void redux(struct vm_warp *w, const struct vm_inst *i, uint32_t m) {
     const uint32_t *mask;
     if (!gathered(w, i, &m, &mask))
         return;
-    uint32_t a[VM_WARP];
-    memcpy(a, VM_REG(w, i->a, uint32_t), sizeof a);
-    VM_LANES if (m >> l & 1) {
-        uint32_t rest = m & mask[l], r = a[l];
-        for (rest &= ~(1u << l); rest; rest &= rest - 1)
-            r = reduced(i->op, r, a[vm_first(rest)]);
-        VM_REG(w, i->d, uint32_t)[l] = r;
-    }
+    const uint32_t *a = VM_REG(w, i->a, uint32_t);
+    uint32_t *d = VM_REG(w, i->d, uint32_t), rest = m & mask[vm_first(m)];
+    uint32_t r = a[vm_first(rest)];
+    for (rest &= rest - 1; rest; rest &= rest - 1)
+        r = reduced(i->op, r, a[vm_first(rest)]);
+    VM_LANES d[l] = (m >> l & 1) ? r : d[l];
 }
 
 static void elect(struct vm_warp *w, const struct vm_inst *i, uint32_t m) {
