@@ -72,6 +72,8 @@ bool vm_register_host(void *p, size_t bytes);
 bool vm_unregister_host(void *p);
 /* The allocation that holds p, live or recently freed; false when none does. */
 bool vm_find(const void *p, struct vm_allocation *out);
+/* As memset, inside of one allocation; large ranges of zeros are quick. */
+void vm_fill(void *p, int value, size_t bytes);
 /* With PTXVM_PROTECT device memory is out of the host's reach but between these two, which nest.
  * vm_run calls them itself; copies and fills of the runtime have to. */
 void vm_access_begin(void);

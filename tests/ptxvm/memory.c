@@ -228,6 +228,38 @@ bool vm_find_near(uintptr_t p, struct vm_allocation *out) {
     return found;
 }
 
+/* ---- fills ----------------------------------------------------------------------------------- */
+
+static bool is_own_device_memory(const void *p) {
+    pthread_rwlock_rdlock(&lock);
+    const struct entry *e = holder((uintptr_t)p);
+    bool own = e && e->mapped && e->a.kind == VM_DEVICE;
+    pthread_rwlock_unlock(&lock);
+    return own;
+}
+
+/* Whole pages of zeros are fresh pages, which cost nothing until they are touched. */
+static void clear_pages(uint8_t *p, size_t bytes) {
+    if (mmap(p, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) ==
+        MAP_FAILED)
+        memset(p, 0, bytes);
+}
+
+void vm_fill(void *p, int value, size_t bytes) {
+    uint8_t *at = p;
+    if (bytes < POISON_BYTES || (value & 0xff) || !is_own_device_memory(p)) {
+        memset(at, value, bytes);
+        return;
+    }
+    size_t head = -(uintptr_t)at & (PAGE - 1), pages = (bytes - head) & ~(size_t)(PAGE - 1);
+    memset(at, 0, head);
+    clear_pages(at + head, pages);
+    memset(at + head + pages, 0, bytes - head - pages);
+}
+
+/* ---- out of the host's reach ------------------------------------------------------------------
+ */
+
 static void set_access(int protection) {
     if (!vm_settings()->protect)
         return;

@@ -240,7 +240,7 @@ static cudaError_t run_fill(const void *args) {
         return cudaErrorIllegalAddress;
     vm_access_begin();
     for (size_t row = 0; row < f->height; row++)
-        memset(f->dst + row * f->pitch, f->value, f->width);
+        vm_fill(f->dst + row * f->pitch, f->value, f->width);
     vm_access_end();
     return cudaSuccess;
 }
