@@ -1,14 +1,14 @@
 /* Conversions of the PTX machine.
  *
  * The narrow formats are small enough to try every code: their values are written down from their
- * definition (machine_exact.h, and below for E4M3), and numbers between two codes, at their middle
+ * definition (exact_fixture.h, and below for E4M3), and numbers between two codes, at their middle
  * and next to it, show how a conversion rounds.
  */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "tests/ptxvm/machine_exact.h"
+#include "tests/ptxvm/exact_fixture.h"
 #include "tests/ptxvm/machine_fixture.h"
 
 typedef const struct exact_format *format;

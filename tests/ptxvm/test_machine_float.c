@@ -1,5 +1,5 @@
 /* Floating-point instructions of the PTX machine: sums, products, quotients and roots in every
- * rounding mode against arithmetic in integers (machine_exact.h), bit for bit; minima and maxima;
+ * rounding mode against arithmetic in integers (exact_fixture.h), bit for bit; minima and maxima;
  * and the approximations within the bounds of the PTX manual.
  *
  * The values are edges of the format (zeros, ones, ties, subnormal and largest numbers, infinities,
@@ -10,7 +10,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "tests/ptxvm/machine_exact.h"
+#include "tests/ptxvm/exact_fixture.h"
 #include "tests/ptxvm/machine_fixture.h"
 
 typedef const struct exact_format *format;

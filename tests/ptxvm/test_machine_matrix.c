@@ -7,7 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "tests/ptxvm/machine_exact.h"
+#include "tests/ptxvm/exact_fixture.h"
 #include "tests/ptxvm/machine_fixture.h"
 
 enum { LANES = 32, M = 16, N = 8 };

@@ -1,4 +1,4 @@
-#include "tests/ptxvm/machine_exact.h"
+#include "tests/ptxvm/exact_fixture.h"
 
 typedef unsigned __int128 u128;
 

@@ -1,4 +1,4 @@
-/* machine_exact: floating-point arithmetic in integers, for the tests of the PTX machine.
+/* exact_fixture: floating-point arithmetic in integers, for the tests of the PTX machine.
  *
  * A number is an integer times a power of two; sums, products, quotients and roots are exact, or
  * carry a last bit that says that something lies below, so that one rounding at the end gives what
