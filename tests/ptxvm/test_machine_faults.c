@@ -26,6 +26,23 @@ static const struct fault_case barriers[] = {
      .body = "bar.sync 1, 40; // <<\n",
      .result = VM_FAULT,
      .words = "multiple of 32"},
+    {.name = "a barrier in a loop that threads leave at different times",
+     .body = "mov.u32 %r7, 0;\nLOOP:\n bar.sync 0;\n add.u32 %r7, %r7, 1;\n"
+             " setp.lt.u32 %p4, %r7, %r1;\n@%p4 bra LOOP;\n",
+     .result = VM_FAULT,
+     .words = "barrier 0"},
+    {.name = "a barrier that names different numbers",
+     .body = "selp.u32 %r7, 1, 2, %p2;\nbar.sync %r7; // <<\n",
+     .result = VM_FAULT,
+     .words = "different barriers"},
+    {.name = "a barrier with more threads than the block has",
+     .body = "bar.sync 1, 96; // <<\n",
+     .result = VM_FAULT,
+     .words = "deadlock"},
+    {.name = "a barrier that does not exist",
+     .body = "bar.sync 16; // <<\n",
+     .result = VM_FAULT,
+     .words = "there is no barrier 16"},
 };
 
 static const struct fault_case collectives[] = {
@@ -44,6 +61,34 @@ static const struct fault_case collectives[] = {
              "L:\n vote.sync.ballot.b32 %r7, %p1, -1;\nM:\n",
      .result = VM_FAULT,
      .words = "divergent warp operation"},
+    {.name = "a __syncwarp without half of the warp",
+     .body = "@!%p2 bra L;\n bar.warp.sync -1; // <<\nL:\n bar.sync 0;\n",
+     .result = VM_FAULT,
+     .words = "lanes 0x0000ffff wait for lanes 0xffffffff"},
+    {.name = "a reduction without half of the warp",
+     .body = "@!%p2 bra L;\n redux.sync.add.u32 %r7, %r1, -1; // <<\nL:\n bar.sync 0;\n",
+     .result = VM_FAULT,
+     .words = "lanes 0x0000ffff wait for lanes 0xffffffff"},
+    {.name = "a match with masks that differ",
+     .body = "selp.b32 %r7, -1, 65535, %p2;\nmatch.any.sync.b32 %r8, %r1, %r7; // <<\n",
+     .result = VM_FAULT,
+     .words = "does not name it"},
+    {.name = "a product without half of the warp",
+     .body = "@!%p2 bra L;\n mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 "
+             "{%r10, %r11, %r12, %r13}, {%r1, %r1}, {%r1}, {%r1, %r1, %r1, %r1}; // <<\n"
+             "L:\n bar.sync 0;\n",
+     .result = VM_FAULT,
+     .words = "lanes 0x0000ffff wait for lanes 0xffffffff"},
+    {.name = "a product after some lanes have ended",
+     .body = "@%p1 ret;\nmma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 "
+             "{%r10, %r11, %r12, %r13}, {%r1, %r1}, {%r1}, {%r1, %r1, %r1, %r1}; // <<\n",
+     .result = VM_FAULT,
+     .words = "have ended"},
+    {.name = "ldmatrix in a block of half a warp",
+     .body = "ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%r7}, [%r2]; // <<\n",
+     .threads = 16,
+     .result = VM_FAULT,
+     .words = "do not exist"},
 };
 
 static const struct fault_case accesses[] = {
@@ -109,6 +154,109 @@ static const struct fault_case accesses[] = {
      .words = "past its end",
      .dynamic_shared = 128},
     {.name = "trap", .body = "trap; // <<\n", .result = VM_FAULT, .words = "traps"},
+    {.name = "an atomic past the end",
+     .body = "red.global.add.u32 [%rd3+4], 1; // <<\n",
+     .result = VM_BAD_ADDRESS,
+     .words = "updates 4 bytes",
+     .who = "block       (0,0,0) thread (63,0,0)"},
+    {.name = "an atomic misaligned",
+     .body = "atom.global.add.u64 %rd5, [%rd1+4], 1; // <<\n",
+     .result = VM_MISALIGNED,
+     .words = "not a multiple of 8"},
+    {.name = "one thread of a block of two dimensions",
+     .body = "mov.u32 %r7, %tid.y;\nmov.u32 %r8, %ctaid.x;\nmad.lo.u32 %r7, %r7, 10, %r8;\n"
+             "mad.lo.u32 %r7, %r1, 100, %r7;\nsetp.eq.u32 %p4, %r7, 721;\n"
+             "@%p4 st.global.u32 [%rd1+256], %r1; // <<\n",
+     .threads = 9,
+     .height = 4,
+     .blocks = 3,
+     .result = VM_BAD_ADDRESS,
+     .words = "byte 256 of memory under test",
+     .who = "block       (1,0,0) thread (7,2,0)"},
+    {.name = "a place in the source",
+     .body = ".loc 1 42 7\n@%p1 st.global.u32 [%rd1+256], %r1;\n.loc 1 43 7\n",
+     .result = VM_BAD_ADDRESS,
+     .words = "byte 256 of memory under test",
+     .source = "at          broken.cu:42\n"},
+    {.name = "shared before the start",
+     .body = "ld.shared.u32 %r7, [%r2+-4]; // <<\n",
+     .result = VM_BAD_ADDRESS,
+     .words = "shared"},
+    {.name = "shared half outside",
+     .body = "st.shared.v2.u32 [%r2+248], {%r1, %r1};\nst.shared.v4.u32 [%r2+256], {%r1, %r1, %r1, "
+             "%r1}; // <<\n",
+     .result = VM_BAD_ADDRESS,
+     .words = "past its end"},
+    {.name = "shared by a generic address past the end",
+     .body = "cvt.u64.u32 %rd5, %r4;\ncvta.shared.u64 %rd6, %rd5;\nst.u32 [%rd6+4], %r1; // <<\n",
+     .result = VM_BAD_ADDRESS,
+     .words = "past its end"},
+    {.name = "from a static array into the dynamic one",
+     .body = "ld.shared.u32 %r7, [%r2+256]; // <<\n",
+     .dynamic_shared = 1024,
+     .result = VM_BAD_ADDRESS,
+     .words = "past its end"},
+    {.name = "dynamic shared that the launch does not give",
+     .body = "mov.u32 %r7, dyn;\nst.shared.u32 [%r7], %r1; // <<\n",
+     .result = VM_BAD_ADDRESS,
+     .words = "past its end"},
+    {.name = "dynamic shared misaligned",
+     .body = "mov.u32 %r7, dyn;\nst.shared.v4.u32 [%r7+8], {%r1, %r1, %r1, %r1}; // <<\n",
+     .dynamic_shared = 128,
+     .result = VM_MISALIGNED,
+     .words = "not a multiple of 16"},
+    {.name = "dynamic shared never written",
+     .body = "mov.u32 %r7, dyn;\nst.shared.u16 [%r7], %r1;\nld.shared.u32 %r8, [%r7]; // <<\n",
+     .dynamic_shared = 128,
+     .result = VM_FAULT,
+     .words = "byte 2 was never written"},
+    {.name = "shared of the block before",
+     .body = "setp.eq.u32 %p4, %r6, 0;\n@%p4 st.shared.u32 [%r4], %r1;\n"
+             "ld.shared.u32 %r7, [%r4]; // <<\n",
+     .blocks = 2,
+     .result = VM_FAULT,
+     .words = "was never written",
+     .who = "block       (1,0,0) thread ("},
+    {.name = "a matrix row misaligned",
+     .body = "st.shared.u32 [%r4], %r1;\nbar.sync 0;\nadd.u32 %r7, %r2, 8;\n"
+             "ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%r8}, [%r7]; // <<\n",
+     .result = VM_MISALIGNED,
+     .words = "not a multiple of 16"},
+    {.name = "a matrix row past the end",
+     .body = "st.shared.u32 [%r4], %r1;\nbar.sync 0;\nand.b32 %r7, %r1, 7;\n"
+             "mad.lo.u32 %r7, %r7, 16, %r2;\nadd.u32 %r7, %r7, 144;\n"
+             "ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%r8}, [%r7]; // <<\n",
+     .result = VM_BAD_ADDRESS,
+     .words = "past its end"},
+    {.name = "a matrix row never written",
+     .body = "@%p3 st.shared.u32 [%r4], %r1;\nbar.sync 0;\nand.b32 %r7, %r1, 7;\n"
+             "mad.lo.u32 %r7, %r7, 32, %r2;\n"
+             "ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%r8}, [%r7]; // <<\n",
+     .result = VM_FAULT,
+     .words = "was never written"},
+    {.name = "a stack frame past its end",
+     .body =
+         ".local .align 4 .b8 mine[16];\nmov.u64 %rd5, mine;\nst.local.u32 [%rd5+16], %r1; // <<\n",
+     .result = VM_BAD_ADDRESS,
+     .words = "stack frame"},
+    {.name = "a copy from past the end",
+     .body = "cp.async.ca.shared.global [%r4], [%rd3+4], 4; // <<\ncp.async.wait_all;\n",
+     .result = VM_BAD_ADDRESS,
+     .words = "byte 256 of memory under test"},
+    {.name = "a copy of zeros from past the end",
+     .body = "cp.async.ca.shared.global [%r4], [%rd3+4], 4, 0;\ncp.async.wait_all;\n"},
+    {.name = "a copy to past the end",
+     .body = "cp.async.ca.shared.global [%r4+4], [%rd3], 4; // <<\ncp.async.wait_all;\n",
+     .result = VM_BAD_ADDRESS,
+     .words = "past its end"},
+    {.name = "a copy of 16 bytes from a multiple of 8",
+     .body = "cp.async.cg.shared.global [%r2], [%rd1+8], 16; // <<\ncp.async.wait_all;\n",
+     .result = VM_MISALIGNED,
+     .words = "not a multiple of 16"},
+    {.name = "a copy of 16 bytes to a multiple of 8",
+     .body = "cp.async.cg.shared.global [%r2+8], [%rd1], 16; // <<\ncp.async.wait_all;\n",
+     .result = VM_MISALIGNED,
+     .words = "not a multiple of 16"},
 };
 
 static const struct fault_case launches[] = {
@@ -129,6 +277,42 @@ static const struct fault_case launches[] = {
      .dynamic_shared = 50000,
      .result = VM_BAD_LAUNCH,
      .words = "50000 bytes of dynamic shared memory"},
+    {.name = "as much shared memory as the architecture has",
+     .body = "",
+     .dynamic_shared = 101376 - 256,
+     .dynamic_limit = 101376 - 256},
+    {.name = "more shared memory than the architecture has",
+     .body = "",
+     .dynamic_shared = 101376 - 255,
+     .dynamic_limit = 200000,
+     .result = VM_BAD_LAUNCH,
+     .words = "has 101376"},
+    {.name = "a block of more threads by its height",
+     .body = "",
+     .threads = 64,
+     .height = 17,
+     .result = VM_BAD_LAUNCH,
+     .words = "blocks of 64 x 17 x 1 threads"},
+};
+
+/* Data is filled with 0xff, so its first word never becomes 7. */
+static const struct fault_case endless[] = {
+    {.name = "a flag that nobody sets",
+     .body = "WAIT:\nld.volatile.global.u32 %r7, [%rd1]; // <<\nsetp.ne.u32 %p4, %r7, 7;\n"
+             "@%p4 bra WAIT;\n",
+     .blocks = 2,
+     .result = VM_FAULT,
+     .words = "deadlock: the grid has polled memory for 1 seconds"},
+    {.name = "a lock that is not given back",
+     .body = "TAKE:\natom.acquire.gpu.global.exch.b32 %r7, [%rd1], 7;\nsetp.eq.u32 %p4, %r7, 7;\n"
+             "@%p4 bra TAKE;\n",
+     .result = VM_FAULT,
+     .words = "deadlock: the grid has polled memory for 1 seconds"},
+    {.name = "a warp that waits at a barrier for one that spins",
+     .body = "@%p3 bra WAIT;\nbar.sync 0;\nret;\nWAIT:\nld.volatile.global.u32 %r7, [%rd1];\n"
+             "setp.ne.u32 %p4, %r7, 7;\n@%p4 bra WAIT;\nbar.sync 0;\n",
+     .result = VM_FAULT,
+     .words = "deadlock: the grid has polled memory for 1 seconds"},
 };
 
 TEST(MachineFaults, BarriersThatNotAllThreadsComeTo) {
@@ -141,6 +325,10 @@ TEST(MachineFaults, CollectivesWithoutSomeOfTheirLanes) {
 
 TEST(MachineFaults, AccessesOutsideOfWhatThereIs) {
     FAULT_EXPECT(accesses);
+}
+
+TEST(MachineFaults, KernelsThatDoNotEnd) {
+    FAULT_EXPECT(endless);
 }
 
 TEST(MachineFaults, LaunchesThatAreNotPossible) {

@@ -25,6 +25,30 @@ static const struct fault_case copies[] = {
      .body = COPY,
      .result = VM_FAULT,
      .words = "cp.async"},
+    {.name = "the copy of another thread without a barrier",
+     .body = COPY "cp.async.wait_group 0;\nxor.b32 %r8, %r3, 4;\nadd.s32 %r7, %r2, %r8;\n"
+                  "@%p2 ld.shared.u32 %r8, [%r7]; // <<\n",
+     .result = VM_FAULT,
+     .words = "race: reads byte",
+     .races = true},
+    {.name = "the copy of another thread after a barrier",
+     .body = COPY "cp.async.wait_group 0;\nbar.sync 0;\nxor.b32 %r8, %r3, 4;\n"
+                  "add.s32 %r7, %r2, %r8;\n@%p2 ld.shared.u32 %r8, [%r7];\n",
+     .races = true},
+    {.name = "a barrier before the copies have come",
+     .body = COPY "bar.sync 0;\nxor.b32 %r8, %r3, 4;\nadd.s32 %r7, %r2, %r8;\n"
+                  "@%p2 ld.shared.u32 %r8, [%r7]; // <<\ncp.async.wait_group 0;\n",
+     .result = VM_FAULT,
+     .words = "cp.async still fills"},
+    {.name = "a store to where a copy goes",
+     .body = COPY "@%p2 st.shared.u32 [%r4], %r1; // <<\ncp.async.wait_group 0;\n",
+     .result = VM_FAULT,
+     .words = "cp.async still fills"},
+    {.name = "a copy that belongs to no group",
+     .body = "@%p2 cp.async.ca.shared.global [%r4], [%rd3], 4;\ncp.async.wait_group 0;\n"
+             "@%p2 ld.shared.u32 %r7, [%r4]; // <<\ncp.async.wait_all;\n",
+     .result = VM_FAULT,
+     .words = "cp.async still fills"},
 };
 
 #define FLAG_SET "st.global.u32 [%rd1], %r1;\n"
@@ -123,6 +147,59 @@ static const struct fault_case races[] = {
      .result = VM_FAULT,
      .words = "race: reads byte",
      .blocks = 8,
+     .races = true},
+    {.name = "two lanes that write a word by one instruction",
+     .body = "shr.u32 %r8, %r1, 1;\nshl.b32 %r8, %r8, 2;\nadd.s32 %r8, %r8, %r2;\n"
+             "st.shared.u32 [%r8], %r1; // << >>\n",
+     .result = VM_FAULT,
+     .words = "race: writes byte 0 of shared sh",
+     .races = true},
+    {.name = "lanes that write parts of one word",
+     .body = "add.s32 %r7, %r2, %r3;\nadd.s32 %r8, %r2, %r1;\nst.shared.u8 [%r8], %r1; // >>\n"
+             "and.b32 %r9, %r1, 60;\nadd.s32 %r9, %r9, %r2;\nbar.warp.sync -1;\n"
+             "setp.eq.u32 %p4, %r1, 32;\n@%p4 ld.shared.u32 %r10, [%r2]; // <<\n",
+     .result = VM_FAULT,
+     .words = "race: reads byte",
+     .races = true},
+    {.name = "global memory between two warps",
+     .body = "st.global.u32 [%rd3], %r1; // >>\nxor.b32 %r8, %r1, 32;\nmul.wide.u32 %rd5, %r8, 4;\n"
+             "add.s64 %rd5, %rd5, %rd1;\n@!%p3 ld.global.u32 %r9, [%rd5]; // <<\n",
+     .result = VM_FAULT,
+     .words = "race: reads byte 0 of memory under test",
+     .who = "thread (32,0,0)",
+     .races = true},
+    {.name = "global memory between two warps with a barrier",
+     .body = "st.global.u32 [%rd3], %r1;\nbar.sync 0;\nxor.b32 %r8, %r1, 32;\n"
+             "mul.wide.u32 %rd5, %r8, 4;\nadd.s64 %rd5, %rd5, %rd1;\nld.global.u32 %r9, [%rd5];\n",
+     .races = true},
+    {.name = "an atomic and a plain read",
+     .body = "red.global.add.u32 [%rd1], 1; // >>\n@!%p3 ld.global.u32 %r7, [%rd1]; // <<\n",
+     .result = VM_FAULT,
+     .words = "race: reads byte 0 of memory under test",
+     .races = true},
+    {.name = "a warp that writes one place",
+     .body = "@%p3 st.shared.v2.u32 [%r2], {%r1, %r1}; // << >>\n",
+     .result = VM_FAULT,
+     .words = "race: writes byte 0 of shared sh",
+     .races = true},
+    {.name = "ldmatrix without a __syncwarp",
+     .body = "st.shared.u32 [%r4], %r1; // >>\nand.b32 %r7, %r1, 7;\nshl.b32 %r7, %r7, 4;\n"
+             "add.s32 %r7, %r7, %r2;\nsetp.lt.u32 %p4, %r1, 32;\n@!%p4 bra E;\n"
+             "ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%r8}, [%r7]; // <<\nE:\n",
+     .result = VM_FAULT,
+     .words = "race: reads byte",
+     .races = true},
+    {.name = "ldmatrix after a __syncwarp",
+     .body = "st.shared.u32 [%r4], %r1;\nbar.warp.sync -1;\nand.b32 %r7, %r1, 7;\n"
+             "shl.b32 %r7, %r7, 4;\nadd.s32 %r7, %r7, %r2;\n@!%p3 bra E;\n"
+             "ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%r8}, [%r7];\nE:\n",
+     .races = true},
+    {.name = "named barriers of different numbers",
+     .body =
+         "@%p3 st.shared.u32 [%r4], %r1; // >>\nselp.u32 %r7, 1, 2, %p3;\nbar.sync %r7, 32;\n"
+         "xor.b32 %r8, %r3, 128;\nadd.s32 %r8, %r8, %r2;\n@!%p3 ld.shared.u32 %r9, [%r8]; // <<\n",
+     .result = VM_FAULT,
+     .words = "race: reads byte 0 of shared sh",
      .races = true},
 };
 
