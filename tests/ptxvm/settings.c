@@ -7,7 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "tests/ptxvm/machine.h"
+#include "tests/ptxvm/vm.h"
 
 static struct vm_settings settings;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
@@ -92,6 +92,8 @@ static void read_environment(void) {
     s.eager_copies = eager_copies();
     s.races = flag("PTXVM_RACES");
     s.protect = flag("PTXVM_PROTECT");
+    if (s.protect)
+        vm_protect_start();
     s.fp8_bits = (int32_t)number("PTXVM_FP8_BITS", 0, 0, 23, "0 to 23");
     s.spin_seconds = (int32_t)number("PTXVM_SPIN", 10, 1, 86400, "1 to 86400 seconds");
     s.peers = flag("PTXVM_P2P");

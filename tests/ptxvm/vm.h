@@ -282,6 +282,8 @@ void vm_thread_index(const struct vm_block *b, uint32_t linear, uint32_t out[3])
 
 /* Changes whenever an allocation comes or goes. */
 uint32_t vm_memory_epoch(void);
+/* protect.c: from now on a touch of device memory by the host is reported. */
+void vm_protect_start(void);
 /* The allocation nearest to an address that none holds. */
 bool vm_find_near(uintptr_t p, struct vm_allocation *out);
 
