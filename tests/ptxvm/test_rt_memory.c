@@ -1,6 +1,9 @@
 /* The runtime's memory: allocations, copies of every direction, fills, and what is refused. */
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "tests/ptxvm/rt_fixture.h"
 #include "tests/ptxvm/rt_kernels.h"
@@ -204,6 +207,42 @@ TEST(RtMemory, FreshMemoryIsNotZero) {
     ASSERT_CUDA(cudaMalloc((void **)&p, 64));
     EXPECT_INT_EQ(rt_read_int(p, 7), -1); /* NaN in every float format */
     cudaFree(p);
+}
+
+/* Reads a byte of device memory in a child process, which that has to end, and gives what it wrote.
+ */
+static void read_as_host(const char *p, char *output, size_t bytes) {
+    int ends[2], status = 0;
+    ssize_t n = -1;
+    ASSERT_INT_EQ(pipe(ends), 0);
+    pid_t child = fork();
+    if (!child) {
+        dup2(ends[1], 2);
+        _exit(*(const volatile char *)p != 0);
+    }
+    close(ends[1]);
+    n = read(ends[0], output, bytes - 1);
+    output[n > 0 ? n : 0] = 0;
+    close(ends[0]);
+    ASSERT_INT_EQ(waitpid(child, &status, 0), child);
+    EXPECT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGSEGV);
+}
+
+/* With copies and kernels before and after, which have to reach it; with streams that work on their
+ * own it would be in reach at times. */
+TEST(RtMemory, TheHostCannotTouchDeviceMemory) {
+    if (!rt_in_mode("sync", "RtMemory.TheHostCannotTouchDeviceMemory") ||
+        !rt_with_setting("PTXVM_PROTECT", "1", "RtMemory.TheHostCannotTouchDeviceMemory"))
+        return;
+    char output[512];
+    int *x = rt_device_ints(N, 5);
+    EXPECT_CUDA(rt_add_launch(x, N, 2, NULL), cudaSuccess);
+    read_as_host((const char *)(x + 100), output, sizeof output);
+    EXPECT_TRUE(strstr(output, "the host touches device memory") != NULL);
+    EXPECT_TRUE(strstr(output, "byte 400 of cudaMalloc (4000 bytes, device 0)") != NULL);
+    EXPECT_CUDA(rt_add_launch(x, N, 2, NULL), cudaSuccess);
+    EXPECT_INT_EQ(rt_read_int(x, N - 1), 9);
+    cudaFree(x);
 }
 
 TEST(RtMemory, PeersCopyThroughTheHost) {
