@@ -63,6 +63,48 @@ TEST(CudaEmbed, ReadsATableInHostMemory) {
     check_embed(2, 90, 0, true);
 }
 
+/* ---- gather ------------------------------------------------------------------------------------
+ */
+
+/* R rows of T, some of them twice. */
+static void check_gather(int32_t R, int32_t H, bool with_partial) {
+    enum { T = 13 };
+    struct rng r = rng_seeded((uint64_t)(R * 100019 + H));
+    float *hidden = random_floats(&r, T * H, 3), *partial = random_floats(&r, T * H, 2);
+    int32_t *rows = random_ints(&r, R, T);
+    float *want = xmalloc((size_t)(R * H) * sizeof *want);
+    for (int32_t i = 0; i < R * H; i++) {
+        int32_t from = rows[i / H] * H + i % H;
+        want[i] = hidden[from] + (with_partial ? partial[from] : 0);
+    }
+    float *device[] = {gpu_upload(hidden, (size_t)(T * H) * sizeof *hidden),
+                       with_partial ? gpu_upload(partial, (size_t)(T * H) * sizeof *partial) : NULL,
+                       gpu_alloc((size_t)(R * H) * sizeof *want)};
+    int32_t *device_rows = gpu_upload(rows, (size_t)R * sizeof *rows);
+    gather_rows_launch(device[2], device[0], device[1], device_rows, R, H, gpu_stream());
+    float *got = gpu_fetch(device[2], (size_t)(R * H) * sizeof *got);
+    if (!same_bits("out", got, want, (size_t)(R * H) * sizeof *got))
+        FAIL("R %d, H %d, partial %d", R, H, with_partial);
+    for (int i = 0; i < 3; i++)
+        gpu_free(device[i]);
+    gpu_free(device_rows);
+    free(got);
+    free(want);
+    free(rows);
+    free(partial);
+    free(hidden);
+}
+
+TEST(CudaGather, AddsWhatIsPartial) {
+    GPU_OR_SKIP();
+    static const int32_t sizes[] = {1, 76, 255, 1024, 2057}, counts[] = {0, 1, 7};
+    for (int h = 0; h < 5; h++)
+        for (int n = 0; n < 3; n++) {
+            check_gather(counts[n], sizes[h], false);
+            check_gather(counts[n], sizes[h], true);
+        }
+}
+
 /* ---- norm --------------------------------------------------------------------------------------
  */
 

@@ -181,7 +181,7 @@ static void random_lists(struct rng *r, struct rows *s, struct sample_row *row) 
     if (rng_below(r, 4) == 0) {
         row->banned_first = s->num_banned;
         row->banned_num = rng_below(r, most + 1);
-        for (int32_t i = 0; i < row->banned_num; i++)
+        for (int32_t i = row->banned_num; i-- > 0;) /* another thread's than in the counts */
             s->banned[s->num_banned++] = i * step + rng_below(r, step);
     }
 }
