@@ -1,16 +1,12 @@
 /* Integer and bit instructions of the PTX machine against C, value by value.
  *
- * Each row is one instruction in a kernel of its own: thread n loads a[n], b[n] and c[n], executes
- * it and stores the result. The values are all pairs of a list of edge cases with a third that
+ * Each row is one instruction. The values are all pairs of a list of edge cases with a third that
  * walks through the list; their count is no multiple of a warp, so that the last warp runs with a
  * part of its lanes.
  */
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
-#include "tests/ptxvm/machine.h"
-#include "tests/shim.h"
+#include "tests/ptxvm/machine_fixture.h"
 
 typedef uint64_t (*reference)(uint64_t a, uint64_t b, uint64_t c);
 
@@ -366,137 +362,64 @@ static const struct row rows[] = {
 };
 enum { ROWS = sizeof rows / sizeof *rows };
 
-/* ---- kernels --------------------------------------------------------------------------------- */
-
-static const char *type_of(char width) {
-    return width == 'h' ? "u16" : width == 'w' ? "u32" : "u64";
-}
-
-/* Appends a kernel k<n> for a row. Registers: %h %w %x 0 is the result, 1 to 3 the sources. */
-static int kernel_text(char *out, size_t bytes, const struct row *r, int n) {
-    int at = snprintf(out, bytes,
-                      ".visible .entry k%d(.param .u64 k%d_p)\n{\n"
-                      ".reg .pred %%p<2>; .reg .b16 %%h<5>; .reg .b32 %%w<9>; .reg .b64 %%x<9>;\n"
-                      "ld.param.u64 %%x5, [k%d_p];\n"
-                      "mov.u32 %%w5, %%ctaid.x; mov.u32 %%w6, %%ntid.x; mov.u32 %%w7, %%tid.x;\n"
-                      "mad.lo.s32 %%w5, %%w5, %%w6, %%w7;\n"
-                      "setp.ge.u32 %%p1, %%w5, %d;\n@%%p1 bra done;\n"
-                      "mad.wide.u32 %%x6, %%w5, 32, %%x5;\n",
-                      n, n, n, VALUES);
-    for (int s = 1; r->widths[s]; s++)
-        at += snprintf(out + at, bytes - (size_t)at, "ld.global.%s %%%c%d, [%%x6+%d];\n",
-                       type_of(r->widths[s]), r->widths[s], s, 8 * s);
-    at += snprintf(out + at, bytes - (size_t)at, "%s %%%c0", r->op, r->widths[0]);
-    for (int s = 1; r->widths[s]; s++)
-        at += snprintf(out + at, bytes - (size_t)at, ", %%%c%d", r->widths[s], s);
-    if (r->last)
-        at += snprintf(out + at, bytes - (size_t)at, ", %s", r->last);
-    at += snprintf(out + at, bytes - (size_t)at, ";\nst.global.%s [%%x6], %%%c0;\ndone:\nret;\n}\n",
-                   type_of(r->widths[0]), r->widths[0]);
-    return at;
-}
-
-static struct vm_module *load_rows(void) {
-    enum { TEXT = ROWS * 1024 };
-    static char text[TEXT];
-    char error[512];
-    int at = snprintf(text, TEXT, ".version 8.0\n.target sm_80\n.address_size 64\n");
-    for (int n = 0; n < ROWS; n++)
-        at += kernel_text(text + at, TEXT - (size_t)at, &rows[n], n);
-    struct vm_module *m = vm_module_load(text, (size_t)at, error, sizeof error);
-    if (!m)
-        FAIL("%s", error);
-    return m;
-}
+/* ---- tests ------------------------------------------------------------------------------------
+ */
 
 static uint64_t cut(uint64_t v, char width) {
     return width == 'h' ? v & 0xffff : width == 'w' ? v & 0xffffffff : v;
 }
 
-struct item {
-    uint64_t result, source[3];
-};
-
-static void check_row(const struct row *r, const struct item *items) {
+static void check_row(const struct row *r) {
+    static struct machine_item items[VALUES];
+    for (int n = 0; n < VALUES; n++)
+        items[n] = (struct machine_item){
+            .source = {edges[n / EDGES], edges[n % EDGES], edges[(n * 7 + n / 5) % EDGES]}};
+    if (!machine_execute(&(struct machine_op){r->op, r->widths, r->last}, items, VALUES))
+        return;
     for (int n = 0; n < VALUES; n++) {
         uint64_t s[3] = {0};
         for (int k = 0; r->widths[k + 1]; k++)
             s[k] = cut(items[n].source[k], r->widths[k + 1]);
         uint64_t want = cut(r->expect(s[0], s[1], s[2]), r->widths[0]);
-        uint64_t got = cut(items[n].result, r->widths[0]);
-        if (got != want) {
+        if (items[n].result != want) {
             FAIL("%s of 0x%llx, 0x%llx, 0x%llx: 0x%llx, expected 0x%llx", r->op,
                  (unsigned long long)s[0], (unsigned long long)s[1], (unsigned long long)s[2],
-                 (unsigned long long)got, (unsigned long long)want);
+                 (unsigned long long)items[n].result, (unsigned long long)want);
             return;
         }
     }
 }
 
-TEST(Machine, IntegerInstructionsGiveWhatCGives) {
-    struct vm_module *m = load_rows();
-    ASSERT_TRUE(m != NULL);
-    struct item *items = vm_alloc(0, VALUES * sizeof *items, VM_DEVICE, "items");
-    ASSERT_TRUE(items != NULL);
-    void *params = items;
-    for (int n = 0; n < ROWS; n++) {
-        char name[16];
-        snprintf(name, sizeof name, "k%d", n);
-        struct vm_launch l = {.kernel = vm_module_kernel(m, name),
-                              .arch = vm_arch_find(80),
-                              .grid = {(VALUES + 127) / 128, 1, 1},
-                              .block = {128, 1, 1},
-                              .params = &params};
-        ASSERT_TRUE(l.kernel != NULL);
-        vm_access_begin();
-        for (int v = 0; v < VALUES; v++)
-            items[v] = (struct item){
-                ~(uint64_t)0, {edges[v / EDGES], edges[v % EDGES], edges[(v * 7 + v / 5) % EDGES]}};
-        EXPECT_INT_EQ(vm_run(&l), VM_OK);
-        check_row(&rows[n], items);
-        vm_access_end();
-    }
-    vm_free(items);
-    vm_module_unload(m);
+TEST(MachineInt, InstructionsGiveWhatCGives) {
+    for (int n = 0; n < ROWS; n++)
+        check_row(&rows[n]);
 }
 
 /* A sum and a product of 128 bits by carries. */
-TEST(Machine, CarriesJoinWords) {
-    static const char text[] =
-        ".version 8.0\n.target sm_80\n.address_size 64\n"
-        ".visible .entry k(.param .u64 p)\n{\n.reg .b64 %x<12>;\n"
-        "ld.param.u64 %x0, [p];\n"
-        "ld.global.v2.u64 {%x1, %x2}, [%x0];\nld.global.v2.u64 {%x3, %x4}, [%x0+16];\n"
-        "add.cc.u64 %x5, %x1, %x3;\naddc.u64 %x6, %x2, %x4;\n"
-        "sub.cc.u64 %x7, %x1, %x3;\nsubc.u64 %x8, %x2, %x4;\n"
-        "mul.lo.u64 %x9, %x1, %x3;\nmul.hi.u64 %x10, %x1, %x3;\n"
-        "mad.lo.cc.u64 %x9, %x1, %x3, %x2;\nmadc.hi.u64 %x10, %x1, %x3, 0;\n"
-        "st.global.v2.u64 [%x0], {%x5, %x6};\nst.global.v2.u64 [%x0+16], {%x7, %x8};\n"
-        "st.global.v2.u64 [%x0+32], {%x9, %x10};\nret;\n}\n";
-    char error[512];
-    struct vm_module *m = vm_module_load(text, sizeof text - 1, error, sizeof error);
-    ASSERT_TRUE(m != NULL);
-    u128 *v = vm_alloc(0, 3 * sizeof *v, VM_DEVICE, "words");
-    void *params = v;
-    struct vm_launch l = {.kernel = vm_module_kernel(m, "k"),
-                          .arch = vm_arch_find(80),
-                          .grid = {1, 1, 1},
-                          .block = {1, 1, 1},
-                          .params = &params};
-    for (int a = 0; a < EDGES; a++)
-        for (int b = 0; b < EDGES; b++) {
-            u128 x = (u128)edges[b] << 64 | edges[a], y = (u128)edges[a] << 64 | edges[b];
-            vm_access_begin();
-            v[0] = x;
-            v[1] = y;
-            ASSERT_INT_EQ(vm_run(&l), VM_OK);
-            EXPECT_TRUE(v[0] == x + y);
-            EXPECT_TRUE(v[1] == x - y);
-            EXPECT_TRUE(v[2] == (u128)edges[a] * edges[b] + edges[b]);
-            vm_access_end();
-            if (shim_failed())
-                return;
-        }
-    vm_free(v);
-    vm_module_unload(m);
+TEST(MachineInt, CarriesJoinWords) {
+    enum { PAIRS = EDGES * EDGES };
+    u128(*v)[3] = machine_alloc(PAIRS * sizeof *v);
+    for (int n = 0; n < PAIRS; n++) {
+        v[n][0] = (u128)edges[n % EDGES] << 64 | edges[n / EDGES];
+        v[n][1] = (u128)edges[n / EDGES] << 64 | edges[n % EDGES];
+    }
+    machine_run_body(NULL,
+                     "mul.wide.u32 %d2, %r2, 48;\nadd.s64 %d0, %d0, %d2;\n"
+                     "ld.global.v2.u64 {%d11, %d12}, [%d0];\n"
+                     "ld.global.v2.u64 {%d13, %d14}, [%d0+16];\n"
+                     "add.cc.u64 %d15, %d11, %d13;\naddc.u64 %d16, %d12, %d14;\n"
+                     "sub.cc.u64 %d17, %d11, %d13;\nsubc.u64 %d18, %d12, %d14;\n"
+                     "mad.lo.cc.u64 %d19, %d11, %d13, %d12;\nmadc.hi.u64 %d20, %d11, %d13, 0;\n"
+                     "st.global.v2.u64 [%d0], {%d15, %d16};\n"
+                     "st.global.v2.u64 [%d0+16], {%d17, %d18};\n"
+                     "st.global.v2.u64 [%d0+32], {%d19, %d20};\n",
+                     EDGES, EDGES, v);
+    for (int n = 0; n < PAIRS && !shim_failed(); n++) {
+        uint64_t a = edges[n / EDGES], b = edges[n % EDGES];
+        u128 x = (u128)b << 64 | a, y = (u128)a << 64 | b;
+        EXPECT_TRUE(v[n][0] == x + y);
+        EXPECT_TRUE(v[n][1] == x - y);
+        EXPECT_TRUE(v[n][2] == (u128)a * b + b);
+    }
+    machine_free(v);
 }
