@@ -214,7 +214,7 @@ static void check_atomic(const struct atomic *a, bool shared) {
     snprintf(body, sizeof body,
              "mov.u64 %%d3, sh;\nadd.u32 %%r10, %%r2, 1;\ncvt.u64.u32 %%d10, %%r10;\n"
              "setp.ne.u32 %%p0, %%r0, 0;\nsetp.ne.u32 %%p1, %%r0, %u;\n@%%p0 bra READY;\n"
-             "ld.global.%s %s, [%%d0];\nst.shared.%s [%%d3], %s;\nREADY:\nbar.sync 0;\n"
+             "ld.relaxed.gpu.global.%s %s, [%%d0];\nst.shared.%s [%%d3], %s;\nREADY:\nbar.sync 0;\n"
              "atom%s.%s.%s %s, [%s], %s;\nred%s.%s.%s [%s], %s;\n"
              "bar.sync 0;\n@%%p1 ret;\nld.shared.%s %s, [%%d3];\nst.global.%s [%%d0], %s;\n",
              shared ? 0 : ATOMIC_THREADS, type, reg, type, reg, a->order, space, a->op, reg, at,

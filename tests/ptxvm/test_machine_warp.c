@@ -109,6 +109,27 @@ TEST(MachineWarp, HalvesOfAWarpShuffleAmongThemselves) {
         .check = check_halves});
 }
 
+/* Lane 3 ends, and the odd ones are not in the mask: what the even lanes read from either is
+ * poison.
+ */
+static void check_absent(const uint32_t *data) {
+    for (uint32_t lane = 0; lane < LANES; lane += 2)
+        EXPECT_INT_EQ(data[lane], lane % 4 == 0 ? UINT32_MAX : mix(lane - 2));
+}
+
+TEST(MachineWarp, ShufflesFromLanesThatTakeNoPartGivePoison) {
+    machine_run_case(&(struct machine_case){
+        .body = MIX "setp.eq.u32 %p1, %r0, 3;\n@%p1 exit;\n" HALVES "@%p0 exit;\n"
+                    "and.b32 %r13, %r0, 2;\nsetp.eq.u32 %p2, %r13, 0;\nxor.b32 %r14, %r0, 3;\n"
+                    "sub.u32 %r15, %r0, 2;\nselp.b32 %r14, %r14, %r15, %p2;\n"
+                    "shfl.sync.idx.b32 %r16, %r10, %r14, 31, 0x55555555;\n"
+                    "st.global.u32 [%d1], %r16;\n",
+        .blocks = 1,
+        .threads = 32,
+        .words = 32,
+        .check = check_absent});
+}
+
 /* ---- vote ------------------------------------------------------------------------------------ */
 
 /* The predicate of a thread: in block 0 never, in block 1 always, in block 2 for odd lanes, else
