@@ -226,10 +226,22 @@ static void run_group(struct vm_warp *w, uint32_t slice) {
             i->run(w, i, m);
     }
     struct ptxvm_counters *c = &w->block->worker->counters;
+    w->steps += (int64_t)instructions;
     c->warp_instructions += instructions;
     c->lane_instructions += lanes;
     if (w->active)
         vm_scatter(w, w->active, w->pc);
+}
+
+/* A loop that does not poll memory either is not going to end. */
+static void check_steps(struct vm_warp *w) {
+    int64_t limit = vm_settings()->steps;
+    if (w->steps <= limit || !w->running)
+        return;
+    int lane = vm_first(w->running);
+    vm_fault(w, &w->block->grid->kernel->code[w->lane_pc[lane]], lane, VM_FAULT,
+             "the kernel does not end: a warp has executed %lld instructions (PTXVM_STEPS)",
+             (long long)limit);
 }
 
 /* Runs a warp until it waits, ends, only polls (false), or has had its turn. */
@@ -237,9 +249,12 @@ static bool run_warp(struct vm_warp *w) {
     int turn = vm_settings()->schedule == VM_SCHEDULE_RANDOM ? RANDOM_TURN : TURN;
     for (; w->running && turn; turn--) {
         uint32_t slice = choose(w);
-        if (!slice)
+        if (!slice) {
+            w->steps = 0;
             return false;
+        }
         run_group(w, slice);
+        check_steps(w);
     }
     return true;
 }

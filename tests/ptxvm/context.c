@@ -238,6 +238,7 @@ static void start_warp(struct vm_warp *w) {
         if (changes_with_block(&k->constants[i]))
             fill(w, &k->constants[i]);
     w->pc = w->limit = w->active = w->exited = w->polled = w->avoid = 0;
+    w->steps = 0;
     w->running = w->live;
     w->num_copies = 0;
     memset(w->wait, VM_RUNNING, sizeof w->wait);

@@ -87,6 +87,7 @@ static void read_environment(void) {
         refuse("PTXVM_ARCH", getenv("PTXVM_ARCH"), "80, 86, 89, 90 or 120");
     s.memory_bytes = memory();
     s.threads = (int32_t)number("PTXVM_THREADS", cpus > 0 ? cpus : 1, 1, 1024, "1 to 1024");
+    s.steps = number("PTXVM_STEPS", 4000000000, 1, INT64_MAX, "a number of instructions");
     schedule(&s);
     s.streams = streams();
     s.eager_copies = eager_copies();

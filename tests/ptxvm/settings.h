@@ -4,6 +4,7 @@
  *   PTXVM_ARCH=89            which: 80, 86, 89, 90, 120
  *   PTXVM_MEMORY=2G          bytes of each (K, M, G)
  *   PTXVM_THREADS=n          CPU threads of a large grid; default: the CPUs
+ *   PTXVM_STEPS=4000000000   instructions after which a warp that never waits counts as endless
  *   PTXVM_SCHEDULE=min       order of warps and of diverged lanes: min, reverse, random:SEED
  *                            (random also lets lanes of a warp run ahead where CUDA allows it)
  *   PTXVM_STREAMS=async      when work of a stream is done: sync (at the call), async (on a thread
@@ -31,6 +32,7 @@ enum vm_streams { VM_STREAMS_SYNC, VM_STREAMS_ASYNC, VM_STREAMS_LAZY };
 struct vm_settings {
     int32_t num_devices, sm, threads, fp8_bits, spin_seconds;
     size_t memory_bytes;
+    int64_t steps;
     enum vm_schedule schedule;
     uint64_t schedule_seed;
     enum vm_streams streams;

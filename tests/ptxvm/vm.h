@@ -216,6 +216,7 @@ struct vm_warp {
     uint32_t running, exited, live; /* lanes: able to run; ended; that exist */
     uint32_t polled;                /* a poll of memory by this warp since the last look */
     uint32_t avoid;                 /* lanes that poll in a loop: the others go first */
+    int64_t steps;                  /* instructions since it last gave way to other warps */
     uint32_t index;
     struct vm_block *block;
     uint8_t *local;            /* [32][local_bytes] */
