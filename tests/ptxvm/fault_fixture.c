@@ -77,6 +77,7 @@ static enum vm_result run_kernel(const struct fault_case *c, const char *text) {
 static _Noreturn void child(const struct fault_case *c, const char *text, int out) {
     setenv("PTXVM_RACES", c->races ? "1" : "0", 1);
     setenv("PTXVM_SPIN", "1", 1);
+    setenv("PTXVM_STEPS", "2000000", 1);
     unsetenv("PTXVM_ASYNC_COPY");
     unsetenv("PTXVM_SCHEDULE"); /* what is seen first, and so the words, depend on the order */
     vm_settings_reread();

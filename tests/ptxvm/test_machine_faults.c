@@ -297,6 +297,26 @@ static const struct fault_case launches[] = {
 
 /* Data is filled with 0xff, so its first word never becomes 7. */
 static const struct fault_case endless[] = {
+    {.name = "a loop of three million instructions",
+     .body = "LOOP:\nadd.u32 %r1, %r1, 1;\nsetp.lt.u32 %p4, %r1, 1000000;\n@%p4 bra LOOP;\n",
+     .threads = 32,
+     .result = VM_FAULT,
+     .words = "the kernel does not end: a warp has executed 2000000 instructions"},
+    {.name = "a loop of one million",
+     .body = "LOOP:\nadd.u32 %r1, %r1, 1;\nsetp.lt.u32 %p4, %r1, 300000;\n@%p4 bra LOOP;\n",
+     .threads = 32},
+    {.name = "a loop that does nothing",
+     .body = "@!%p3 ret;\nLOOP:\nbra LOOP; // <<\n",
+     .result = VM_FAULT,
+     .words = "the kernel does not end"},
+    {.name = "a poll by weak reads",
+     .body = "LOOP:\nld.global.u32 %r7, [%rd1];\nsetp.ne.u32 %p4, %r7, 7;\n@%p4 bra LOOP;\n",
+     .result = VM_FAULT,
+     .words = "the kernel does not end"},
+    {.name = "barriers for ever",
+     .body = "LOOP:\nbar.sync 0;\nbra LOOP;\n",
+     .result = VM_FAULT,
+     .words = "the kernel does not end"},
     {.name = "a flag that nobody sets",
      .body = "WAIT:\nld.volatile.global.u32 %r7, [%rd1]; // <<\nsetp.ne.u32 %p4, %r7, 7;\n"
              "@%p4 bra WAIT;\n",
