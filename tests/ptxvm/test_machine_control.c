@@ -65,8 +65,7 @@ TEST(MachineControl, LanesMeetAgainAfterLoopsAndBranches) {
         .check = check_meeting});
 }
 
-/* for i in 0 .. t: if (i % 3 == 1) continue; if (sum > 60) break; for j in 0 .. i % 4: sum += i ^ j
- */
+/* As the kernel of the next test has it. */
 static uint32_t nested(uint32_t t) {
     uint32_t sum = 0;
     for (uint32_t i = 0; i < t; i++) {
@@ -291,8 +290,7 @@ TEST(MachineControl, LanesWaitForALaneOfTheirWarp) {
         .check = check_spin});
 }
 
-/* Block b waits, asleep in between, for the word of block b + 1, so that the first waits longest.
- */
+/* Block b waits, asleep in between, for the word of block b + 1: the first waits longest. */
 static void check_chain(const uint32_t *data) {
     for (uint32_t b = 0; b < 7; b++)
         EXPECT_INT_EQ(data[b], 100 + (6 - b) * 3);

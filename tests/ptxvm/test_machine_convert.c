@@ -23,8 +23,7 @@ static struct machine_item *new_items(size_t count) {
     return items;
 }
 
-/* ---- references of single values --------------------------------------------------------------
- */
+/* ---- references of single values ------------------------------------------------------------- */
 
 /* E4M3: no infinities; 0x7f and 0xff are NaN; the exponent's bias is 7. */
 static uint32_t e4m3_f32(uint32_t code) {
@@ -285,8 +284,7 @@ TEST(MachineConvert, FloatsAreCutToTheirRange) {
 
 /* ---- floats to integers ---------------------------------------------------------------------- */
 
-/* Rounded and clamped. NaN is 0, but the lowest bit pattern's sign where either side has 64 bits.
- */
+/* Rounded and clamped. NaN is 0, or the sign bit alone where either side has 64 bits. */
 static uint64_t integer_of(format f, enum exact_rounding mode, uint64_t code, int bits,
                            bool is_signed) {
     if (exact_is_nan(f, code))

@@ -362,8 +362,7 @@ static const struct row rows[] = {
 };
 enum { ROWS = sizeof rows / sizeof *rows };
 
-/* ---- tests ------------------------------------------------------------------------------------
- */
+/* ---- tests ----------------------------------------------------------------------------------- */
 
 static uint64_t cut(uint64_t v, char width) {
     return width == 'h' ? v & 0xffff : width == 'w' ? v & 0xffffffff : v;

@@ -12,8 +12,7 @@
 
 enum { LANES = 32, M = 16, N = 8 };
 
-/* ---- ldmatrix, stmatrix, movmatrix ------------------------------------------------------------
- */
+/* ---- ldmatrix, stmatrix, movmatrix ----------------------------------------------------------- */
 
 /* Element e (0 or 1) of a register of lane l is row l / 4, column 2 (l % 4) + e of its matrix. */
 static uint32_t fragment(uint32_t matrix, uint32_t lane, bool transposed) {
@@ -26,8 +25,7 @@ static uint32_t fragment(uint32_t matrix, uint32_t lane, bool transposed) {
 }
 
 /* Shared memory: row r of matrix m, 8 elements, at 16 bytes times r * 5 % 8 + 8 m, so that rows lie
- * in no order. Element: 1000 m + 37 r + column. Lane l stores and names row l % 8 of matrix l / 8.
- */
+ * in no order. Element: 1000 m + 37 r + column. Lane l has row l % 8 of matrix l / 8. */
 #define ROWS_IN_SHARED                                                                             \
     ".reg .b32 %row<4>;\nmov.u32 %r10, sh;\nand.b32 %r11, %r0, 7;\nshr.u32 %r12, %r0, 3;\n"        \
     "mul.lo.u32 %r13, %r11, 5;\nand.b32 %r13, %r13, 7;\nmad.lo.u32 %r13, %r12, 8, %r13;\n"         \
@@ -84,8 +82,7 @@ TEST(MachineMatrix, LdmatrixHandsOutRowsOrColumns) {
     }
 }
 
-/* What stmatrix writes, ldmatrix reads back: matrices 1 and 0 swapped, and the others transposed.
- */
+/* What stmatrix writes, ldmatrix reads: matrices 1 and 0 swapped, and the others transposed. */
 static void check_stored(const uint32_t *data) {
     for (uint32_t l = 0; l < LANES; l++) {
         const uint32_t expected[] = {fragment(1, l, false), fragment(0, l, false),

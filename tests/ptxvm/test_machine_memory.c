@@ -1,5 +1,4 @@
-/* Memory of the PTX machine: loads and stores of all widths in all spaces, atomics, cp.async.
- */
+/* Memory of the PTX machine: loads and stores of all widths in all spaces, atomics, cp.async. */
 #include <stdio.h>
 #include <string.h>
 

@@ -45,8 +45,7 @@ static uint32_t source_lane(enum mode mode, uint32_t lane, uint32_t b, uint32_t 
     return *valid ? (uint32_t)from : lane;
 }
 
-/* The operand b of a thread: the same for all lanes in the first 32 blocks, and not in the others.
- */
+/* The operand b of a thread: the same for all lanes in the first 32 blocks, not in the others. */
 static uint32_t shuffle_by(uint32_t block, uint32_t lane) {
     return block < 32 ? block : (block * lane) >> 1;
 }
@@ -109,9 +108,7 @@ TEST(MachineWarp, HalvesOfAWarpShuffleAmongThemselves) {
         .check = check_halves});
 }
 
-/* Lane 3 ends, and the odd ones are not in the mask: what the even lanes read from either is
- * poison.
- */
+/* The odd lanes have ended, lane 3 before the others: what is read from them is poison. */
 static void check_absent(const uint32_t *data) {
     for (uint32_t lane = 0; lane < LANES; lane += 2)
         EXPECT_INT_EQ(data[lane], lane % 4 == 0 ? UINT32_MAX : mix(lane - 2));
