@@ -43,11 +43,14 @@ static void *expected_layout(enum weight_layout layout, enum dtype dtype, int32_
     return out;
 }
 
-/* The rows of a matrix with a row stride, `shift` bytes from an aligned address. */
+/* The rows of a matrix with a row stride, `shift` bytes from an aligned address. What lies between
+ * them is not zero: it is another part of the checkpoint's rows. */
 static uint8_t *source_rows(enum dtype dtype, int32_t rows, int32_t cols, int64_t ld,
                             size_t shift) {
     size_t size = dtype_bytes(dtype);
-    uint8_t *out = xcalloc(1, (size_t)rows * (size_t)ld * size + shift);
+    size_t bytes = (size_t)rows * (size_t)ld * size + shift;
+    uint8_t *out = xmalloc(bytes);
+    memset(out, 0x5a, bytes);
     for (int32_t row = 0; row < rows; row++)
         for (int32_t col = 0; col < cols; col++)
             for (size_t b = 0; b < size; b++)
@@ -104,6 +107,7 @@ TEST(CudaLayout, SourcesMayHaveAnyStrideAndAlignment) {
             size_t size = dtype_bytes(dtypes[d]);
             check_layout(layouts[l], dtypes[d], end, 40, 48, 0, &end);
             check_layout(layouts[l], dtypes[d], end, 40, 45, 0, &end);
+            check_layout(layouts[l], dtypes[d], end, 47, 48, 0, &end); /* a load ends beyond it */
             check_layout(layouts[l], dtypes[d], end, 40, 48, 3 * size, &end);
         }
 }
