@@ -147,7 +147,7 @@ VM_OBJ    := $(patsubst %.c,$(BUILD)/%.o,$(filter-out $(VM_TEST),$(wildcard test
 VM_BLAS   := $(patsubst %,$(BUILD)/tests/ptxvm/%.o,cublas gemm rt_alloc)
 VM_LT     := $(patsubst %,$(BUILD)/tests/ptxvm/%.o,cublaslt gemm rt_alloc)
 VM_RT     := $(filter-out %/cublas.o %/gemm.o %/cublaslt.o,$(VM_OBJ))
-VM_CORE   := $(filter-out $(BUILD)/tests/ptxvm/rt_%,$(VM_RT))
+VM_CORE   := $(filter-out $(BUILD)/tests/ptxvm/rt_%,$(VM_RT)) $(BUILD)/tests/ptxvm/rt_alloc.o
 VM_LIBS   := $(VM)/libcudart.so.13 $(VM)/libcublas.so.13 $(VM)/libcublasLt.so.13
 $(VM_OBJ): CFLAGS += -O3 -march=x86-64-v3 -fno-strict-aliasing -fwrapv -fPIC -Wno-maybe-uninitialized
 $(VM)/libcudart.so.13: $(VM_RT)
