@@ -100,13 +100,13 @@ $(BUILD)/moeserve_tests: $(TEST_OBJ) $(LIB_OBJ)
 BENCH_OBJ := $(patsubst %,$(BUILD)/tests/%.o,bench_machine $(if $(CUDA_OBJ),bench_machine_cuda bench_kernels,bench_machine_none))
 $(BUILD)/bench_%: $(BUILD)/tests/bench_%.o $(BENCH_OBJ) $(LIB_OBJ)
 	@echo "  LINK $@"
-	$(Q)$(CXX) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+	$(Q)$(CXX) $(LDFLAGS) -o $@ $^ $(LDLIBS) $(if $(CUDA_OBJ),-lcublas)
 
 BENCH_CUDA_OBJ := $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/bench_cuda*.c)) \
                   $(patsubst %,$(BUILD)/tests/%.o,bench_gpu bench_ceilings bench_kernels bench_machine)
 $(BUILD)/bench_cuda: $(BENCH_CUDA_OBJ) $(LIB_OBJ)
 	@echo "  LINK $@"
-	$(Q)$(CXX) $(LDFLAGS) -o $@ $^ $(LDLIBS) -lcublasLt
+	$(Q)$(CXX) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
 # SIMD kernels: each file is built for its own instruction set and chosen at run time.
 $(BUILD)/host/cpu/kernels_avx2.o: CFLAGS += -O3 -mavx2 -mfma -mf16c

@@ -1,14 +1,14 @@
-/* bench_cuda: dense projections: the streaming kernel on BF16 and FP8 weights, and cuBLAS on BF16
- * ones as the backend calls it, by the number of tokens; and where cuBLAS becomes the faster one.
+/* bench_cuda: dense projections by the ways of cuda_gemm.h: streaming and tiles on BF16 and FP8
+ * weights, cuBLASLt on BF16 ones, by the number of tokens; from how many tokens on streaming is not
+ * the fastest any more, and what the model of gemm_cost.c says of that.
  *
  * Several copies of the weights take turns, so that they come from memory.
  */
-#include <cublas_v2.h>
-
 #include "cuda/cuda_check.h"
+#include "cuda/cuda_gemm.h"
 #include "tests/bench_gpu.h"
 
-enum { MAX_SETS = 16, BLAS_WORKSPACE = 32 << 20 };
+enum { MAX_SETS = 16, MAX_COUNTS = 32 };
 
 struct projection {
     const char *name;
@@ -27,43 +27,40 @@ static const struct projection projections[] = {
 };
 static const struct projection tiny_projection = {"tiny", 48, 64, true, true};
 
-enum way { STREAM_BF16, CUBLAS_BF16, STREAM_FP8, NUM_WAYS };
-static const char *const way_names[NUM_WAYS] = {"stream bf16", "cublas bf16", "stream fp8"};
+struct way {
+    const char *name;
+    enum gemm_path path;
+    bool fp8;
+};
+static const struct way ways[] = {
+    {"stream bf16", GEMM_STREAM, false},    {"tiles bf16", GEMM_TILE, false},
+    {"cublaslt bf16", GEMM_LIBRARY, false}, {"stream fp8", GEMM_STREAM, true},
+    {"tiles fp8", GEMM_TILE, true},
+};
+enum { NUM_WAYS = sizeof ways / sizeof *ways };
 
 struct dense_case {
     struct dense_args args;
     const void *weights[MAX_SETS];
-    cublasHandle_t blas;
+    struct gemm *gemm;
+    enum gemm_path path;
 };
 
-static void launch_stream(void *context, int32_t set, cudaStream_t stream) {
+static void launch_dense(void *context, int32_t set, cudaStream_t stream) {
     const struct dense_case *c = context;
     struct dense_args a = c->args;
     a.weight = c->weights[set];
-    dense_launch(&a, stream);
-}
-
-/* As cuda/cuda_ops.c does it. */
-static void launch_cublas(void *context, int32_t set, cudaStream_t stream) {
-    const struct dense_case *c = context;
-    const struct dense_args *a = &c->args;
-    const float one = 1, zero = 0;
-    (void)stream;
-    cublasStatus_t rc =
-        cublasGemmEx(c->blas, CUBLAS_OP_T, CUBLAS_OP_N, a->rows, a->num_tokens, a->cols, &one,
-                     c->weights[set], CUDA_R_16BF, a->cols, a->x, CUDA_R_16BF, (int)a->ldx, &zero,
-                     a->y, a->y_float ? CUDA_R_32F : CUDA_R_16BF, (int)a->ldy, CUBLAS_COMPUTE_32F,
-                     CUBLAS_GEMM_DEFAULT);
-    CHECK(rc == CUBLAS_STATUS_SUCCESS, "cublasGemmEx: %s", cublasGetStatusString(rc));
+    bool taken = gemm_launch_by(c->gemm, c->path, &a, stream);
+    CHECK(taken, "path %d does not take the product", (int)c->path);
 }
 
 /* Microseconds, 0 when it did not run. The weights are there already. */
 static double run_tokens(struct bench *b, struct dense_case *c, const struct projection *p,
-                         enum way way, int32_t sets, int32_t T) {
+                         const struct way *way, int32_t sets, int32_t T) {
     char name[96];
     double us = 0, element = p->y_float ? sizeof(float) : sizeof(bf16);
-    bool fp8 = way == STREAM_FP8;
-    snprintf(name, sizeof name, "dense/%s %s T=%d", p->name, way_names[way], T);
+    bool fp8 = way->fp8;
+    snprintf(name, sizeof name, "dense/%s %s T=%d", p->name, way->name, T);
     if (!bench_wanted(b, name))
         return 0;
     int32_t first = b->num_buffers;
@@ -88,11 +85,14 @@ static double run_tokens(struct bench *b, struct dense_case *c, const struct pro
                  (double)T * p->cols * sizeof(bf16) + (double)T * p->rows * element,
         .operations = 2.0 * p->rows * p->cols * T,
         .sets = sets,
-        .launch = way == CUBLAS_BF16 ? launch_cublas : launch_stream,
+        .launch = launch_dense,
         .context = c,
     };
-    if (bench_ready(b, name))
+    c->path = way->path;
+    if (gemm_takes(way->path, &c->args) && bench_ready(b, name)) {
+        launch_dense(c, 0, b->stream); /* the library chooses an algorithm, before any recording */
         us = bench_run(b, &run);
+    }
     bench_release_to(b, first);
     return us;
 }
@@ -106,46 +106,57 @@ static int32_t token_counts(const struct bench *b, const int32_t **out) {
     return (int32_t)((b->tiny ? sizeof tiny : b->quick ? sizeof quick : sizeof all) / sizeof *all);
 }
 
-/* All ways of one projection; says from which of the token counts on cuBLAS is faster. */
-static void run_projection(struct bench *b, const struct projection *p, cublasHandle_t blas) {
+/* The first of the token counts from which on one of ways [1, n) of us is faster than us[0]; 0:
+ * none. */
+static int32_t crossover(double us[][MAX_COUNTS], int32_t num_ways, const int32_t *tokens,
+                         int32_t n) {
+    int32_t from = 0;
+    for (int32_t i = n - 1; i >= 0 && us[0][i] > 0; i--) {
+        bool faster = false;
+        for (int32_t w = 1; w < num_ways; w++)
+            faster = faster || (us[w][i] > 0 && us[w][i] < us[0][i]);
+        if (!faster)
+            break;
+        from = tokens[i];
+    }
+    return from;
+}
+
+/* All ways of one projection. */
+static void run_projection(struct bench *b, const struct projection *p, struct gemm *gemm) {
     const int32_t *tokens;
-    int32_t n = token_counts(b, &tokens), faster_from = 0;
-    double us[NUM_WAYS][32] = {{0}};
+    int32_t n = token_counts(b, &tokens);
+    double us[NUM_WAYS][MAX_COUNTS] = {{0}};
     char name[96];
     snprintf(name, sizeof name, "dense/%s", p->name);
-    for (enum way way = STREAM_BF16; way < NUM_WAYS; way++) {
-        struct dense_case c = {.blas = blas};
-        int64_t bytes = (int64_t)p->rows * p->cols * (way == STREAM_FP8 ? 1 : 2);
+    for (int32_t w = 0; w < NUM_WAYS; w++) {
+        struct dense_case c = {.gemm = gemm};
+        int64_t bytes = (int64_t)p->rows * p->cols * (ways[w].fp8 ? 1 : 2);
         int32_t sets = bench_sets(b, (double)bytes, MAX_SETS);
         for (int32_t i = 0; i < sets; i++)
-            c.weights[i] = way == STREAM_FP8 ? (void *)bench_random_e4m3(b, bytes)
-                                             : (void *)bench_random_bf16(b, bytes / 2, 0.02f);
+            c.weights[i] = ways[w].fp8 ? (void *)bench_random_e4m3(b, bytes)
+                                       : (void *)bench_random_bf16(b, bytes / 2, 0.02f);
         for (int32_t i = 0; bench_ready(b, name) && i < n; i++)
-            us[way][i] = run_tokens(b, &c, p, way, sets, tokens[i]);
+            us[w][i] = run_tokens(b, &c, p, &ways[w], sets, tokens[i]);
         bench_release(b);
     }
-    for (int32_t i = n - 1; i >= 0 && us[CUBLAS_BF16][i] > 0; i--) {
-        if (us[CUBLAS_BF16][i] >= us[STREAM_BF16][i])
-            break;
-        faster_from = tokens[i];
-    }
-    if (faster_from > 0)
-        printf("%-56s cuBLAS is the faster one from T=%d on\n", name, faster_from);
+    int32_t bf16_from = crossover(us, 3, tokens, n), fp8_from = crossover(us + 3, 2, tokens, n);
+    if (bf16_from > 0 || fp8_from > 0)
+        printf("%-56s streaming is not the fastest from T=%d (BF16), %d (FP8); modelled: %d, %d\n",
+               name, bf16_from, fp8_from,
+               gemm_crossover_tokens(&b->gpu, DTYPE_BF16, p->rows, p->cols),
+               gemm_crossover_tokens(&b->gpu, DTYPE_F8_E4M3, p->rows, p->cols));
 }
 
 void bench_dense(struct bench *b) {
-    cublasHandle_t blas;
     void *workspace = NULL;
-    CHECK(cublasCreate(&blas) == CUBLAS_STATUS_SUCCESS, "cublasCreate");
-    CHECK(cublasSetStream(blas, b->stream) == CUBLAS_STATUS_SUCCESS, "cublasSetStream");
-    CUDA_CHECK(cudaMalloc(&workspace, BLAS_WORKSPACE)); /* as it may allocate none when captured */
-    CHECK(cublasSetWorkspace(blas, workspace, BLAS_WORKSPACE) == CUBLAS_STATUS_SUCCESS,
-          "cublasSetWorkspace");
+    CUDA_CHECK(cudaMalloc(&workspace, GEMM_WORKSPACE_BYTES));
+    struct gemm *gemm = gemm_create(workspace);
     if (b->tiny)
-        run_projection(b, &tiny_projection, blas);
+        run_projection(b, &tiny_projection, gemm);
     for (size_t i = 0; !b->tiny && i < sizeof projections / sizeof *projections; i++)
         if (projections[i].quick || !b->quick)
-            run_projection(b, &projections[i], blas);
-    cublasDestroy(blas);
+            run_projection(b, &projections[i], gemm);
+    gemm_destroy(gemm);
     CUDA_CHECK(cudaFree(workspace));
 }
