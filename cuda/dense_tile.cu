@@ -16,7 +16,7 @@
  *            64    F8 x F8    12 KB    4     48 KB     1  (three sets of sums)
  *           128    BF16       32 KB    3     96 KB     1
  *           128    F8         24 KB    3     72 KB     1
- *           128    F8 x F8    16 KB    4     64 KB     1
+ *           128    F8 x F8    16 KB    4     64 KB     1  (not on sm_90: it would spill)
  *          128 tokens read the weights half as often, but a matrix of few rows may not have enough
  *          such tiles for all SMs: the size with fewer rounds of the SMs is taken.
  * Bytes    W once for each 64 or 128 tokens and x once for each 128 rows, most of it from L2; bound
@@ -48,6 +48,18 @@ template <enum weight_kind KIND, int NT>
 constexpr int STAGES = KIND == WEIGHT_BF16 && NT == 4 ? 2 : IS_XQ<KIND> ? 4 : 3;
 template <enum weight_kind KIND, int NT>
 constexpr int TILE_BLOCKS = NT == 8 || HAS_CHAINS<KIND> ? 1 : 2; /* an SM */
+
+/* As ptxas assigns registers for sm_90, F8 x F8 with a scale a row and 128 tokens spills: the code for
+ * that architecture, which GPUs up to the next one we compile for run too, leaves it out. */
+template <enum weight_kind KIND, int NT>
+static __host__ __device__ __forceinline__ constexpr bool spills_on(int sm) {
+    return KIND == WEIGHT_F8_ROW_XQ && NT == 8 && sm >= 90 && sm < 120;
+}
+#ifdef __CUDA_ARCH__
+constexpr int PTX_SM = __CUDA_ARCH__ / 10;
+#else
+constexpr int PTX_SM = 0;
+#endif
 
 /* ---- stages ------------------------------------------------------------------------------------ */
 
@@ -220,6 +232,7 @@ template <enum weight_kind KIND, enum weight_layout LAYOUT, int NT>
 DEVICE void tile_sum(struct tile_sums<KIND, NT> *s, char *shared, const struct dense_args &a,
                      int tiles, int first_group, int first_token) {
     constexpr int N = STAGES<KIND, NT>;
+    constexpr int UNROLLED = IS_F8<KIND> ? STAGE_TILES : 1; /* for fewer registers */
     int steps = (tiles + STAGE_TILES - 1) / STAGE_TILES;
 #pragma unroll
     for (int m = 0; m < MATS; m++) {
@@ -244,7 +257,7 @@ DEVICE void tile_sum(struct tile_sums<KIND, NT> *s, char *shared, const struct d
             copy_stage<KIND, LAYOUT, NT>(shared + ahead_slot * STAGE_BYTES<KIND, NT>, a, tiles,
                                          first_group, first_token, ahead * STAGE_TILES);
         cp_async_commit();
-#pragma unroll
+#pragma unroll UNROLLED
         for (int t = 0; t < STAGE_TILES; t++) {
             int tile = step * STAGE_TILES + t;
             if (tile >= tiles)
@@ -301,7 +314,7 @@ __global__ void __launch_bounds__(TILE_THREADS, TILE_BLOCKS<KIND, NT>)
     for (int item = blockIdx.x; item < items; item += gridDim.x) {
         int first_group = item / token_tiles * TILE_GROUPS;
         int first_token = item % token_tiles * TILE_TOKENS<NT>;
-        if constexpr (RUNS_HERE<KIND>) {
+        if constexpr (RUNS_HERE<KIND> && !spills_on<KIND, NT>(PTX_SM)) {
             struct tile_sums<KIND, NT> sums;
             tile_sum<KIND, LAYOUT, NT>(&sums, shared, a, tiles, first_group, first_token);
             tile_store<KIND, NT>(sums, a, first_group, first_token);
@@ -331,7 +344,9 @@ static int64_t rounds(const struct dense_args *a, int tokens) {
 }
 
 int32_t dense_tile_tokens(const struct dense_args *a) {
-    bool narrow = weight_kind_of(a->dtype, a->scale, a->xq) == WEIGHT_F8_BLOCK ||
+    enum weight_kind kind = weight_kind_of(a->dtype, a->scale, a->xq);
+    bool narrow = kind == WEIGHT_F8_BLOCK ||
+                  (kind == WEIGHT_F8_ROW_XQ && spills_on<WEIGHT_F8_ROW_XQ, 8>(a->gpu.sm)) ||
                   rounds(a, TILE_TOKENS<4>) < rounds(a, TILE_TOKENS<8>);
     return narrow ? TILE_TOKENS<4> : TILE_TOKENS<8>;
 }
