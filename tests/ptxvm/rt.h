@@ -250,6 +250,7 @@ struct variable {
 /* By the address of the host stub or a cudaKernel_t; loads its module. */
 cudaError_t function_load(const void *func, struct function **out);
 struct function *function_find_locked(const void *func); /* without loading; NULL when unknown */
+int32_t function_ptx_sm(const struct function *f);       /* of a loaded one: what its PTX is for */
 /* The address of a variable on a device. */
 cudaError_t symbol_address(const void *symbol, int32_t device, void **address, size_t *bytes);
 /* Dynamic shared memory that a launch on a device may ask for. */

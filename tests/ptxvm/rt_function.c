@@ -24,7 +24,8 @@ cudaError_t cudaFuncGetAttributes(struct cudaFuncAttributes *attributes, const v
     attributes->sharedSizeBytes = f->info.static_shared;
     attributes->localSizeBytes = f->info.local_bytes;
     attributes->maxThreadsPerBlock = f->info.max_threads;
-    attributes->ptxVersion = attributes->binaryVersion = rt_arch()->sm;
+    attributes->ptxVersion = function_ptx_sm(f);
+    attributes->binaryVersion = rt_arch()->sm;
     attributes->maxDynamicSharedSizeBytes = (int)function_dynamic_limit(f, rt_thread.device);
     attributes->preferredShmemCarveout = f->carveout[rt_thread.device];
     return cudaSuccess;

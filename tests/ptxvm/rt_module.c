@@ -23,6 +23,7 @@ struct binary {
     const void *data; /* NULL: not a wrapper that we know */
     bool tried;
     cudaError_t error; /* of the load that was tried */
+    int32_t sm;        /* what the parsed PTX is for */
     struct vm_module *module;
 };
 
@@ -140,6 +141,7 @@ static cudaError_t parse(struct binary *b) {
     if (b->data)
         r = fatbin_find_ptx(b->data, SIZE_MAX, rt_arch()->sm, &ptx, error, sizeof error);
     if (r == FATBIN_OK) {
+        b->sm = ptx.sm;
         b->module = vm_module_open(ptx.text, ptx.len, error, sizeof error);
         if (b->module)
             return cudaSuccess;
@@ -207,6 +209,10 @@ cudaError_t function_load(const void *func, struct function **out) {
     }
     rt_unlock();
     return cudaSuccess;
+}
+
+int32_t function_ptx_sm(const struct function *f) {
+    return f->binary->sm;
 }
 
 cudaError_t symbol_address(const void *symbol, int32_t device, void **address, size_t *bytes) {
