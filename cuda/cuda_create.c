@@ -47,9 +47,11 @@ static void *cuda_alloc(struct backend *b, size_t bytes) {
     return p;
 }
 
+/* Waits for all work of the device, which may use the memory. */
 static void cuda_free(struct backend *b, void *p, size_t bytes) {
     (void)bytes;
     CUDA_CHECK(cudaSetDevice(b->device));
+    CUDA_CHECK(cudaDeviceSynchronize());
     CUDA_CHECK(cudaFree(p));
 }
 
@@ -187,12 +189,15 @@ static cudaError_t create_pinned(struct backend *b) {
     return rc;
 }
 
-static void create_streams(struct backend *b) {
-    CUDA_CHECK(cudaStreamCreateWithFlags(&b->stream, cudaStreamNonBlocking));
-    CUDA_CHECK(cudaStreamCreateWithFlags(&b->upload, cudaStreamNonBlocking));
-    CUDA_CHECK(cudaEventCreateWithFlags(&b->arrays_read, cudaEventDisableTiming));
+static cudaError_t create_streams(struct backend *b) {
     pthread_mutex_init(&b->stages_lock, NULL);
     pthread_cond_init(&b->stage_free, NULL);
+    cudaError_t rc = cudaStreamCreateWithFlags(&b->stream, cudaStreamNonBlocking);
+    if (rc == cudaSuccess)
+        rc = cudaStreamCreateWithFlags(&b->upload, cudaStreamNonBlocking);
+    if (rc == cudaSuccess)
+        rc = cudaEventCreateWithFlags(&b->arrays_read, cudaEventDisableTiming);
+    return rc;
 }
 
 static void describe(struct backend *b) {
@@ -230,9 +235,12 @@ static void cuda_destroy(struct backend *b) {
     cudaFreeHost(b->sample_results);
     cudaFreeHost(b->sample_counts);
     cudaFreeHost(b->sample_banned);
-    cudaEventDestroy(b->arrays_read);
-    cudaStreamDestroy(b->upload);
-    cudaStreamDestroy(b->stream);
+    if (b->arrays_read)
+        cudaEventDestroy(b->arrays_read);
+    if (b->upload)
+        cudaStreamDestroy(b->upload);
+    if (b->stream)
+        cudaStreamDestroy(b->stream);
     pthread_mutex_destroy(&b->stages_lock);
     pthread_cond_destroy(&b->stage_free);
     free(b->tables);
@@ -261,14 +269,43 @@ static int check_config(const struct backend_config *c, struct error *error) {
                              sizes[i].name, sizes[i].is, sizes[i].wanted);
     int32_t sm = device_sm(c->device);
     if (c->fp8_activations && sm < MIN_F8_SM)
-        return error_set(error, ERR_UNSUPPORTED,
-                         "--activation-dtype fp8: GPU %d has compute capability %d.%d, and tensor "
-                         "cores take FP8 from %d.%d on; with bf16 activations it serves FP8 weights "
-                         "too",
-                         c->device, sm / 10, sm % 10, MIN_F8_SM / 10, MIN_F8_SM % 10);
+        return error_set(
+            error, ERR_UNSUPPORTED,
+            "--activation-dtype fp8: GPU %d has compute capability %d.%d, and tensor "
+            "cores take FP8 from %d.%d on; with bf16 activations it serves FP8 weights "
+            "too",
+            c->device, sm / 10, sm % 10, MIN_F8_SM / 10, MIN_F8_SM % 10);
     return 0;
 }
 
+/* Makes the device the thread's, which is when its memory is first taken, and looks whether the
+ * program has kernels for it. */
+static int open_device(const struct backend_config *c, struct error *error) {
+    int32_t sm = device_sm(c->device), arch = 0;
+    cudaError_t rc = cudaSetDevice(c->device);
+    if (rc == cudaSuccess)
+        rc = kernels_arch(&arch);
+    if (rc == cudaErrorNoKernelImageForDevice || rc == cudaErrorInvalidDeviceFunction)
+        return error_set(error, ERR_UNSUPPORTED,
+                         "GPU %d has compute capability %d.%d, and this program was built without "
+                         "kernels for it; build it with make ARCHS=%d",
+                         c->device, sm / 10, sm % 10, sm);
+    if (rc != cudaSuccess)
+        return error_set(
+            error, rc == cudaErrorMemoryAllocation ? ERR_NO_MEMORY : ERR_UNSUPPORTED,
+            "GPU %d cannot be used: %s (%s); another process may hold it or its memory "
+            "(nvidia-smi shows them)",
+            c->device, cudaGetErrorString(rc), cudaGetErrorName(rc));
+    if (c->fp8_activations && arch < MIN_F8_SM)
+        return error_set(error, ERR_UNSUPPORTED,
+                         "--activation-dtype fp8: GPU %d has compute capability %d.%d, and this "
+                         "program was built for %d.%d, which has no FP8 products; build it with "
+                         "make ARCHS=%d",
+                         c->device, sm / 10, sm % 10, arch / 10, arch % 10, sm);
+    return 0;
+}
+
+/* rc: of what was tried last; cudaSuccess: of cuBLASLt. */
 static int no_memory(struct backend *b, size_t scratch, cudaError_t rc, struct error *error) {
     size_t pinned = NUM_STAGES * (STAGE_BYTES + STAGE_SCALES * sizeof(float)) + b->arrays.bytes;
     int64_t left = cuda_free_bytes(b), missing = (int64_t)scratch - left;
@@ -279,6 +316,12 @@ static int no_memory(struct backend *b, size_t scratch, cudaError_t rc, struct e
             "few (%s); lower --max-num-batched-tokens or --max-num-seqs",
             b->device, scratch, (double)scratch / 1e9, (long long)left,
             (long long)(missing > 0 ? missing : 0), cudaGetErrorString(rc));
+    if (rc == cudaSuccess)
+        return error_set(
+            error, ERR_NO_MEMORY,
+            "GPU %d: cuBLASLt does not start, and of memory %lld bytes are free; lower "
+            "--max-num-batched-tokens or --max-num-seqs",
+            b->device, (long long)left);
     return error_set(error, ERR_NO_MEMORY,
                      "GPU %d: no pinned host memory for buffers of about %.2f GB (%s); free host "
                      "memory, raise the limit of locked memory (ulimit -l), or lower "
@@ -289,32 +332,38 @@ static int no_memory(struct backend *b, size_t scratch, cudaError_t rc, struct e
 static int cuda_create(const struct backend_config *config, struct backend **out,
                        struct error *error) {
     int checked = check_config(config, error);
-    if (checked != 0)
+    if (checked == 0)
+        checked = open_device(config, error);
+    if (checked != 0) {
+        cudaGetLastError(); /* it is not an error of what follows */
         return checked;
+    }
     struct backend *b = xcalloc(1, sizeof *b);
     int32_t *offsets = xcalloc((size_t)config->num_kv_heads + 1, sizeof *offsets);
     b->config = *config;
     b->config.kv_head = NULL;
     b->device = config->device;
-    CUDA_CHECK(cudaSetDevice(b->device));
     b->gpu = device_info(b->device);
     group_heads(b, config->kv_head, offsets);
     int64_t context = (int64_t)config->max_seqs * config->max_model_len;
     b->max_splits = attention_max_splits(config->max_seqs,
                                          context < WORKSPACE_CONTEXT ? context : WORKSPACE_CONTEXT);
-    create_streams(b);
     describe(b);
     struct step_arrays counted;
     b->arrays.bytes = cuda_step_arrays(config, b->max_group, NULL, &counted);
     size_t bytes = carve_scratch(b, NULL);
-    cudaError_t rc = cudaMalloc(&b->scratch, bytes);
+    cudaError_t rc = create_streams(b);
+    if (rc == cudaSuccess)
+        rc = cudaMalloc(&b->scratch, bytes);
     if (rc == cudaSuccess) {
         carve_scratch(b, b->scratch);
         rc = create_stages(b);
     }
     if (rc == cudaSuccess)
         rc = create_pinned(b);
-    if (rc != cudaSuccess) {
+    if (rc == cudaSuccess)
+        b->gemm = gemm_create(b->gemm_workspace);
+    if (!b->gemm) {
         cudaGetLastError(); /* it is not an error of what follows */
         no_memory(b, bytes, rc, error);
         cuda_destroy(b);
@@ -323,7 +372,6 @@ static int cuda_create(const struct backend_config *config, struct backend **out
     }
     CUDA_CHECK(cudaMemsetAsync(b->scratch, 0, bytes, b->stream));
     cuda_write(b, b->head_offsets, offsets, ((size_t)config->num_kv_heads + 1) * sizeof *offsets);
-    b->gemm = gemm_create(b->gemm_workspace);
     free(offsets);
     *out = b;
     return 0;

@@ -77,7 +77,10 @@ struct gemm *gemm_create(void *workspace) {
     const uint64_t bytes = GEMM_WORKSPACE_BYTES;
     const uint32_t reduction = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE, aligned = 16;
     g->workspace = workspace;
-    LT_CHECK(cublasLtCreate(&g->handle));
+    if (cublasLtCreate(&g->handle) != CUBLAS_STATUS_SUCCESS) {
+        free(g);
+        return NULL;
+    }
     LT_CHECK(cublasLtMatmulDescInit(&g->desc, CUBLAS_COMPUTE_32F, CUDA_R_32F));
     LT_CHECK(cublasLtMatmulDescSetAttribute(&g->desc, CUBLASLT_MATMUL_DESC_TRANSA, &transposed,
                                             sizeof transposed));

@@ -29,7 +29,8 @@ enum { GEMM_WORKSPACE_BYTES = 32 << 20 }; /* what NVIDIA advises for Hopper; oth
 
 struct gemm;
 
-/* workspace: device memory [GEMM_WORKSPACE_BYTES], aligned to 256 bytes, borrowed. */
+/* workspace: device memory [GEMM_WORKSPACE_BYTES], aligned to 256 bytes, borrowed. NULL where the
+ * library does not start, as it takes memory of the device. */
 struct gemm *gemm_create(void *workspace);
 void gemm_destroy(struct gemm *g); /* NULL is fine */
 

@@ -187,10 +187,13 @@ void cuda_weight_put(struct backend *b, struct weight *w, int32_t row0,
 /* ---- tables ------------------------------------------------------------------------------------
  */
 
-/* Device memory that lives as long as the backend. */
+/* Device memory that lives as long as the backend; NULL where there is none. */
 static void *keep(struct backend *b, size_t bytes) {
     void *p = NULL;
-    CUDA_CHECK(cudaMalloc(&p, bytes));
+    if (cudaMalloc(&p, bytes) != cudaSuccess) {
+        cudaGetLastError(); /* it is not an error of what follows */
+        return NULL;
+    }
     b->tables = xrealloc(b->tables, (size_t)(b->num_tables + 1) * sizeof *b->tables);
     b->tables[b->num_tables++] = p;
     return p;
@@ -244,6 +247,17 @@ int cuda_experts_init(struct backend *b, const struct expert_weights *experts, i
     t->down_col0 = n > 0 ? experts[0].down.block_col0 : 0;
     t->experts = keep(b, (size_t)(n + 1) * sizeof *host);
     t->slot = keep(b, (size_t)E * sizeof *slot);
+    b->expert_tables =
+        xrealloc(b->expert_tables, (size_t)(b->num_expert_tables + 1) * sizeof *b->expert_tables);
+    b->expert_tables[b->num_expert_tables++] = t;
+    if (!t->experts || !t->slot) {
+        free(host);
+        free(slot);
+        return error_set(error, ERR_NO_MEMORY,
+                         "GPU %d: no memory for a layer's table of %d experts; lower "
+                         "--max-num-batched-tokens or --max-num-seqs",
+                         b->device, n);
+    }
     CUDA_CHECK(cudaMemcpyAsync(t->experts, host, (size_t)n * sizeof *host, cudaMemcpyHostToDevice,
                                b->upload));
     CUDA_CHECK(cudaMemcpyAsync(t->slot, slot, (size_t)E * sizeof *slot, cudaMemcpyHostToDevice,
@@ -251,9 +265,6 @@ int cuda_experts_init(struct backend *b, const struct expert_weights *experts, i
     CUDA_CHECK(cudaStreamSynchronize(b->upload));
     free(host);
     free(slot);
-    b->expert_tables =
-        xrealloc(b->expert_tables, (size_t)(b->num_expert_tables + 1) * sizeof *b->expert_tables);
-    b->expert_tables[b->num_expert_tables++] = t;
     *table = t;
     return 0;
 }

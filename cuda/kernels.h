@@ -81,6 +81,12 @@ struct gpu_info {
     int64_t l2_bytes;
 };
 
+/* ---- arch.cu ----------------------------------------------------------------------------------- */
+
+/* *arch: what the kernels that run on the current device were compiled for (89: compute_89), at most
+ * the device's own architecture. Fails where the program has none for the device. */
+cudaError_t kernels_arch(int32_t *arch);
+
 /* ---- layout.cu: weights into their device layout ----------------------------------------------- */
 
 /* Bytes of a matrix in a layout, padding included. */

@@ -152,3 +152,16 @@ void ptx_e4m3(uint32_t *low, uint32_t *high, uint32_t *f16, cudaStream_t stream)
     e4m3_kernel<<<1, CODES, 0, stream>>>(low, high, f16);
     LAUNCH_CHECK();
 }
+
+/* ---- architecture ------------------------------------------------------------------------------ */
+
+__global__ void __launch_bounds__(1) cuda_arch_kernel(int32_t *arch) {
+#ifdef __CUDA_ARCH__
+    *arch = __CUDA_ARCH__;
+#endif
+}
+
+void ptx_arch(int32_t *arch, cudaStream_t stream) {
+    cuda_arch_kernel<<<1, 1, 0, stream>>>(arch);
+    LAUNCH_CHECK();
+}

@@ -40,6 +40,9 @@ void ptx_exp2(float *y, const float *x, int n, cudaStream_t stream);
  * 255 - i, i ^ 0x55, i in its bytes: as bf16 and (the low half alone) as f16. */
 void ptx_e4m3(uint32_t low[256], uint32_t high[256], uint32_t f16[256], cudaStream_t stream);
 
+/* What a kernel sees as __CUDA_ARCH__. */
+void ptx_arch(int32_t *arch, cudaStream_t stream);
+
 #ifdef __cplusplus
 }
 #endif

@@ -208,3 +208,22 @@ TEST(CudaProgram, ServesTheGoldenModels) {
     }
     free(names);
 }
+
+/* A program that was built for other architectures than the GPU's says so. Which it was built for
+ * is up to the builder; on the stand-ins sm_80 may be one that it was not. */
+TEST(CudaProgram, RunsOrSaysThatItHasNoKernels) {
+    GPU_OR_SKIP();
+    NEEDS_BINARY();
+    static const char *const args[] = {
+        "generate", "--gpus", "1", "-p", "1+1=", "--max-tokens", "1", "--temperature", "0", NULL};
+    const char *kept = getenv("PTXVM_ARCH");
+    char line[256], arch[16] = "";
+    snprintf(arch, sizeof arch, "%s", kept ? kept : "");
+    setenv("PTXVM_ARCH", "80", 1);
+    int status = program_run(args, line, sizeof line);
+    if (kept)
+        setenv("PTXVM_ARCH", arch, 1);
+    else
+        unsetenv("PTXVM_ARCH");
+    EXPECT_TRUE(status == 0 || status == 1); /* 1: with a message; a broken CHECK is 134 */
+}

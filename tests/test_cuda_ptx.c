@@ -282,3 +282,18 @@ TEST(CudaPtx, EveryCodeOfE4m3IsWidenedExactly) {
     gpu_free(high);
     gpu_free(f16);
 }
+
+/* ---- architecture ------------------------------------------------------------------------------
+ */
+
+TEST(CudaPtx, TheArchitectureOfKernelsIsTheOneTheyWereCompiledFor) {
+    GPU_OR_SKIP();
+    int32_t *device = gpu_alloc(sizeof *device), arch;
+    ptx_arch(device, gpu_stream());
+    int32_t *seen = gpu_fetch(device, sizeof *seen);
+    EXPECT_INT_EQ(kernels_arch(&arch), cudaSuccess);
+    EXPECT_INT_EQ(10 * arch, *seen);
+    EXPECT_INT_LE(arch, gpu_test_info().sm);
+    free(seen);
+    gpu_free(device);
+}
