@@ -7,10 +7,16 @@
 
 #include "host/mem.h"
 
+/* The thread's device; -1 where not even that is known. */
+static inline int cuda_check_device(void) {
+    int device = -1;
+    return cudaGetDevice(&device) == cudaSuccess ? device : -1;
+}
+
 #define CUDA_CHECK(call)                                                                           \
     do {                                                                                           \
         cudaError_t cuda_check_error = (call);                                                     \
-        CHECK(cuda_check_error == cudaSuccess, "%s: %s (%s)", #call,                               \
+        CHECK(cuda_check_error == cudaSuccess, "GPU %d: %s: %s (%s)", cuda_check_device(), #call,  \
               cudaGetErrorString(cuda_check_error), cudaGetErrorName(cuda_check_error));           \
     } while (0)
 
