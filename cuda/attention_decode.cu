@@ -149,6 +149,8 @@ __global__ void __launch_bounds__(ATTENTION_THREADS, 1)
     const int split = blockIdx.z;
 
     const struct attention_tile tile = a.tiles[blockIdx.x];
+    if (split >= tile.num_splits) /* most blocks of a short context beside a long one */
+        return;
     const struct block_rows b = block_rows_of(a, tile, blockIdx.y, DECODE_TILE);
     const struct live_splits live = live_splits_of(tile, b);
     if (split >= live.count || b.end_row == 0)
@@ -216,6 +218,8 @@ constexpr int MERGE_PAIRS = 4; /* of columns a lane: D <= 256 */
 __global__ void __launch_bounds__(MERGE_WARPS *WARP)
     attention_merge_kernel(const struct attention_launch_args a) {
     const struct attention_tile tile = a.tiles[blockIdx.x];
+    if (tile.num_splits == 1)
+        return;
     const struct block_rows b = block_rows_of(a, tile, blockIdx.y, DECODE_TILE);
     const struct live_splits live = live_splits_of(tile, b);
     const int row = blockIdx.z * MERGE_WARPS + threadIdx.x / WARP, lane = threadIdx.x % WARP;
