@@ -22,6 +22,7 @@ enum {
     STAGE_BYTES = 8 << 20, /* each */
     STAGE_SCALES = 65536,  /* scales that fit behind one: of as many rows, or their blocks */
     MAX_GRAPHS = 256,
+    GRAPH_RESERVE_BYTES = 128 << 20, /* free device memory, without which none is recorded */
     MAX_SAMPLE_COUNTS = 1 << 20
 };
 
@@ -49,6 +50,7 @@ struct step_arrays {
 struct recorded {
     int32_t num_seqs, max_blocks; /* padded; row stride of block_tables, which bounds the context */
     bool warm;                    /* its kernels ran once without being recorded */
+    bool refused;                 /* memory was too short to record it: it stays eager */
     cudaGraphExec_t graph;        /* NULL: not recorded yet */
 };
 
@@ -79,6 +81,7 @@ struct backend {
     struct recorded recorded[MAX_GRAPHS];
     int32_t num_recorded;
     struct recorded *recording; /* this step's, when it is being recorded */
+    bool said_refused;          /* that memory is too short for graphs */
 
     /* Scratch of the ops; device, one allocation. */
     void *scratch;

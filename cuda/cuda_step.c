@@ -4,11 +4,13 @@
  * A graph fixes all launch sizes, so decode steps are padded: the number of sequences to the next
  * of some sizes, and the longest context to a power of two, which is the row stride of the block
  * tables. Each pair of these is recorded once, after a first run without recording (which loads
- * kernels).
+ * kernels). Graphs take memory of the device beside the pools, which --gpu-memory-utilization
+ * leaves; where it is short, steps run as they are, which is said once.
  */
 #include <string.h>
 
 #include "cuda/cuda_backend.h"
+#include "host/log.h"
 
 enum { ARRAY_ALIGN = 256 };
 
@@ -82,8 +84,26 @@ static struct recorded *find_recorded(struct backend *b, int32_t num_seqs, int32
             return &b->recorded[i];
     if (b->num_recorded == MAX_GRAPHS)
         return NULL;
-    b->recorded[b->num_recorded] = (struct recorded){num_seqs, max_blocks, false, NULL};
+    b->recorded[b->num_recorded] =
+        (struct recorded){.num_seqs = num_seqs, .max_blocks = max_blocks};
     return &b->recorded[b->num_recorded++];
+}
+
+/* Is this step to be recorded: has it run once, and is there memory for a graph? */
+static bool should_record(struct backend *b, struct recorded *r) {
+    size_t free_bytes, total;
+    if (!r->warm || r->refused)
+        return false;
+    CUDA_CHECK(cudaMemGetInfo(&free_bytes, &total));
+    if (free_bytes >= GRAPH_RESERVE_BYTES)
+        return true;
+    r->refused = true;
+    if (!b->said_refused)
+        log_warn("GPU %d: %zu MB of memory are free, too few for more CUDA graphs: decode steps of "
+                 "new sizes run without, a little slower; lower --gpu-memory-utilization",
+                 b->device, free_bytes >> 20);
+    b->said_refused = true;
+    return false;
 }
 
 /* ---- a step ------------------------------------------------------------------------------------
@@ -167,7 +187,7 @@ const struct batch *cuda_begin_step(struct backend *b, const struct batch *batch
         CUDA_CHECK(cudaGraphLaunch(r->graph, b->stream));
         return NULL;
     }
-    if (r && r->warm) {
+    if (r && should_record(b, r)) {
         b->recording = r;
         CUDA_CHECK(cudaStreamBeginCapture(b->stream, cudaStreamCaptureModeThreadLocal));
     }

@@ -161,6 +161,29 @@ float *gpu_fetch_bf16(const bf16 *device, int64_t n) {
     return out;
 }
 
+static bool take_piece(struct gpu_hogs *h, size_t bytes, size_t leave) {
+    size_t left, total;
+    CUDA_CHECK(cudaMemGetInfo(&left, &total));
+    if (h->n == GPU_MAX_HOGS || (leave > 0 && left < leave + bytes) ||
+        cudaMalloc(&h->p[h->n], bytes) != cudaSuccess)
+        return false;
+    h->n++;
+    return true;
+}
+
+void gpu_take_memory(struct gpu_hogs *h, size_t leave) {
+    h->n = 0;
+    for (size_t bytes = (size_t)1 << 30; bytes >= 256; bytes /= 2)
+        while (take_piece(h, bytes, leave))
+            continue;
+    cudaGetLastError();
+}
+
+void gpu_give_memory(struct gpu_hogs *h) {
+    while (h->n > 0)
+        CUDA_CHECK(cudaFree(h->p[--h->n]));
+}
+
 /* ---- host arrays -------------------------------------------------------------------------------
  */
 

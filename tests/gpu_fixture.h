@@ -60,6 +60,15 @@ bf16 *gpu_upload_bf16(const float *host, int64_t n);
 /* A device array of bf16 as new host floats, to be freed with free(). */
 float *gpu_fetch_bf16(const bf16 *device, int64_t n);
 
+/* All of the device's memory but `leave` bytes, in ever smaller pieces. */
+enum { GPU_MAX_HOGS = 1024 };
+struct gpu_hogs {
+    void *p[GPU_MAX_HOGS];
+    int n;
+};
+void gpu_take_memory(struct gpu_hogs *h, size_t leave);
+void gpu_give_memory(struct gpu_hogs *h);
+
 /* ---- host arrays -------------------------------------------------------------------------------
  */
 

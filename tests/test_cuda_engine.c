@@ -72,40 +72,14 @@ TEST(CudaEngine, RefusesWhatItDoesNotHave) {
     check_refused(&o, "--kv-cache-dtype", "BF16");
 }
 
-/* Buffers take all of the GPU's memory but `leave` bytes, in pieces of at most 1 GB. */
-enum { MAX_HOGS = 256 };
-struct hogs {
-    void *p[MAX_HOGS];
-    int n;
-};
-
-static void take_memory(struct hogs *h, size_t leave) {
-    size_t left = 0, total = 0;
-    h->n = 0;
-    CUDA_CHECK(cudaMemGetInfo(&left, &total));
-    while (left > leave && h->n < MAX_HOGS) {
-        size_t bytes = left - leave < (size_t)1 << 30 ? left - leave : (size_t)1 << 30;
-        if (cudaMalloc(&h->p[h->n], bytes) != cudaSuccess)
-            break;
-        h->n++;
-        CUDA_CHECK(cudaMemGetInfo(&left, &total));
-    }
-    cudaGetLastError();
-}
-
-static void give_memory(struct hogs *h) {
-    while (h->n > 0)
-        CUDA_CHECK(cudaFree(h->p[--h->n]));
-}
-
 TEST(CudaEngine, SaysWhatDoesNotFit) {
     GPU_OR_SKIP();
     struct engine_options o;
-    struct hogs hogs;
+    static struct gpu_hogs hogs;
     gpu_options(&o);
-    take_memory(&hogs, 8 << 20);
+    gpu_take_memory(&hogs, 8 << 20);
     check_refused(&o, "bytes", "--max-num-batched-tokens");
-    give_memory(&hogs);
+    gpu_give_memory(&hogs);
     gpu_options(&o);
     o.gpu_memory_utilization = 0.001f; /* the weights alone take more */
     check_refused(&o, "too few", "--gpu-memory-utilization");

@@ -17,8 +17,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "host/cuda.h"
+#include "cuda/cuda_backend.h"
 #include "host/mem.h"
+#include "host/model_internal.h"
 #include "tests/golden.h"
 #include "tests/gpu_fixture.h"
 #include "tests/shim.h"
@@ -251,6 +252,36 @@ TEST(CudaModel, RecordedStepsGiveTheBitsOfEagerOnes) {
                &(struct golden_options){.enforce_eager = true}, 1);
     check_same("llama3", "recorded and eager", &(struct golden_options){0}, 1,
                &(struct golden_options){.enforce_eager = true}, 1);
+}
+
+/* Steps of one token, of which the second would be recorded; is it? */
+enum { STEPS = 3 };
+static bool is_recorded_after_steps(struct golden *g, const int32_t *tokens, float *out) {
+    const struct backend *b = g->model->rank[0].backend;
+    for (int32_t i = 0; i < STEPS; i++)
+        golden_run(g, tokens, i, 1, 0, out);
+    return b->num_recorded == 1 && b->recorded[0].graph != NULL;
+}
+
+TEST(CudaModel, StepsAreRecordedOnlyWhereMemoryIsLeft) {
+    GPU_OR_SKIP();
+    static struct gpu_hogs hogs;
+    static float out[2][1024];
+    for (int short_of_memory = 0; short_of_memory < 2; short_of_memory++) {
+        struct golden_options o = {.ranks = 1, .gpus = gpu0, .fetch = fetch};
+        struct golden g;
+        int32_t tokens[MAX_PROMPT];
+        o.ops = cuda_ops(gpu0, 1, NULL);
+        ASSERT_TRUE(golden_open(&g, "llama2", &o) && g.config.vocab_size <= 1024);
+        ASSERT_TRUE(golden_ids(&g, 2, "tokens", tokens, MAX_PROMPT) >= STEPS);
+        if (short_of_memory)
+            gpu_take_memory(&hogs, GRAPH_RESERVE_BYTES / 2);
+        bool recorded = is_recorded_after_steps(&g, tokens, out[short_of_memory]);
+        EXPECT_INT_EQ(recorded, !short_of_memory);
+        gpu_give_memory(&hogs);
+        golden_close(&g);
+    }
+    EXPECT_INT_EQ(memcmp(out[0], out[1], sizeof out[0]), 0);
 }
 
 TEST(CudaModel, BitsDoNotDependOnChunksWhenBatchInvariant) {

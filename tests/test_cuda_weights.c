@@ -224,30 +224,18 @@ TEST(CudaWeights, SlicesOfAnFfnKeepTheirScales) {
 /* ---- errors ------------------------------------------------------------------------------------
  */
 
-/* Takes all of the GPU's memory, in ever smaller pieces. */
-enum { MAX_PIECES = 1024 };
-static int take_all(void *piece[MAX_PIECES]) {
-    int n = 0;
-    for (size_t bytes = (size_t)1 << 30; bytes >= 256; bytes /= 2)
-        while (n < MAX_PIECES && cudaMalloc(&piece[n], bytes) == cudaSuccess)
-            n++;
-    cudaGetLastError();
-    return n;
-}
-
 TEST(CudaWeights, SaysThatATableOfExpertsDoesNotFit) {
     GPU_OR_SKIP();
-    static void *piece[MAX_PIECES];
+    static struct gpu_hogs hogs;
     struct backend *b = open_backend();
     struct expert_weights e = {0};
     struct error error = {0};
     const void *table = NULL;
     e.gate.dtype = e.up.dtype = e.down.dtype = DTYPE_BF16;
-    int n = take_all(piece);
+    gpu_take_memory(&hogs, 0);
     EXPECT_INT_EQ(ops->experts_init(b, &e, 1, &table, &error), ERR_NO_MEMORY);
     EXPECT_TRUE(strstr(error.text, "table of 1 experts") != NULL);
-    while (n > 0)
-        CUDA_CHECK(cudaFree(piece[--n]));
+    gpu_give_memory(&hogs);
     EXPECT_INT_EQ(ops->experts_init(b, &e, 1, &table, &error), 0);
     ops->destroy(b);
 }
