@@ -81,7 +81,7 @@ struct backend {
     struct recorded recorded[MAX_GRAPHS];
     int32_t num_recorded;
     struct recorded *recording; /* this step's, when it is being recorded */
-    bool said_refused;          /* that memory is too short for graphs */
+    bool said_unrecorded;       /* that steps of some sizes are not recorded */
 
     /* Scratch of the ops; device, one allocation. */
     void *scratch;

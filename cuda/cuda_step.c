@@ -77,13 +77,22 @@ static bool is_decode(const struct batch *batch) {
     return batch->num_tokens == batch->num_seqs && batch->num_logits == batch->num_seqs;
 }
 
+static void say_unrecorded(struct backend *b, const char *why) {
+    if (!b->said_unrecorded)
+        log_warn("GPU %d: %s: decode steps of new sizes run without, a little slower", b->device,
+                 why);
+    b->said_unrecorded = true;
+}
+
 /* The entry for these sizes; NULL when the table is full. */
 static struct recorded *find_recorded(struct backend *b, int32_t num_seqs, int32_t max_blocks) {
     for (int32_t i = 0; i < b->num_recorded; i++)
         if (b->recorded[i].num_seqs == num_seqs && b->recorded[i].max_blocks == max_blocks)
             return &b->recorded[i];
-    if (b->num_recorded == MAX_GRAPHS)
+    if (b->num_recorded == MAX_GRAPHS) {
+        say_unrecorded(b, "there are as many CUDA graphs as are kept");
         return NULL;
+    }
     b->recorded[b->num_recorded] =
         (struct recorded){.num_seqs = num_seqs, .max_blocks = max_blocks};
     return &b->recorded[b->num_recorded++];
@@ -98,11 +107,8 @@ static bool should_record(struct backend *b, struct recorded *r) {
     if (free_bytes >= GRAPH_RESERVE_BYTES)
         return true;
     r->refused = true;
-    if (!b->said_refused)
-        log_warn("GPU %d: %zu MB of memory are free, too few for more CUDA graphs: decode steps of "
-                 "new sizes run without, a little slower; lower --gpu-memory-utilization",
-                 b->device, free_bytes >> 20);
-    b->said_refused = true;
+    say_unrecorded(b, "memory is too short for more CUDA graphs (--gpu-memory-utilization says "
+                      "what is left for them)");
     return false;
 }
 
