@@ -1,12 +1,14 @@
 /* embed: rows of the embedding table, as float32
  *
- * Shapes   hidden [T, H] float; table [V, H] bf16, in device memory or in mapped pinned host
- * memory; tokens [T]. Launch   grid (T, H / 2048 rounded up), block 256; 8 elements a thread: one
- * 16-byte load. All loads of a row are under way at once, which a table in host memory needs: a
- * PCIe round trip takes a microsecond, and one token's row then costs about one. Bytes    2*T*H
- * read, 4*T*H written; bandwidth-bound. Numerics exact. Requires tokens in [0, V), those of padded
- * rows too. H % 8 == 0 and a table aligned to 16 bytes take the 16-byte loads; anything else takes
- * 2-byte ones.
+ * Shapes   hidden [T, H] float; table [V, H] bf16, in device memory or in mapped pinned host memory;
+ *          tokens [T].
+ * Launch   grid (T, H / 2048 rounded up), block 256; 8 elements a thread: one 16-byte load. All loads
+ *          of a row are under way at once, which a table in host memory needs: a PCIe round trip
+ *          takes a microsecond, and one token's row then costs about one.
+ * Bytes    2*T*H read, 4*T*H written; bandwidth-bound.
+ * Numerics exact.
+ * Requires tokens in [0, V), those of padded rows too. H % 8 == 0 and a table aligned to 16 bytes take
+ *          the 16-byte loads; anything else takes 2-byte ones.
  */
 #include "cuda/cuda_check.h"
 #include "cuda/device.cuh"

@@ -1,23 +1,23 @@
 /* router: logits of the gate, the K best experts of each token and their weights, pairs by expert
  *
  * Shapes   x [T, H] bf16, gate [E, H] bf16 ROWS, logits [T, E] float (scratch); routing as in
- *          kernels.h, P = T * K pairs. Padded rows (slot_mapping -1) are routed nowhere; what lies
- * in the permutation behind expert_offsets[E] is not written. Launch   1. logits: a block of 8
- * warps makes 16 experts x 8 tokens, or 32 x 32 where that fills the machine; warp w takes columns
- * 32 w .. 32 w + 31 of every 256. Experts are the wide side of the mma, so that one token costs a
- * tile of 8 and not of 16.
+ *          kernels.h, P = T * K pairs. Padded rows (slot_mapping -1) are routed nowhere; what lies in
+ *          the permutation behind expert_offsets[E] is not written.
+ * Launch   1. logits: a block of 8 warps makes 16 experts x 8 tokens, or 32 x 32 where that fills the
+ *             machine; warp w takes columns 32 w .. 32 w + 31 of every 256. Experts are the wide side
+ *             of the mma, so that one token costs a tile of 8 and not of 16.
  *          2. choose: a warp a token, its logits in registers.
  *          3. group (router_group.cuh): one block up to 2048 pairs; beyond, count, scan and scatter
  *             kernels, with the counts of every 2048 pairs in the memory of the logits.
  *          Up to 8 tokens, 2 and 3 are one kernel: launches are what such a step is made of.
- * Bytes    2*E*H for every 8 (32) tokens and 2*T*H for every 16 (32) experts, out of the L2 cache:
- * one token, E = 128, H = 2048: 8 blocks read 64 KB each, in two batches of loads: about 2 us.
- * 16384 tokens: 512 x 4 blocks, 550 MB. A pair costs 12 bytes of group and some 30 instructions.
- * Numerics logits are float32 sums of exact products: a warp's columns by the mma in ascending
- * order, warps in ascending order, whatever the tile; mean, std and softmax in float32, lanes by
- * xor shuffles; expf. A token's outcome depends on its own row alone. NaNs or a std of 0: the token
- * goes to experts 0 .. K-1 with NaN weights, so that its result says so. Requires K <= 32, K <= E
- * <= 1024, P < 2^31. H % 8 == 0 takes 16-byte loads of x, else 2-byte ones.
+ * Bytes    2*E*H for every 8 (32) tokens and 2*T*H for every 16 (32) experts, out of the L2 cache: one
+ *          token, E = 128, H = 2048: 8 blocks read 64 KB each, in two batches of loads. 16384 tokens:
+ *          512 x 4 blocks, 550 MB. A pair costs 12 bytes of group and some 30 instructions.
+ * Numerics logits are float32 sums of exact products: a warp's columns by the mma in ascending order,
+ *          warps in ascending order, whatever the tile; mean, std and softmax in float32, lanes by xor
+ *          shuffles; expf. A token's outcome depends on its own row alone. NaNs or a std of 0: the
+ *          token goes to experts 0 .. K-1 with NaN weights, so that its result says so.
+ * Requires K <= 32, K <= E <= 1024, P < 2^31. H % 8 == 0 takes 16-byte loads of x, else 2-byte ones.
  */
 #include <math_constants.h>
 

@@ -1,17 +1,18 @@
 /* sample: a token, and logprobs, from each row of logits
  *
  * Shapes   logits [R, V] float; rows [num_rows] say what is wanted of which row of logits.
- * Launch   scan and weigh: grid (V / 8192 rounded up, num_rows), block 256; choose: grid num_rows,
+ * Launch   scan and weigh: grid (num_rows, V / 8192 rounded up), block 256; choose: grid num_rows,
  *          block 1024. Three launches whatever the rows want, as that is known on the device only.
  * Bytes    a row is read by scan, by weigh unless it is greedy without logprobs, and by choose two
  *          to four times when something is filtered; from the L2 cache, as the logits were just
- *          made. V = 151936: scan and weigh have 19 blocks and take 2 to 4 us each for one row as
- * for six. choose is one block: 600 KB at some 130 GB/s, 5 us a pass; greedy and unfiltered rows
- * need no pass. So a step costs about 4 us greedy, 8 drawn, 20 to 30 with top_k and top_p, next to
- * 600 us and more for making the logits of such a vocabulary. Numerics tokens bit for bit those of
- * host/sampler.c (sample.cuh says how), a function of the row's own data; logprobs from float32
- * sums of __expf, within 1e-5. Requires V <= 2^22; counts of a row name a token once; logits,
- * penalties and temperatures as host/sampling.h has them.
+ *          made. V = 151936: scan and weigh have 19 blocks, modelled to take 2 to 4 us each for one
+ *          row as for six. choose is one block: 600 KB at some 130 GB/s, 5 us a pass; greedy and
+ *          unfiltered rows need no pass. So a step would cost about 4 us greedy, 8 drawn, 20 to 30
+ *          with top_k and top_p, next to 600 us and more for making such logits. None is measured.
+ * Numerics tokens bit for bit those of host/sampler.c (sample.cuh says how), a function of the row's
+ *          own data; logprobs from float32 sums of __expf, within 1e-5.
+ * Requires V <= 2^22; counts of a row name a token once; logits, penalties and temperatures as
+ *          host/sampling.h has them.
  */
 #include <math_constants.h>
 
@@ -97,9 +98,9 @@ DEVICE bool adjust_chunk(float *row, const struct sample_launch_args *a, const s
 
 __global__ __launch_bounds__(CHUNK_THREADS) void sample_scan_kernel(struct sample_launch_args a) {
     __shared__ u64 scratch[2][CHUNK_WARPS];
-    const struct sample_row r = a.rows[blockIdx.y];
-    struct sample_space space = sample_space_of(&a, blockIdx.y);
-    int c = blockIdx.x, first = c * CHUNK, last = min(a.vocab_size, first + CHUNK);
+    const struct sample_row r = a.rows[blockIdx.x];
+    struct sample_space space = sample_space_of(&a, blockIdx.x);
+    int c = blockIdx.y, first = c * CHUNK, last = min(a.vocab_size, first + CHUNK);
     bool adjusts = sample_adjusts(&r);
 
     /* The logits as they came. */
@@ -169,13 +170,13 @@ __global__ __launch_bounds__(CHUNK_THREADS) void sample_weigh_kernel(struct samp
     __shared__ struct histogram histogram;
     __shared__ u64 scratch[CHUNK_WARPS];
     __shared__ float sums[CHUNK_WARPS];
-    const struct sample_row r = a.rows[blockIdx.y];
-    struct sample_space space = sample_space_of(&a, blockIdx.y);
-    int c = blockIdx.x, first = c * CHUNK, last = min(a.vocab_size, first + CHUNK);
+    const struct sample_row r = a.rows[blockIdx.x];
+    struct sample_space space = sample_space_of(&a, blockIdx.x);
+    int c = blockIdx.y, first = c * CHUNK, last = min(a.vocab_size, first + CHUNK);
     const float *raw = raw_row(&a, &r);
 
     if (sample_draws(&r)) {
-        u64 best = best_of_chunks(space.best, gridDim.x);
+        u64 best = best_of_chunks(space.best, gridDim.y);
         const struct weighing w = make_weighing(&r, best);
         const float *x = sample_adjusts(&r) ? space.row : raw;
         if (!pair_usable(best))
@@ -189,7 +190,7 @@ __global__ __launch_bounds__(CHUNK_THREADS) void sample_weigh_kernel(struct samp
         }
     }
     if (sample_wants_logprobs(&r)) {
-        u64 best = best_of_chunks(space.raw_best, gridDim.x);
+        u64 best = best_of_chunks(space.raw_best, gridDim.y);
         float max = key_value(pair_key(best)), sum = 0;
 #pragma unroll 8
         for (int i = first + threadIdx.x; i < last; i += CHUNK_THREADS)
@@ -211,7 +212,7 @@ void sample_launch(const struct sample_launch_args *a, cudaStream_t stream) {
     CHECK(a->vocab_size >= 1 && a->vocab_size <= MAX_SAMPLE_VOCAB, "vocab_size %d", a->vocab_size);
     if (a->num_rows == 0)
         return;
-    dim3 grid(sample_chunks(a->vocab_size), a->num_rows);
+    dim3 grid(a->num_rows, sample_chunks(a->vocab_size));
     sample_scan_kernel<<<grid, CHUNK_THREADS, 0, stream>>>(*a);
     LAUNCH_CHECK();
     sample_weigh_kernel<<<grid, CHUNK_THREADS, 0, stream>>>(*a);
