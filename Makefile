@@ -60,7 +60,7 @@ TEST_OBJ := $(TEST_SRC:%.c=$(BUILD)/%.o) $(BUILD)/tests/$(SHIM).o
 FUZZ     := $(patsubst tests/fuzz/%.c,build/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
 FUZZ_SECONDS ?= 60
 FUZZ_FLAGS   := -fsanitize=fuzzer-no-link,address,undefined
-FORMATTED     = $(SRC) $(SRC_CXX) $(wildcard host/*.h host/cpu/*.h net/*.h tests/*.[ch] tests/bare/*.h tests/fuzz/*.c tests/*.cc cuda/*.[ch])
+FORMATTED     = $(SRC) $(SRC_CXX) $(wildcard host/*.h host/cpu/*.h net/*.h tests/*.[ch] tests/bare/*.h tests/fuzz/*.c tests/*.cc cuda/*.[ch] tests/ptxvm/*.[ch])
 
 # The CUDA backend: kernels by nvcc, with SASS and PTX of each architecture, uncompressed so that the
 # PTX can be executed without a GPU too; everything around them in C.

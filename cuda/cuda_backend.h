@@ -124,8 +124,7 @@ struct expert_table {
     int32_t down_col0; /* block_col0 of all down projections */
 };
 
-/* ---- cuda_weights.c ----------------------------------------------------------------------------
- */
+/* ---- cuda_weights.c -------------------------------------------------------------------------- */
 size_t cuda_weight_bytes(const struct weight_shape *shape);
 void cuda_weight_init(struct backend *b, struct weight *w, const struct weight_shape *shape,
                       void *memory);
@@ -138,8 +137,7 @@ int cuda_embed_init(struct backend *b, const struct tensor_source *table, struct
 enum weight_layout cuda_layout(const struct weight *w);
 enum weight_scale cuda_scale(const struct weight *w);
 
-/* ---- cuda_step.c -------------------------------------------------------------------------------
- */
+/* ---- cuda_step.c ----------------------------------------------------------------------------- */
 /* Lays the arrays out; memory NULL: only counts. Returns their bytes. */
 size_t cuda_step_arrays(const struct backend_config *c, int32_t max_group, char *memory,
                         struct step_arrays *out);
@@ -147,13 +145,11 @@ const struct batch *cuda_begin_step(struct backend *b, const struct batch *batch
 void cuda_end_step(struct backend *b);
 void cuda_drop_recorded(struct backend *b);
 
-/* ---- cuda_sample.c -----------------------------------------------------------------------------
- */
+/* ---- cuda_sample.c --------------------------------------------------------------------------- */
 void cuda_sample(struct backend *b, const float *logits, const struct sample_job *jobs,
                  int32_t num_jobs, struct sample_outcome *outcomes);
 
-/* ---- cuda_ops.c --------------------------------------------------------------------------------
- */
+/* ---- cuda_ops.c ------------------------------------------------------------------------------ */
 void cuda_embed(struct backend *b, float *hidden, const int32_t *tokens, int32_t num_tokens);
 void cuda_add_norm(struct backend *b, void *x, float *hidden, const void *partial,
                    const float *norm, float eps, int32_t num_tokens, int32_t hidden_size);

@@ -1,6 +1,6 @@
-/* cuda_check: errors of the CUDA runtime. A failed call is a broken invariant (style: class 3): it is
- * printed with file, line, expression and device, and ends the process. Calls that may fail for want
- * of memory are not wrapped; their callers say what was missing. */
+/* cuda_check: errors of the CUDA runtime. A failed call is a broken invariant (style: class 3): it
+ * is printed with file, line, expression and device, and ends the process. Calls that may fail for
+ * want of memory are not wrapped; their callers say what was missing. */
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -20,6 +20,6 @@ static inline int cuda_check_device(void) {
               cudaGetErrorString(cuda_check_error), cudaGetErrorName(cuda_check_error));           \
     } while (0)
 
-/* After every kernel launch: what the launch itself said. What the kernel does wrong shows in a later
- * call. */
+/* After every kernel launch: what the launch itself said. What the kernel does wrong shows in a
+ * later call. */
 #define LAUNCH_CHECK() CUDA_CHECK(cudaGetLastError())

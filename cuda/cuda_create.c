@@ -7,8 +7,7 @@
 
 enum { MIN_SM = 80, WORKSPACE_CONTEXT = 128 * 1024 };
 
-/* ---- devices -----------------------------------------------------------------------------------
- */
+/* ---- devices --------------------------------------------------------------------------------- */
 
 static int device_attribute(int32_t device, enum cudaDeviceAttr attribute) {
     int value = 0;
@@ -30,8 +29,7 @@ static struct gpu_info device_info(int32_t device) {
     };
 }
 
-/* ---- memory ------------------------------------------------------------------------------------
- */
+/* ---- memory ---------------------------------------------------------------------------------- */
 
 static void *cuda_alloc(struct backend *b, size_t bytes) {
     void *p = NULL;
@@ -77,8 +75,7 @@ static int64_t cuda_kv_budget(struct backend *b) {
     return left > 0 ? left : 0;
 }
 
-/* ---- create ------------------------------------------------------------------------------------
- */
+/* ---- create ---------------------------------------------------------------------------------- */
 
 struct carver {
     char *memory;
@@ -377,8 +374,7 @@ static int cuda_create(const struct backend_config *config, struct backend **out
     return 0;
 }
 
-/* ---- the table ---------------------------------------------------------------------------------
- */
+/* ---- the table ------------------------------------------------------------------------------- */
 
 static const char *cuda_describe(struct backend *b) {
     return b->description;

@@ -63,8 +63,7 @@ struct layouts {
     cublasLtMatrixLayoutOpaque_t w, x, y;
 };
 
-/* ---- lifecycle ---------------------------------------------------------------------------------
- */
+/* ---- lifecycle ------------------------------------------------------------------------------- */
 
 static void prefer(struct gemm *g, cublasLtMatmulPreferenceAttributes_t id, const void *value,
                    size_t bytes) {
@@ -104,8 +103,7 @@ int32_t gemm_num_shapes(const struct gemm *g) {
     return g->num_answers;
 }
 
-/* ---- algorithms --------------------------------------------------------------------------------
- */
+/* ---- algorithms ------------------------------------------------------------------------------ */
 
 static int32_t bucket_of(int32_t tokens) {
     int32_t power = MIN_BUCKET;
@@ -209,8 +207,7 @@ static const cublasLtMatmulAlgo_t *algorithm(struct gemm *g, const struct dense_
     return answer->found ? &answer->algo : NULL;
 }
 
-/* ---- launches ----------------------------------------------------------------------------------
- */
+/* ---- launches -------------------------------------------------------------------------------- */
 
 static bool launch_library(struct gemm *g, const struct dense_args *a, cudaStream_t stream) {
     const float one = 1, zero = 0;

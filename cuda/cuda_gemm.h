@@ -8,9 +8,9 @@
  * The way is chosen by a model of bytes and products (gemm_cost.c), a function of the GPU and the
  * product's shape alone. cuBLASLt is asked for an algorithm when a product of new shape is first
  * launched; the answers are kept in a table that is part of the object, and all later launches of
- * the shape allocate nothing. A product that is recorded into a CUDA graph was launched with the same arguments
- * before, as decode steps are (cuda_step.c); then the library is given its algorithm and workspace
- * and only puts kernels on the stream.
+ * the shape allocate nothing. A product that is recorded into a CUDA graph was launched with the
+ * same arguments before, as decode steps are (cuda_step.c); then the library is given its algorithm
+ * and workspace and only puts kernels on the stream.
  *
  * One object a GPU, driven by the thread of its rank. Launches of one object share a workspace, so
  * they belong to one stream.
@@ -52,8 +52,7 @@ enum gemm_path gemm_choose(const struct dense_args *a);
 int32_t gemm_crossover_tokens(const struct gpu_info *gpu, enum dtype dtype, int32_t rows,
                               int32_t cols);
 
-/* ---- gemm_cost.c ------------------------------------------------------------------------------
- */
+/* ---- gemm_cost.c ----------------------------------------------------------------------------- */
 
 /* Modelled, not measured: microseconds that the product takes. */
 double gemm_cost_us(enum gemm_path path, const struct dense_args *a);

@@ -27,8 +27,7 @@ void cuda_gather_rows(struct backend *b, float *out, const float *hidden, const 
     gather_rows_launch(out, hidden, partial, rows, num_rows, hidden_size, b->stream);
 }
 
-/* ---- products ----------------------------------------------------------------------------------
- */
+/* ---- products -------------------------------------------------------------------------------- */
 
 /* x [T, ldx] of a product with FP8 weights as FP8 activations: the last norm's output comes with
  * them, other rows are rounded here. */
@@ -95,8 +94,7 @@ void cuda_matmul_partial(struct backend *b, void *partial, const void *x, int64_
         product(b, partial, true, w->rows, x, ldx, w, NULL, num_tokens);
 }
 
-/* ---- queries, keys, attention ------------------------------------------------------------------
- */
+/* ---- queries, keys, attention ---------------------------------------------------------------- */
 
 static struct rope_args rope_args_of(const struct qkv_args *a) {
     return (struct rope_args){
@@ -157,8 +155,7 @@ void cuda_attention(struct backend *b, const struct attention_args *a) {
         attention_launch(&args, b->stream);
 }
 
-/* ---- experts -----------------------------------------------------------------------------------
- */
+/* ---- experts --------------------------------------------------------------------------------- */
 
 void cuda_router(struct backend *b, struct routing *out, const void *x, const struct weight *gate,
                  const struct router_config *config, int32_t num_tokens) {

@@ -14,8 +14,7 @@
 
 enum { ARRAY_ALIGN = 256 };
 
-/* ---- arrays ------------------------------------------------------------------------------------
- */
+/* ---- arrays ---------------------------------------------------------------------------------- */
 
 static void *carve_array(char *memory, size_t *used, size_t bytes) {
     void *p = memory ? memory + *used : NULL;
@@ -53,8 +52,7 @@ static const void *on_device(const struct step_arrays *a, const void *host) {
     return a->device + ((const char *)host - a->host);
 }
 
-/* ---- sizes of recorded steps -------------------------------------------------------------------
- */
+/* ---- sizes of recorded steps ----------------------------------------------------------------- */
 
 /* 1, 2, 4, then multiples of 8, from 64 on of 16: at most a third of a step is padding. */
 static int32_t padded_seqs(int32_t n, int32_t max) {
@@ -112,8 +110,7 @@ static bool should_record(struct backend *b, struct recorded *r) {
     return false;
 }
 
-/* ---- a step ------------------------------------------------------------------------------------
- */
+/* ---- a step ---------------------------------------------------------------------------------- */
 
 static void copy_ints(int32_t *to, const int32_t *from, int32_t n) {
     memcpy(to, from, (size_t)n * sizeof *to);

@@ -66,8 +66,7 @@ void cuda_weight_init(struct backend *b, struct weight *w, const struct weight_s
     }
 }
 
-/* ---- stages ------------------------------------------------------------------------------------
- */
+/* ---- stages ---------------------------------------------------------------------------------- */
 
 static struct stage *take_stage(struct backend *b) {
     struct stage *s = NULL;
@@ -184,8 +183,7 @@ void cuda_weight_put(struct backend *b, struct weight *w, int32_t row0,
     }
 }
 
-/* ---- tables ------------------------------------------------------------------------------------
- */
+/* ---- tables ---------------------------------------------------------------------------------- */
 
 /* Device memory that lives as long as the backend; NULL where there is none. */
 static void *keep(struct backend *b, size_t bytes) {

@@ -37,9 +37,9 @@
  * dtypes use the same order, so that the same sums come out bit for bit.
  *
  * FP8 weights (E4M3) have scales: one a row (a scale per tensor is repeated), or those of blocks of
- * 128 x 128 elements, kept for every 16 rows of a block: so a matrix may be stacked from slices that
- * begin within blocks, at multiples of 16 rows. Slices of columns begin at multiples of 32: block_col0
- * is where column 0 lies in its block.
+ * 128 x 128 elements, kept for every 16 rows of a block: so a matrix may be stacked from slices
+ * that begin within blocks, at multiples of 16 rows. Slices of columns begin at multiples of 32:
+ * block_col0 is where column 0 lies in its block.
  *
  * FP8 activations. A row x of bf16 as E4M3(x / scale) with scale = max |x| / 448 (1 for a row of
  * zeros). Such rows are f8_stride(cols) bytes apart, padded with zeros, so that every tile of 32
@@ -81,13 +81,13 @@ struct gpu_info {
     int64_t l2_bytes;
 };
 
-/* ---- arch.cu ----------------------------------------------------------------------------------- */
+/* ---- arch.cu --------------------------------------------------------------------------------- */
 
-/* *arch: what the kernels that run on the current device were compiled for (89: compute_89), at most
- * the device's own architecture. Fails where the program has none for the device. */
+/* *arch: what the kernels that run on the current device were compiled for (89: compute_89), at
+ * most the device's own architecture. Fails where the program has none for the device. */
 cudaError_t kernels_arch(int32_t *arch);
 
-/* ---- layout.cu: weights into their device layout ----------------------------------------------- */
+/* ---- layout.cu: weights into their device layout --------------------------------------------- */
 
 /* Bytes of a matrix in a layout, padding included. */
 size_t weight_layout_bytes(enum weight_layout layout, enum dtype dtype, int32_t rows, int32_t cols);
@@ -99,20 +99,20 @@ void weight_layout_launch(void *data, enum weight_layout layout, enum dtype dtyp
                           int32_t total_rows, int32_t cols, int32_t row0, int32_t rows,
                           const void *source, int64_t ld, cudaStream_t stream);
 
-/* ---- embed.cu ---------------------------------------------------------------------------------- */
+/* ---- embed.cu -------------------------------------------------------------------------------- */
 
 /* hidden[t] = table[tokens[t]]. table [V, H] bf16 in device memory or mapped pinned host memory.
  * Tokens of padded rows are in the vocabulary too. */
 void embed_launch(float *hidden, const bf16 *table, const int32_t *tokens, int32_t num_tokens,
                   int32_t hidden_size, cudaStream_t stream);
 
-/* ---- norm.cu ----------------------------------------------------------------------------------- */
+/* ---- norm.cu --------------------------------------------------------------------------------- */
 
 struct norm_args {
-    bf16 *x;            /* [T, H] out: hidden * rsqrt(mean(hidden^2) + eps) * weight */
-    uint8_t *xq;        /* [T, f8_stride(H)] out, or NULL: x as FP8 activations */
-    float *xq_scale;    /* [T] */
-    float *hidden;      /* [T, H] in; += partial, in place, when there is one */
+    bf16 *x;              /* [T, H] out: hidden * rsqrt(mean(hidden^2) + eps) * weight */
+    uint8_t *xq;          /* [T, f8_stride(H)] out, or NULL: x as FP8 activations */
+    float *xq_scale;      /* [T] */
+    float *hidden;        /* [T, H] in; += partial, in place, when there is one */
     const float *partial; /* [T, H], or NULL */
     const float *weight;  /* [H] */
     const int32_t *rows;  /* [T], or NULL. Row i of x is made from row rows[i] of hidden + partial,
@@ -126,13 +126,13 @@ void norm_launch(const struct norm_args *a, cudaStream_t stream);
 void gather_rows_launch(float *out, const float *hidden, const float *partial, const int32_t *rows,
                         int32_t num_rows, int32_t hidden_size, cudaStream_t stream);
 
-/* ---- quantise.cu ------------------------------------------------------------------------------- */
+/* ---- quantise.cu ----------------------------------------------------------------------------- */
 
 /* Rows of x [T, ldx] as FP8 activations xq [T, f8_stride(cols)], xq_scale [T]. */
 void quantise_launch(uint8_t *xq, float *xq_scale, const bf16 *x, int64_t ldx, int32_t num_tokens,
                      int32_t cols, cudaStream_t stream);
 
-/* ---- rope.cu: QK norm, rotation, KV write ------------------------------------------------------ */
+/* ---- rope.cu: QK norm, rotation, KV write ---------------------------------------------------- */
 
 /* A layer's KV blocks of 16 tokens: [num_blocks][2][Hkv][16][D], keys, then values. BF16, F16 or
  * F8_E4M3 (saturating, without a scale). */
@@ -148,12 +148,12 @@ struct rope_args {
     int64_t ld; /* even */
     int32_t num_tokens, num_heads, num_kv_heads, head_dim; /* D even, <= 256 */
     const int32_t *positions, *slot_mapping;               /* [T]; slot -1: no KV write */
-    const float *rope;                /* [max_model_len, D] cosines of D/2 frequencies, sines */
-    float clip;                       /* clamp to +-clip after the norm and before rope; 0: off */
+    const float *rope; /* [max_model_len, D] cosines of D/2 frequencies, sines */
+    float clip;        /* clamp to +-clip after the norm and before rope; 0: off */
     enum qk_norm norm;
-    const float *q_norm, *k_norm;     /* as host/ops.h, qkv_args */
+    const float *q_norm, *k_norm; /* as host/ops.h, qkv_args */
     float eps;
-    const float *sum_squares;         /* [T, 2], PROJECTION only */
+    const float *sum_squares; /* [T, 2], PROJECTION only */
     int32_t q_width, k_width;
     struct gpu_kv kv;
 };
@@ -162,7 +162,7 @@ void rope_kv_write_launch(const struct rope_args *a, cudaStream_t stream);
 void qk_sum_squares_launch(float *sums, const struct rope_args *a, int32_t first_kv_head,
                            int32_t num_counted, cudaStream_t stream);
 
-/* ---- attention.cu ------------------------------------------------------------------------------ */
+/* ---- attention.cu ---------------------------------------------------------------------------- */
 
 enum {
     DECODE_TILE = 16,      /* (token, head) rows of a tile of the split kernel */
@@ -184,8 +184,8 @@ struct attention_plan {
     int32_t max_splits;   /* of a decode tile: launch size */
     int32_t total_splits; /* workspace that they need, in splits */
 };
-/* Upper bounds for a plan's tiles and splits: for allocating. kv_tokens is a sum of context lengths:
- * a prefix that sequences share counts for each of them. */
+/* Upper bounds for a plan's tiles and splits: for allocating. kv_tokens is a sum of context
+ * lengths: a prefix that sequences share counts for each of them. */
 int32_t attention_max_tiles(int32_t max_tokens, int32_t max_seqs, int32_t max_group);
 int64_t attention_max_splits(int32_t max_seqs, int64_t kv_tokens);
 size_t attention_workspace_bytes(int64_t max_splits, int32_t num_kv_heads, int32_t head_dim);
@@ -205,18 +205,18 @@ struct attention_launch_args {
     bf16 *out;       /* [T, Hq * D]; zeros for padded rows */
     int32_t num_heads, num_kv_heads, head_dim; /* D even, <= 256; 64 and 128 are fast */
     const int32_t *head_offsets; /* [Hkv + 1] query heads of KV head h: [offsets[h], [h + 1]) */
-    float scale;    /* > 0 */
-    int32_t window; /* as host/ops.h */
+    float scale;                 /* > 0 */
+    int32_t window;              /* as host/ops.h */
     struct gpu_kv kv;
     const int32_t *cu_seqlens, *seq_lens, *block_tables; /* device */
-    int32_t max_blocks;                                   /* row stride of block_tables */
+    int32_t max_blocks;                                  /* row stride of block_tables */
     struct attention_plan plan;
     const struct attention_tile *tiles; /* device: the plan's, decode first */
     float *workspace;
 };
 void attention_launch(const struct attention_launch_args *a, cudaStream_t stream);
 
-/* ---- router.cu --------------------------------------------------------------------------------- */
+/* ---- router.cu ------------------------------------------------------------------------------- */
 
 struct gpu_routing {
     int32_t *topk_ids;       /* [T, K] best first, ties: the lower expert; -1 in padded rows */
@@ -230,8 +230,8 @@ struct gpu_routing {
 
 struct router_args {
     struct gpu_routing out;
-    const bf16 *x;     /* [T, H] */
-    const bf16 *gate;  /* [E, H] ROWS */
+    const bf16 *x;                      /* [T, H] */
+    const bf16 *gate;                   /* [E, H] ROWS */
     const struct router_config *config; /* host; flags as in host/model_config.h */
     const int32_t *slot_mapping;        /* [T] -1: padding; NULL: no padding */
     float *logits;                      /* [T, E] scratch */
@@ -244,20 +244,20 @@ void router_launch(const struct router_args *a, cudaStream_t stream);
 void route_to_one_launch(const struct gpu_routing *out, const int32_t *slot_mapping,
                          int32_t num_tokens, cudaStream_t stream);
 
-/* ---- moe_stream.cu, moe_tile.cu, moe.cu -------------------------------------------------------- */
+/* ---- moe_stream.cu, moe_tile.cu, moe.cu ------------------------------------------------------ */
 
 /* One expert held here; a table of them lies in device memory. Weights in FRAGMENTS. */
 struct gpu_expert {
-    const void *gate, *up;                /* [I, H] */
-    const void *down;                     /* [H, I] */
-    const float *gate_scale, *up_scale;   /* SCALE_ROW [I]; SCALE_BLOCK [I/16, H/128] rounded up */
-    const float *down_scale;              /* [H]; [H/16, (down_col0 + I)/128] rounded up */
+    const void *gate, *up;              /* [I, H] */
+    const void *down;                   /* [H, I] */
+    const float *gate_scale, *up_scale; /* SCALE_ROW [I]; SCALE_BLOCK [I/16, H/128] rounded up */
+    const float *down_scale;            /* [H]; [H/16, (down_col0 + I)/128] rounded up */
 };
 
 struct moe_launch_args {
-    const bf16 *x;                    /* [T, H]; not read when there is xq */
-    const uint8_t *xq;                /* [T, f8_stride(H)] FP8 activations, or NULL; F8 weights only */
-    const float *xq_scale;            /* [T] */
+    const bf16 *x;         /* [T, H]; not read when there is xq */
+    const uint8_t *xq;     /* [T, f8_stride(H)] FP8 activations, or NULL; F8 weights only */
+    const float *xq_scale; /* [T] */
     const struct gpu_routing *routing; /* host struct of device arrays */
     const struct gpu_expert *experts;  /* [num_local] */
     const int32_t *expert_slot;        /* [E] index into experts, -1: not held here */
@@ -278,7 +278,7 @@ struct moe_launch_args {
 size_t moe_workspace_bytes(int32_t max_tokens, int32_t num_experts, int32_t num_experts_per_tok);
 void moe_launch(const struct moe_launch_args *a, cudaStream_t stream);
 
-/* ---- dense.cu ---------------------------------------------------------------------------------- */
+/* ---- dense.cu -------------------------------------------------------------------------------- */
 
 struct dense_args {
     void *y; /* [T, ldy] bf16 or, with y_float, float */
@@ -288,10 +288,11 @@ struct dense_args {
     int64_t ldx;
     const uint8_t *xq;     /* [T, f8_stride(cols)] FP8 activations, or NULL; F8 in FRAGMENTS only */
     const float *xq_scale; /* [T] */
-    const void *weight; /* [rows, cols] */
+    const void *weight;    /* [rows, cols] */
     enum weight_layout layout;
     enum dtype dtype;
-    const float *weight_scale; /* SCALE_ROW [rows]; SCALE_BLOCK [rows/16, (block_col0 + cols)/128] */
+    const float
+        *weight_scale; /* SCALE_ROW [rows]; SCALE_BLOCK [rows/16, (block_col0 + cols)/128] */
     enum weight_scale scale;
     int32_t block_col0; /* a multiple of 32 below 128; 0 but for SCALE_BLOCK */
     int32_t rows, cols;
@@ -303,22 +304,22 @@ struct dense_args {
 /* y = x W^T + bias, by streaming the weights: for few tokens, and right for any number. */
 void dense_launch(const struct dense_args *a, cudaStream_t stream);
 
-/* ---- dense_tile.cu ----------------------------------------------------------------------------- */
+/* ---- dense_tile.cu --------------------------------------------------------------------------- */
 
-/* The same bits for many tokens, by tiles. Takes whole pieces of 16 bytes: cols and ldx multiples of
- * 8 and x aligned to 16 bytes, unless there is xq; and FP8 weights as FRAGMENTS only. */
+/* The same bits for many tokens, by tiles. Takes whole pieces of 16 bytes: cols and ldx multiples
+ * of 8 and x aligned to 16 bytes, unless there is xq; and FP8 weights as FRAGMENTS only. */
 bool dense_tile_takes(const struct dense_args *a);
 /* Tokens of a tile of 128 rows, as dense_tile_launch chooses it: 64 or 128. */
 int32_t dense_tile_tokens(const struct dense_args *a);
 void dense_tile_launch(const struct dense_args *a, cudaStream_t stream);
 
-/* ---- sample.cu --------------------------------------------------------------------------------- */
+/* ---- sample.cu ------------------------------------------------------------------------------- */
 
 /* What one row of logits is wanted for; host/sampler.h says what each step does. */
 struct sample_row {
-    int32_t row;          /* of logits */
-    int32_t token;        /* -1: draw one; else give this token's logprob only (a prompt's) */
-    int32_t num_top;      /* -1: no logprobs; else the token's, and those of the 0 .. 20 most likely */
+    int32_t row;     /* of logits */
+    int32_t token;   /* -1: draw one; else give this token's logprob only (a prompt's) */
+    int32_t num_top; /* -1: no logprobs; else the token's, and those of the 0 .. 20 most likely */
     float temperature, top_p, min_p;
     int32_t top_k; /* 0: all */
     float repetition_penalty, presence_penalty, frequency_penalty;

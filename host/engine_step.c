@@ -188,8 +188,7 @@ static bool is_eos(const struct engine *e, int32_t token) {
     return false;
 }
 
-/* ---- what a step's logits are wanted for -------------------------------------------------------
- */
+/* ---- what a step's logits are wanted for ----------------------------------------------------- */
 
 static struct sample_job draw_job(const struct engine *e, const struct step_seq *part) {
     const struct request *r = request_of(part->seq);

@@ -188,8 +188,8 @@ struct ops {
     void (*free)(struct backend *b, void *p, size_t bytes);
     /* Copies host memory to memory from alloc. */
     void (*write)(struct backend *b, void *to, const void *from, size_t bytes);
-    /* Bytes that alloc may still find, and those that a KV cache may take now, when nothing else was
-     * said. */
+    /* Bytes that alloc may still find, and those that a KV cache may take now, when nothing else
+     * was said. */
     int64_t (*free_bytes)(struct backend *b);
     int64_t (*kv_budget)(struct backend *b);
 

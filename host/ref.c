@@ -75,8 +75,7 @@ static int64_t ref_kv_budget(struct backend *b) {
     return (int64_t)((double)mem_available_bytes() * 0.4);
 }
 
-/* ---- weights: row-major, then the scales --------------------------------------------------------
- */
+/* ---- weights: row-major, then the scales ----------------------------------------------------- */
 
 static size_t align64(size_t n) {
     return (n + 63) / 64 * 64;
@@ -165,8 +164,7 @@ static double dot_units(const struct weight *w, int32_t r, const float *x, int32
     return sum;
 }
 
-/* ---- embedding, norm, projections ---------------------------------------------------------------
- */
+/* ---- embedding, norm, projections ------------------------------------------------------------ */
 
 static int ref_embed_init(struct backend *b, const struct tensor_source *table,
                           struct error *error) {
@@ -243,8 +241,7 @@ static void ref_matmul_partial(struct backend *b, void *partial_, const void *x_
     }
 }
 
-/* ---- queries, keys, attention -------------------------------------------------------------------
- */
+/* ---- queries, keys, attention ---------------------------------------------------------------- */
 
 static float clamp(float x, float limit) {
     if (limit <= 0)
@@ -388,8 +385,7 @@ static void ref_attention(struct backend *b, const struct attention_args *a) {
     }
 }
 
-/* ---- experts ------------------------------------------------------------------------------------
- */
+/* ---- experts --------------------------------------------------------------------------------- */
 
 /* z[0..E) divided by (its unbiased standard deviation / target); Skywork-MoE, without epsilon. */
 static void normalise_logits(float *z, int32_t E, float target) {

@@ -42,8 +42,7 @@ struct attention_case {
     const int32_t *tables[MAX_SETS];
 };
 
-/* ---- arguments ----------------------------------------------------------------------------------
- */
+/* ---- arguments ------------------------------------------------------------------------------- */
 
 static void launch(void *context, int32_t set, cudaStream_t stream) {
     const struct attention_case *c = context;
@@ -112,8 +111,7 @@ static void make_step(struct bench *b, struct attention_case *c, const struct he
     free(tiles);
 }
 
-/* ---- cases --------------------------------------------------------------------------------------
- */
+/* ---- cases ----------------------------------------------------------------------------------- */
 
 static void run_step(struct bench *b, const struct heads *h, const struct step_shape *s,
                      enum dtype kv_dtype) {

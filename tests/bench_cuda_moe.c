@@ -47,8 +47,7 @@ struct layer {
     struct moe_launch_args args;
 };
 
-/* ---- weights ------------------------------------------------------------------------------------
- */
+/* ---- weights --------------------------------------------------------------------------------- */
 
 static void *random_matrix(struct bench *b, const struct weight_type *t, int32_t rows,
                            int32_t cols) {
@@ -88,8 +87,7 @@ static void make_experts(struct bench *b, struct layer *l) {
     free(slot);
 }
 
-/* ---- routing ------------------------------------------------------------------------------------
- */
+/* ---- routing --------------------------------------------------------------------------------- */
 
 /* K distinct experts for each of T tokens, and the pairs in the order of their experts. */
 static void random_routing(struct bench *b, struct layer *l, int32_t set, int32_t T,
@@ -138,8 +136,7 @@ static void random_routing(struct bench *b, struct layer *l, int32_t set, int32_
     free(weights);
 }
 
-/* ---- cases --------------------------------------------------------------------------------------
- */
+/* ---- cases ----------------------------------------------------------------------------------- */
 
 static void launch(void *context, int32_t set, cudaStream_t stream) {
     struct layer *l = context;

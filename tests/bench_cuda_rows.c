@@ -31,8 +31,7 @@ static int32_t *integers(struct bench *b, int32_t n, int32_t step, int32_t below
     return device;
 }
 
-/* ---- embedding and norm -------------------------------------------------------------------------
- */
+/* ---- embedding and norm ---------------------------------------------------------------------- */
 
 struct embed_case {
     float *hidden;
@@ -80,8 +79,7 @@ static void run_norm(struct bench *b, int32_t T, int32_t H) {
     run(b, name, (double)n * (3 * sizeof(float) + sizeof(bf16)), 0, launch_norm, &a);
 }
 
-/* ---- rope ---------------------------------------------------------------------------------------
- */
+/* ---- rope ------------------------------------------------------------------------------------ */
 
 /* Cosines and sines, as queries are rotated again and again and must stay as long as they are. */
 static float *rotations(struct bench *b, int32_t D) {
@@ -131,8 +129,7 @@ static void run_rope(struct bench *b, int32_t T, int32_t Hq, int32_t Hkv, int32_
     run(b, name, bytes, 0, launch_rope, &a);
 }
 
-/* ---- router -------------------------------------------------------------------------------------
- */
+/* ---- router ---------------------------------------------------------------------------------- */
 
 static void launch_router(void *context, int32_t set, cudaStream_t stream) {
     (void)set;
@@ -165,8 +162,7 @@ static void run_router(struct bench *b, int32_t T, int32_t H, int32_t E, int32_t
     run(b, name, ((double)T + E) * H * sizeof(bf16), 2.0 * T * H * E, launch_router, &a);
 }
 
-/* ---- sampling -----------------------------------------------------------------------------------
- */
+/* ---- sampling -------------------------------------------------------------------------------- */
 
 static void launch_sample(void *context, int32_t set, cudaStream_t stream) {
     (void)set;
@@ -202,8 +198,7 @@ static void run_sample(struct bench *b, int32_t R, int32_t V, bool greedy) {
     run(b, name, (double)R * V * sizeof(float), 0, launch_sample, &a);
 }
 
-/* ---- layout -------------------------------------------------------------------------------------
- */
+/* ---- layout ---------------------------------------------------------------------------------- */
 
 struct layout_case {
     void *data;
@@ -229,8 +224,7 @@ static void run_layout(struct bench *b, int32_t rows, int32_t cols) {
     run(b, name, 2.0 * rows * cols, 0, launch_layout, &c);
 }
 
-/* ---- all ----------------------------------------------------------------------------------------
- */
+/* ---- all ------------------------------------------------------------------------------------- */
 
 static void run_at(struct bench *b, int32_t T) {
     run_embed(b, T, 4096, 32000);

@@ -10,8 +10,7 @@
 
 enum { MAX_LAUNCHES = 1024, GRAPH_US = 2000 };
 
-/* ---- the device ---------------------------------------------------------------------------------
- */
+/* ---- the device ------------------------------------------------------------------------------ */
 
 static int32_t attribute(enum cudaDeviceAttr which) {
     int value;
@@ -54,8 +53,7 @@ void bench_close(struct bench *b) {
     buffer_deinit(&b->not_run);
 }
 
-/* ---- what runs ----------------------------------------------------------------------------------
- */
+/* ---- what runs ------------------------------------------------------------------------------- */
 
 static void record_not_run(struct bench *b, const char *name, const char *reason) {
     printf("%-56s not run: %s\n", name, reason);
@@ -76,8 +74,7 @@ bool bench_wanted(struct bench *b, const char *name) {
     return false;
 }
 
-/* ---- memory -------------------------------------------------------------------------------------
- */
+/* ---- memory ---------------------------------------------------------------------------------- */
 
 void *bench_alloc(struct bench *b, size_t bytes) {
     void *p = NULL;
@@ -153,8 +150,7 @@ int32_t bench_sets(const struct bench *b, double bytes, int32_t most) {
     return n;
 }
 
-/* ---- measuring ----------------------------------------------------------------------------------
- */
+/* ---- measuring ------------------------------------------------------------------------------- */
 
 /* Microseconds from one event to the other, once both have happened. */
 static double elapsed_us(cudaEvent_t from, cudaEvent_t to) {
@@ -242,8 +238,7 @@ double bench_run(struct bench *b, const struct bench_case *c) {
     return median;
 }
 
-/* ---- the record ---------------------------------------------------------------------------------
- */
+/* ---- the record ------------------------------------------------------------------------------ */
 
 int bench_write_json(const struct bench *b, const char *path) {
     const struct bench_ceilings *l = &b->ceilings;

@@ -25,8 +25,7 @@ static struct backend *backend;
 static int32_t threads = 2;
 static double seconds_per_case = 1;
 
-/* ---- measuring ----------------------------------------------------------------------------------
- */
+/* ---- measuring ------------------------------------------------------------------------------- */
 
 /* Median seconds of fn(arg, run). */
 static double measure(void (*fn)(void *arg, int32_t run), void *arg) {
@@ -61,8 +60,7 @@ static void report_flops(const char *name, double flops, void (*fn)(void *, int3
     fflush(stdout);
 }
 
-/* ---- weights ------------------------------------------------------------------------------------
- */
+/* ---- weights --------------------------------------------------------------------------------- */
 
 static void *pool(size_t bytes) {
     void *p = ops->alloc(backend, bytes);
@@ -124,8 +122,7 @@ static void free_weight(struct weight *w) {
     ops->free(backend, w->data, ops->weight_bytes(&shape));
 }
 
-/* ---- matmul -------------------------------------------------------------------------------------
- */
+/* ---- matmul ---------------------------------------------------------------------------------- */
 
 struct matmul_bench {
     struct weight w[MAX_MATRICES];
@@ -162,8 +159,7 @@ static void bench_matmul(struct kind kind) {
     ops->free(backend, m.y, (size_t)MAX_T * I * sizeof *m.y);
 }
 
-/* ---- experts ------------------------------------------------------------------------------------
- */
+/* ---- experts --------------------------------------------------------------------------------- */
 
 struct moe_bench {
     struct expert_weights experts[E];
@@ -228,8 +224,7 @@ static void bench_moe(struct kind kind) {
     free(m);
 }
 
-/* ---- attention ----------------------------------------------------------------------------------
- */
+/* ---- attention ------------------------------------------------------------------------------- */
 
 enum { HQ = 16, HKV = 4, D = 64, CONTEXT = 4096, SEQS = 16, BLOCKS = CONTEXT / KV_BLOCK_SIZE };
 

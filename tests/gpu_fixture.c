@@ -9,8 +9,7 @@
 #include "host/mem.h"
 #include "tests/alloc_guard.h"
 
-/* ---- the device --------------------------------------------------------------------------------
- */
+/* ---- the device ------------------------------------------------------------------------------ */
 
 static int32_t attribute(enum cudaDeviceAttr which) {
     int device, value;
@@ -59,8 +58,7 @@ static void wait(void) {
     CUDA_CHECK(cudaStreamSynchronize(gpu_stream()));
 }
 
-/* ---- buffers -----------------------------------------------------------------------------------
- */
+/* ---- buffers --------------------------------------------------------------------------------- */
 
 /* The front guard keeps the alignment of cudaMalloc. */
 enum { FRONT = 256, BACK = 128, MAX_BUFFERS = 256 };
@@ -184,8 +182,7 @@ void gpu_give_memory(struct gpu_hogs *h) {
         CUDA_CHECK(cudaFree(h->p[--h->n]));
 }
 
-/* ---- host arrays -------------------------------------------------------------------------------
- */
+/* ---- host arrays ----------------------------------------------------------------------------- */
 
 float *random_floats(struct rng *r, int64_t n, float amplitude) {
     float *x = xmalloc((size_t)n * sizeof *x);
@@ -221,8 +218,7 @@ void e4m3_from_floats(uint8_t *out, const float *x, int64_t n) {
         out[i] = e4m3_from_f32(x[i]);
 }
 
-/* ---- comparisons -------------------------------------------------------------------------------
- */
+/* ---- comparisons ----------------------------------------------------------------------------- */
 
 bool close_rows(const char *what, const float *got, const float *want, int64_t n, int64_t row,
                 float relative, float absolute) {

@@ -37,8 +37,7 @@ bool gpu_available(const char **reason);
 struct gpu_info gpu_test_info(void); /* of the current device */
 cudaStream_t gpu_stream(void);
 
-/* ---- buffers -----------------------------------------------------------------------------------
- */
+/* ---- buffers --------------------------------------------------------------------------------- */
 
 /* Device memory, aligned to 256 bytes; bytes may be 0. */
 void *gpu_alloc(size_t bytes);
@@ -69,8 +68,7 @@ struct gpu_hogs {
 void gpu_take_memory(struct gpu_hogs *h, size_t leave);
 void gpu_give_memory(struct gpu_hogs *h);
 
-/* ---- host arrays -------------------------------------------------------------------------------
- */
+/* ---- host arrays ----------------------------------------------------------------------------- */
 
 /* New arrays, to be freed with free(). */
 float *random_floats(struct rng *r, int64_t n, float amplitude);
@@ -82,8 +80,7 @@ void round_to_e4m3(float *x, int64_t n);
 void bf16_from_floats(bf16 *out, const float *x, int64_t n);
 void e4m3_from_floats(uint8_t *out, const float *x, int64_t n);
 
-/* ---- comparisons -------------------------------------------------------------------------------
- */
+/* ---- comparisons ----------------------------------------------------------------------------- */
 
 /* |got - want| <= relative * |want| + absolute for every element of a [n / row, row] array (row 0:
  * one row). A NaN equals nothing. If not: where the first one is, how far off, and how many are. */

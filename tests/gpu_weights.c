@@ -90,8 +90,7 @@ void gpu_matrix_times(const struct gpu_matrix *m, const float *x, double *y, dou
     }
 }
 
-/* ---- FP8 activations ---------------------------------------------------------------------------
- */
+/* ---- FP8 activations ------------------------------------------------------------------------- */
 
 struct gpu_f8_rows gpu_f8_rows_of(float *x, int64_t n, int32_t cols) {
     int64_t stride = f8_stride(cols);

@@ -8,8 +8,7 @@
 #include "host/cpu/cpu_backend.h"
 #include "host/mem.h"
 
-/* ---- variants -----------------------------------------------------------------------------------
- */
+/* ---- variants -------------------------------------------------------------------------------- */
 
 /* Absent where SIMDe is not installed. */
 extern const struct cpu_kernels kernels_avx512_simde __attribute__((weak));
@@ -47,8 +46,7 @@ const struct variant *variants(int *n) {
     return all;
 }
 
-/* ---- random numbers -----------------------------------------------------------------------------
- */
+/* ---- random numbers -------------------------------------------------------------------------- */
 
 uint64_t ops_test_seed(void) {
     const char *s = getenv("OPS_TEST_SEED");
@@ -79,8 +77,7 @@ void rng_fill(struct rng *r, float *x, int64_t n) {
         x[i] = rng_float(r);
 }
 
-/* ---- memory -------------------------------------------------------------------------------------
- */
+/* ---- memory ---------------------------------------------------------------------------------- */
 
 enum { GUARD = 64 };
 
@@ -133,8 +130,7 @@ double *guarded_doubles(int64_t n) {
     return guarded_alloc((size_t)n * sizeof(double));
 }
 
-/* ---- matrices -----------------------------------------------------------------------------------
- */
+/* ---- matrices -------------------------------------------------------------------------------- */
 
 /* Scales for the source's rows or blocks, about as large as the one that it has. */
 static float *random_scales(struct rng *r, const struct tensor_source *t) {
@@ -216,8 +212,7 @@ void stored_free(struct stored *s) {
     *s = (struct stored){0};
 }
 
-/* ---- backends -----------------------------------------------------------------------------------
- */
+/* ---- backends -------------------------------------------------------------------------------- */
 
 struct backend_config test_config(int32_t threads) {
     static const int32_t kv_head[36]; /* every query head reads KV head 0 */
@@ -246,8 +241,7 @@ struct backend *test_backend(const struct ops *ops, const struct backend_config 
     return b;
 }
 
-/* ---- comparisons --------------------------------------------------------------------------------
- */
+/* ---- comparisons ----------------------------------------------------------------------------- */
 
 bool close_doubles(const char *what, const double *a, const double *b, int64_t n,
                    const float *limits, float limit) {

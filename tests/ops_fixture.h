@@ -19,8 +19,7 @@ struct variant {
 /* All variants that can run; *n of them, AVX2 first. */
 const struct variant *variants(int *n);
 
-/* ---- random numbers -----------------------------------------------------------------------------
- */
+/* ---- random numbers -------------------------------------------------------------------------- */
 
 struct rng {
     uint64_t state;
@@ -33,8 +32,7 @@ int32_t rng_below(struct rng *r, int32_t n);
 float rng_float(struct rng *r); /* [-1, 1) */
 void rng_fill(struct rng *r, float *x, int64_t n);
 
-/* ---- memory -------------------------------------------------------------------------------------
- */
+/* ---- memory ---------------------------------------------------------------------------------- */
 
 /* A buffer poisoned with NaNs, between canaries. guarded_free checks them. */
 void *guarded_alloc(size_t bytes);
@@ -43,8 +41,7 @@ void guarded_free(void *p);
 float *guarded_floats(int64_t n);
 double *guarded_doubles(int64_t n);
 
-/* ---- matrices -----------------------------------------------------------------------------------
- */
+/* ---- matrices -------------------------------------------------------------------------------- */
 
 /* A random checkpoint tensor and its values as floats (without the scales). */
 struct matrix {
@@ -72,16 +69,14 @@ struct stored store_matrix(const struct ops *ops, const struct matrix *m, int32_
 struct stored store_all(const struct ops *ops, const struct matrix *m);
 void stored_free(struct stored *s);
 
-/* ---- backends -----------------------------------------------------------------------------------
- */
+/* ---- backends -------------------------------------------------------------------------------- */
 
 /* Room for the tests' shapes. */
 struct backend_config test_config(int32_t threads);
 /* CHECKs that it was created. */
 struct backend *test_backend(const struct ops *ops, const struct backend_config *config);
 
-/* ---- comparisons --------------------------------------------------------------------------------
- */
+/* ---- comparisons ----------------------------------------------------------------------------- */
 
 /* |a - b| <= limit[i], or <= limit where limits is NULL; says where and by how much not. */
 bool close_floats(const char *what, const float *a, const float *b, int64_t n, const float *limits,

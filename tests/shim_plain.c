@@ -28,8 +28,7 @@ static int32_t num_entries;
 static char running[256], scratch[] = "/tmp/moeserve-test-XXXXXX";
 static bool failed, skipped; /* the running test */
 
-/* ---- records ------------------------------------------------------------------------------------
- */
+/* ---- records --------------------------------------------------------------------------------- */
 
 void shim_register(const char *suite, const char *name, const char *file, int line,
                    void (*fn)(void)) {
@@ -58,8 +57,7 @@ bool shim_failed(void) {
     return failed;
 }
 
-/* ---- checks -------------------------------------------------------------------------------------
- */
+/* ---- checks ---------------------------------------------------------------------------------- */
 
 bool shim_true(const char *file, int line, const char *expr, bool ok) {
     if (!ok)
@@ -115,8 +113,7 @@ bool shim_mem(const char *file, int line, const char *a_expr, const char *b_expr
     return true;
 }
 
-/* ---- running ------------------------------------------------------------------------------------
- */
+/* ---- running --------------------------------------------------------------------------------- */
 
 const char *shim_data_dir(void) {
     return "tests/data";

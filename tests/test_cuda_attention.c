@@ -42,8 +42,7 @@ struct rig {
     struct attention_plan plan; /* of the last step */
 };
 
-/* ---- contexts -----------------------------------------------------------------------------------
- */
+/* ---- contexts -------------------------------------------------------------------------------- */
 
 static struct rig *rig_open(const struct heads_case *c) {
     struct rig *g = xcalloc(1, sizeof *g);
@@ -110,8 +109,7 @@ static void make_queries(const struct rig *g, int32_t seq, int32_t pos, float *q
         q[h * g->c.D + h % g->c.D] = NAN;
 }
 
-/* ---- steps --------------------------------------------------------------------------------------
- */
+/* ---- steps ----------------------------------------------------------------------------------- */
 
 struct step_arrays {
     int32_t cu_seqlens[MAX_SEQS + 1], seq_lens[MAX_SEQS], tables[MAX_SEQS * BLOCKS_PER_SEQ];
@@ -185,8 +183,7 @@ static float *rig_step(struct rig *g, const struct chunk *chunks, int32_t num, i
     return out;
 }
 
-/* ---- the reference ------------------------------------------------------------------------------
- */
+/* ---- the reference --------------------------------------------------------------------------- */
 
 static int32_t kv_head_of(const struct rig *g, int32_t head) {
     int32_t kv = 0;
@@ -236,8 +233,7 @@ static float *ref_step(const struct rig *g, const struct chunk *chunks, int32_t 
     return out;
 }
 
-/* ---- against the reference ----------------------------------------------------------------------
- */
+/* ---- against the reference ------------------------------------------------------------------- */
 
 /* Decodes at 1, 16, 17 and 1000 tokens, padding, and chunks of 15 (whole), 5 and 100 rows. */
 static const struct chunk mixed[] = {
@@ -301,8 +297,7 @@ TEST(CudaAttention, UnsplitContextsMatchTheReference) {
         check_case(&cases[i], true);
 }
 
-/* ---- bits ---------------------------------------------------------------------------------------
- */
+/* ---- bits ------------------------------------------------------------------------------------ */
 
 static const struct heads_case bit_cases[] = {
     {6, 2, 64, 0, DTYPE_BF16, NULL},
@@ -358,8 +353,7 @@ TEST(CudaAttention, ASplitRowHasTheSameBitsAloneAndInABatch) {
     rig_close(g);
 }
 
-/* ---- NaNs ---------------------------------------------------------------------------------------
- */
+/* ---- NaNs ------------------------------------------------------------------------------------ */
 
 /* Rows of a chunk must have NaNs in every head where they see position `at`, and none elsewhere. */
 static void check_nans(struct rig *g, const struct chunk *chunk, int32_t at, bool query, bool whole,
@@ -412,8 +406,7 @@ TEST(CudaAttention, ANanComesOutOfTheRowsThatSeeItAndOfNoOthers) {
             }
 }
 
-/* ---- plans --------------------------------------------------------------------------------------
- */
+/* ---- plans ----------------------------------------------------------------------------------- */
 
 TEST(CudaAttention, PlansSplitContextsAtFixedPlacesWhileThereIsRoom) {
     static const int32_t cu_seqlens[] = {0, 1, 1, 5, 105, 106, 107, 108};

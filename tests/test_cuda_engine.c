@@ -48,8 +48,7 @@ TEST(CudaEngine, SameBytesAfterPreemption) {
     invariance_check_preemption(&v);
 }
 
-/* ---- errors ------------------------------------------------------------------------------------
- */
+/* ---- errors ---------------------------------------------------------------------------------- */
 
 /* The engine does not start, and its message has these words. */
 static void check_refused(const struct engine_options *o, const char *a, const char *b) {

@@ -36,8 +36,7 @@ static const struct ops *gpu_ops(void) {
     return ops;
 }
 
-/* ---- ops ---------------------------------------------------------------------------------------
- */
+/* ---- ops ------------------------------------------------------------------------------------- */
 
 enum { T = 9, H = 90, I = 44, WIDTH = 130, ROWS = 70, MAX_MEMORY = 16 };
 
@@ -267,8 +266,7 @@ TEST(CudaF8Model, ExpertsOfANormAreNearlyThoseOfRef) {
         free(arrays[i]);
 }
 
-/* ---- a model -----------------------------------------------------------------------------------
- */
+/* ---- a model --------------------------------------------------------------------------------- */
 
 enum { MAX_PROMPT = 64, MAX_ROWS = 3 * MAX_PROMPT };
 static const char model_name[] = "skywork_moe_fp8";

@@ -137,8 +137,7 @@ static void check_same(const struct rig *r, const char *what, const float *a, co
              r->args.cols, T);
 }
 
-/* ---- values ------------------------------------------------------------------------------------
- */
+/* ---- values ---------------------------------------------------------------------------------- */
 
 /* Columns that end within a tile of 32, rows that no tile divides. */
 static const int32_t shapes[][2] = {{1, 8}, {50, 48}, {130, 264}, {170, 616}};
@@ -232,8 +231,7 @@ TEST(CudaGemm, BothSidesOfTheCrossoversAreRight) {
     rig_deinit(&r);
 }
 
-/* ---- choice ------------------------------------------------------------------------------------
- */
+/* ---- choice ---------------------------------------------------------------------------------- */
 
 static struct dense_args product_of(const struct gpu_info *gpu, enum dtype dtype, int32_t rows,
                                     int32_t cols, int32_t T) {
@@ -307,8 +305,7 @@ TEST(CudaGemm, AWayThatDoesNotTakeAProductSaysSo) {
     rig_deinit(&r);
 }
 
-/* ---- algorithms --------------------------------------------------------------------------------
- */
+/* ---- algorithms ------------------------------------------------------------------------------ */
 
 /* 65 to 80 tokens are one bucket. Another output type, alignment or stride is another shape. */
 TEST(CudaGemm, TheLibraryIsAskedOnceAShape) {
@@ -337,8 +334,7 @@ TEST(CudaGemm, TheLibraryIsAskedOnceAShape) {
     rig_deinit(&r);
 }
 
-/* ---- graphs ------------------------------------------------------------------------------------
- */
+/* ---- graphs ---------------------------------------------------------------------------------- */
 
 static cudaGraphExec_t record(struct rig *r, enum gemm_path path) {
     cudaGraph_t graph;

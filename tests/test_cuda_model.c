@@ -28,8 +28,7 @@ enum { MAX_PROMPT = 64, GREEDY = 32, MAX_ROWS = MAX_PROMPT + GREEDY };
 static const double ROW_BOUND = 0.05, MARGIN = 2 * 4 * 0.05, TIE = 0.1;
 static const int32_t gpu0[] = {0};
 
-/* ---- ref, which notes ties ----------------------------------------------------------------------
- */
+/* ---- ref, which notes ties ------------------------------------------------------------------- */
 
 /* By position: does the row have a tie in some layer? Of the sequence that runs. */
 static bool tie[MAX_ROWS];
@@ -61,8 +60,7 @@ static void tie_noting_router(struct backend *b, struct routing *out, const void
     ref_ops.router(b, out, x, gate, config, num_tokens);
 }
 
-/* ---- a model on both ---------------------------------------------------------------------------
- */
+/* ---- a model on both ------------------------------------------------------------------------- */
 
 struct pair {
     struct golden gpu, ref;
@@ -132,8 +130,7 @@ static void check_counts(const struct pair *p) {
              p->num_rows);
 }
 
-/* ---- tests -------------------------------------------------------------------------------------
- */
+/* ---- tests ----------------------------------------------------------------------------------- */
 
 static void for_all_models(void (*fn)(const char *name, const struct golden_options *o),
                            const struct golden_options *o) {
@@ -213,8 +210,7 @@ TEST(CudaModel, ContinuesAsRefDoes) {
     for_all_models(check_greedy, &(struct golden_options){0});
 }
 
-/* ---- the same bits -----------------------------------------------------------------------------
- */
+/* ---- the same bits --------------------------------------------------------------------------- */
 
 /* The logits of prompt 2, in chunks, with these options; to be freed. NULL after a failure. */
 static float *logits_of(const char *name, const struct golden_options *options, int32_t chunk,

@@ -13,8 +13,7 @@
 #include "host/mem.h"
 #include "tests/gpu_weights.h"
 
-/* ---- a layer's experts -------------------------------------------------------------------------
- */
+/* ---- a layer's experts ----------------------------------------------------------------------- */
 
 struct layer {
     const struct gpu_weight_type *type;
@@ -67,8 +66,7 @@ static void free_layer(struct layer *l) {
     free(l->down);
 }
 
-/* ---- a batch and where its tokens go -----------------------------------------------------------
- */
+/* ---- a batch and where its tokens go --------------------------------------------------------- */
 
 enum pattern {
     RANDOM, /* K different experts each */
@@ -184,8 +182,7 @@ static void free_tokens(struct tokens *t) {
     free(t->slot);
 }
 
-/* ---- one launch --------------------------------------------------------------------------------
- */
+/* ---- one launch ------------------------------------------------------------------------------ */
 
 struct result {
     float *act, *pair_out, *partial; /* [P, I], [P, H], [T, H]; owned */
@@ -272,8 +269,7 @@ static struct result run_moe(const struct layer *l, const struct tokens *t, cons
     return r;
 }
 
-/* ---- checks ------------------------------------------------------------------------------------
- */
+/* ---- checks ---------------------------------------------------------------------------------- */
 
 static void describe(char out[160], const struct layer *l, const struct tokens *t) {
     snprintf(out, 160, "%s H %d I %d E %d K %d, T %d (seed %llu)", l->type->name, l->H, l->I, l->E,
@@ -389,8 +385,7 @@ static void check_case(uint64_t salt, const struct gpu_weight_type *type, const 
     free_layer(&l);
 }
 
-/* ---- tests -------------------------------------------------------------------------------------
- */
+/* ---- tests ----------------------------------------------------------------------------------- */
 
 /* {T, H, I, E, K} */
 static const int32_t few[][5] = {{1, 96, 40, 5, 2},   {2, 152, 88, 7, 3}, {7, 64, 24, 3, 3},

@@ -22,8 +22,7 @@
 enum { MAX_PROMPT = 64, MAX_GREEDY = 64, GREEDY = 32 };
 static const double LOGIT_BOUND = 0.2;
 
-/* ---- a model that the program can load ---------------------------------------------------------
- */
+/* ---- a model that the program can load ------------------------------------------------------- */
 
 /* The golden models have no tokenizer: one token a byte, as the requests have ids anyway. */
 static void write_tokenizer(const char *path) {
@@ -64,8 +63,7 @@ static void make_model(const struct golden *g, const char *name, char *dir, size
     write_tokenizer(to);
 }
 
-/* ---- comparisons -------------------------------------------------------------------------------
- */
+/* ---- comparisons ----------------------------------------------------------------------------- */
 
 struct reference {
     double std,

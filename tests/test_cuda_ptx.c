@@ -9,8 +9,7 @@
 
 enum { LANES = 32, M = 16, N = 8, K = 16 };
 
-/* ---- mma ---------------------------------------------------------------------------------------
- */
+/* ---- mma ------------------------------------------------------------------------------------- */
 
 /* Small whole numbers, which bf16, f16 and every order of sums hold exactly. */
 struct product {
@@ -136,8 +135,7 @@ TEST(CudaPtx, MmaE4m3IsAMatrixProduct) {
     gpu_free(out);
 }
 
-/* ---- ldmatrix ----------------------------------------------------------------------------------
- */
+/* ---- ldmatrix -------------------------------------------------------------------------------- */
 
 static void check_ldmatrix(bool trans) {
     uint16_t in[LANES][8];
@@ -173,8 +171,7 @@ TEST(CudaPtx, LdmatrixTransGivesLanesThoseOfTheTransposedMatrices) {
     check_ldmatrix(true);
 }
 
-/* ---- copies and loads --------------------------------------------------------------------------
- */
+/* ---- copies and loads ------------------------------------------------------------------------ */
 
 static void fill_bytes(uint8_t *out, size_t n) {
     for (size_t i = 0; i < n; i++)
@@ -221,8 +218,7 @@ TEST(CudaPtx, StreamingLoadsAreLoads) {
     gpu_free(out8);
 }
 
-/* ---- arithmetic --------------------------------------------------------------------------------
- */
+/* ---- arithmetic ------------------------------------------------------------------------------ */
 
 TEST(CudaPtx, Exp2IsWithinTwoUlpAndExactWhereItSaysSo) {
     GPU_OR_SKIP();
@@ -283,8 +279,7 @@ TEST(CudaPtx, EveryCodeOfE4m3IsWidenedExactly) {
     gpu_free(f16);
 }
 
-/* ---- architecture ------------------------------------------------------------------------------
- */
+/* ---- architecture ---------------------------------------------------------------------------- */
 
 TEST(CudaPtx, TheArchitectureOfKernelsIsTheOneTheyWereCompiledFor) {
     GPU_OR_SKIP();

@@ -128,8 +128,7 @@ static void close_test(struct rope_test *t) {
     free(t->k_norm);
 }
 
-/* ---- the reference ------------------------------------------------------------------------------
- */
+/* ---- the reference --------------------------------------------------------------------------- */
 
 static double clip(double x, double limit) {
     return limit <= 0 ? x : x > limit ? limit : x < -limit ? -limit : x;
@@ -187,8 +186,7 @@ static void check_head(const struct rope_test *t, const char *what, enum dtype d
     }
 }
 
-/* ---- tests --------------------------------------------------------------------------------------
- */
+/* ---- tests ----------------------------------------------------------------------------------- */
 
 /* Keys, then values of a block; returns the element where a head of a slot begins. */
 static int64_t kv_at(const struct rope_test *t, int32_t slot, int32_t head, int32_t value) {

@@ -92,8 +92,7 @@ static void route(struct run *run) {
         gpu_free(device[i]);
 }
 
-/* ---- the plain router --------------------------------------------------------------------------
- */
+/* ---- the plain router ------------------------------------------------------------------------ */
 
 /* p[E] of token t. */
 static void probabilities(const struct run *run, int32_t t, double *p) {
@@ -175,8 +174,7 @@ static void check_routing(const struct shape *s) {
     run_free(&run);
 }
 
-/* ---- tests -------------------------------------------------------------------------------------
- */
+/* ---- tests ----------------------------------------------------------------------------------- */
 
 TEST(CudaRouter, AgreesWithThePlainOne) {
     GPU_OR_SKIP();
@@ -275,8 +273,7 @@ TEST(CudaRouter, BrokenRowsHaveNaNWeightsAndValidExperts) {
     run_free(&run);
 }
 
-/* ---- dense layers ------------------------------------------------------------------------------
- */
+/* ---- dense layers ---------------------------------------------------------------------------- */
 
 TEST(CudaRouter, DenseLayersRouteToOneExpert) {
     GPU_OR_SKIP();

@@ -7,8 +7,7 @@
 #include "host/mem.h"
 #include "tests/gpu_fixture.h"
 
-/* ---- embed -------------------------------------------------------------------------------------
- */
+/* ---- embed ----------------------------------------------------------------------------------- */
 
 /* Rows of a table, which lies `offset` elements behind a 256-byte boundary. */
 static void check_embed(int32_t T, int32_t H, int32_t offset, bool in_host_memory) {
@@ -63,8 +62,7 @@ TEST(CudaEmbed, ReadsATableInHostMemory) {
     check_embed(2, 90, 0, true);
 }
 
-/* ---- gather ------------------------------------------------------------------------------------
- */
+/* ---- gather ---------------------------------------------------------------------------------- */
 
 /* R rows of T, some of them twice. */
 static void check_gather(int32_t R, int32_t H, bool with_partial) {
@@ -105,8 +103,7 @@ TEST(CudaGather, AddsWhatIsPartial) {
         }
 }
 
-/* ---- norm --------------------------------------------------------------------------------------
- */
+/* ---- norm ------------------------------------------------------------------------------------ */
 
 enum { WITH_PARTIAL = 1, WITH_ROWS = 2, WITH_XQ = 4 };
 
@@ -322,8 +319,7 @@ TEST(CudaNorm, RowsOfZerosAndOfNaNsAreWhatTheySay) {
     free(got);
 }
 
-/* ---- quantise ----------------------------------------------------------------------------------
- */
+/* ---- quantise -------------------------------------------------------------------------------- */
 
 /* Rows of x with stride ldx, from `offset` elements behind a 256-byte boundary on. */
 static void check_quantise(int32_t T, int32_t cols, int64_t ldx, int32_t offset) {

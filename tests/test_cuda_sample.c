@@ -44,8 +44,7 @@ static void rows_free(struct rows *s) {
     free(s->banned);
 }
 
-/* ---- both samplers -----------------------------------------------------------------------------
- */
+/* ---- both samplers --------------------------------------------------------------------------- */
 
 static struct sample_result *on_gpu(const struct rows *s) {
     size_t results = (size_t)s->num * sizeof(struct sample_result);
@@ -138,8 +137,7 @@ static void compare(const struct rows *s) {
     free(got);
 }
 
-/* ---- random rows -------------------------------------------------------------------------------
- */
+/* ---- random rows ----------------------------------------------------------------------------- */
 
 /* Smooth, peaked, with many ties, with -inf, all the same, nearly flat, huge. */
 static void random_logits(struct rng *r, float *row, int32_t n) {
@@ -242,8 +240,7 @@ TEST(CudaSample, SeveralChunks) {
     compare_random(32003, 24);
 }
 
-/* ---- by hand -----------------------------------------------------------------------------------
- */
+/* ---- by hand --------------------------------------------------------------------------------- */
 
 /* The same distribution with many draws: every part of the row is hit. */
 TEST(CudaSample, ManyDrawsOfOneRow) {

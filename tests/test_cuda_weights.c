@@ -221,8 +221,7 @@ TEST(CudaWeights, SlicesOfAnFfnKeepTheirScales) {
     ops->destroy(b);
 }
 
-/* ---- errors ------------------------------------------------------------------------------------
- */
+/* ---- errors ---------------------------------------------------------------------------------- */
 
 TEST(CudaWeights, SaysThatATableOfExpertsDoesNotFit) {
     GPU_OR_SKIP();

@@ -130,8 +130,7 @@ TEST(OpsRows, GatherRowsIsExact) {
     ref_ops.destroy(ref);
 }
 
-/* ---- router -------------------------------------------------------------------------------------
- */
+/* ---- router ---------------------------------------------------------------------------------- */
 
 static struct routing routing_alloc(int32_t T, int32_t E, int32_t K) {
     return (struct routing){
@@ -252,8 +251,7 @@ TEST(OpsRouter, TiesGoToTheLowerExpert) {
     }
 }
 
-/* ---- the choice of kernels ----------------------------------------------------------------------
- */
+/* ---- the choice of kernels ------------------------------------------------------------------- */
 
 TEST(CpuOps, ChoosesTheBestKernelsOrSaysWhatIsMissing) {
     struct error error = {0};

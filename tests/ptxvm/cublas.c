@@ -19,8 +19,7 @@ struct cublasContext {
     cublasAtomicsMode_t atomics_mode;
 };
 
-/* ---- handles ----------------------------------------------------------------------------------
- */
+/* ---- handles --------------------------------------------------------------------------------- */
 
 cublasStatus_t cublasCreate_v2(cublasHandle_t *handle) {
     int device;
@@ -125,8 +124,7 @@ const char *cublasGetStatusString(cublasStatus_t status) {
     return "unknown cuBLAS status";
 }
 
-/* ---- one product and its batch ----------------------------------------------------------------
- */
+/* ---- one product and its batch --------------------------------------------------------------- */
 
 /* Where the matrices of a batch are: at a stride, or listed in arrays on the device. */
 struct batch {
@@ -204,8 +202,7 @@ static cudaError_t run_task(const void *args) {
     return ok ? cudaSuccess : cudaErrorIllegalAddress;
 }
 
-/* ---- checks -----------------------------------------------------------------------------------
- */
+/* ---- checks ---------------------------------------------------------------------------------- */
 
 static bool is_operation(cublasOperation_t op) {
     return op == CUBLAS_OP_N || op == CUBLAS_OP_T || op == CUBLAS_OP_C;
@@ -278,8 +275,7 @@ static cublasStatus_t submit(cublasHandle_t handle, struct batch t, cublasOperat
                                                                : CUBLAS_STATUS_EXECUTION_FAILED;
 }
 
-/* ---- the calls --------------------------------------------------------------------------------
- */
+/* ---- the calls ------------------------------------------------------------------------------- */
 
 cublasStatus_t cublasGemmStridedBatchedEx(cublasHandle_t handle, cublasOperation_t op_a,
                                           cublasOperation_t op_b, int m, int n, int k,

@@ -54,8 +54,7 @@ _Static_assert(sizeof(struct layout) <= sizeof(cublasLtMatrixLayoutOpaque_t), "l
 _Static_assert(sizeof(struct desc) <= sizeof(cublasLtMatmulDescOpaque_t), "desc");
 _Static_assert(sizeof(struct preference) <= sizeof(cublasLtMatmulPreferenceOpaque_t), "preference");
 
-/* ---- attributes -------------------------------------------------------------------------------
- */
+/* ---- attributes ------------------------------------------------------------------------------ */
 
 struct attribute {
     int id;
@@ -169,8 +168,7 @@ ATTRIBUTE_FUNCTIONS(MatmulDesc, cublasLtMatmulDesc_t, cublasLtMatmulDescAttribut
 ATTRIBUTE_FUNCTIONS(MatmulPreference, cublasLtMatmulPreference_t,
                     cublasLtMatmulPreferenceAttributes_t, preference_attributes)
 
-/* ---- creation ---------------------------------------------------------------------------------
- */
+/* ---- creation -------------------------------------------------------------------------------- */
 
 cublasStatus_t cublasLtCreate(cublasLtHandle_t *handle) {
     if (!handle)
@@ -253,8 +251,7 @@ cublasStatus_t cublasLtMatmulPreferenceCreate(cublasLtMatmulPreference_t *prefer
     return cublasLtMatmulPreferenceInit_internal(*preference, sizeof **preference);
 }
 
-/* ---- checks -----------------------------------------------------------------------------------
- */
+/* ---- checks ---------------------------------------------------------------------------------- */
 
 struct matmul {
     struct gemm g;
@@ -356,8 +353,7 @@ static cublasStatus_t describe(struct matmul *t, cublasLtMatmulDesc_t desc,
     return CUBLAS_STATUS_SUCCESS;
 }
 
-/* ---- execution --------------------------------------------------------------------------------
- */
+/* ---- execution ------------------------------------------------------------------------------- */
 
 static bool check(const struct matmul *t, const char *name, const void *p, size_t bytes) {
     return ptxvm_check_range(name, t->device, p, bytes);
@@ -435,8 +431,7 @@ static bool is_aligned(const struct matmul *t, const void *a, const void *b, con
            refuse("FP8 needs matrices at multiples of 16 bytes");
 }
 
-/* ---- algorithms -------------------------------------------------------------------------------
- */
+/* ---- algorithms ------------------------------------------------------------------------------ */
 
 static size_t workspace_of(const struct matmul *t, const struct algo *algo) {
     size_t wanted = t->d.rows * t->d.cols * sizeof(float);

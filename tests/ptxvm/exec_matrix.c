@@ -15,8 +15,7 @@
 
 enum { ROWS = 16, COLUMNS = 8 };
 
-/* ---- ldmatrix and its relatives -----------------------------------------------------------------
- */
+/* ---- ldmatrix and its relatives -------------------------------------------------------------- */
 
 /* The columns of a matrix of 8 x 8 elements of 16 bits. */
 static inline void transpose8(__m128i m[8]) {

@@ -10,8 +10,7 @@
 
 enum { MR = 16, NR = 4 };
 
-/* ---- elements ---------------------------------------------------------------------------------
- */
+/* ---- elements -------------------------------------------------------------------------------- */
 
 size_t gemm_type_bytes(cudaDataType t) {
     switch (t) {
@@ -92,8 +91,7 @@ static float load(const void *in, cudaDataType t, int64_t i) {
     return v;
 }
 
-/* ---- packing ----------------------------------------------------------------------------------
- */
+/* ---- packing --------------------------------------------------------------------------------- */
 
 /* Copies `count` lines of an operand, each of k elements, to panel[k][width], zeros beside them.
  * Line i is a row of op(A) or a column of op(B); its elements are neighbours when `along`. */
@@ -113,8 +111,7 @@ static void pack(float *panel, int64_t width, int64_t count, int64_t k, const vo
         widen(panel + p * width, (const char *)x + (size_t)(p * ld) * bytes, t, count);
 }
 
-/* ---- products ---------------------------------------------------------------------------------
- */
+/* ---- products -------------------------------------------------------------------------------- */
 
 /* out[NR][MR] = a[k][MR] * b[k][NR] */
 static void multiply_tile(float *out, const float *a, const float *b, int64_t k) {

@@ -257,8 +257,7 @@ void vm_fill(void *p, int value, size_t bytes) {
     memset(at + head + pages, 0, bytes - head - pages);
 }
 
-/* ---- out of the host's reach ------------------------------------------------------------------
- */
+/* ---- out of the host's reach ----------------------------------------------------------------- */
 
 static void set_access(int protection) {
     if (!vm_settings()->protect)

@@ -29,8 +29,7 @@
 #include "tests/ptxvm/rt_hooks.h"
 #include "tests/ptxvm/settings.h"
 
-/* ---- threads, devices, errors (rt_error.c, rt_device.c) ---------------------------------------
- */
+/* ---- threads, devices, errors (rt_error.c, rt_device.c) -------------------------------------- */
 
 struct rt_thread {
     int32_t device;
@@ -66,8 +65,7 @@ cudaError_t rt_enter(void);
             return rt_return(rt_entered);                                                          \
     } while (0)
 
-/* ---- work and operations (rt_queue.c) ---------------------------------------------------------
- */
+/* ---- work and operations (rt_queue.c) -------------------------------------------------------- */
 
 /* What is to be done, with its arguments; immutable, shared by a graph and all of its launches. */
 struct work {
@@ -116,8 +114,7 @@ void stream_drain_locked(struct CUstream_st *s);
 /* All streams of a device. */
 void device_drain_locked(int32_t device);
 
-/* ---- streams, events --------------------------------------------------------------------------
- */
+/* ---- streams, events ------------------------------------------------------------------------- */
 
 struct node_set {
     struct CUgraphNode_st **nodes;
@@ -161,8 +158,7 @@ struct CUevent_st {
 /* At the reset of a device. */
 void event_destroy_all_locked(int32_t device);
 
-/* ---- capture, graphs --------------------------------------------------------------------------
- */
+/* ---- capture, graphs ------------------------------------------------------------------------- */
 
 struct CUgraphNode_st {
     struct CUgraph_st *graph;
@@ -210,8 +206,7 @@ void node_set_clear(struct node_set *set);
 void node_set_copy(struct node_set *to, const struct node_set *from);
 void node_set_add(struct node_set *set, struct CUgraphNode_st *node);
 
-/* ---- memory (rt_memory.c, rt_copy.c) ----------------------------------------------------------
- */
+/* ---- memory (rt_memory.c, rt_copy.c) --------------------------------------------------------- */
 
 /* Where a range lies. */
 enum rt_place { PLACE_PAGEABLE, PLACE_PINNED, PLACE_DEVICE, PLACE_BAD };
@@ -224,8 +219,7 @@ void memory_free_all_locked(int32_t device);
 cudaError_t copy_submit(const char *call, void *dst, const void *src, size_t bytes,
                         enum cudaMemcpyKind kind, cudaStream_t stream, bool async);
 
-/* ---- modules, kernels (rt_module.c, rt_function.c, rt_launch.c) -------------------------------
- */
+/* ---- modules, kernels (rt_module.c, rt_function.c, rt_launch.c) ------------------------------ */
 
 struct binary; /* a registered fat binary; its PTX is parsed when it is first needed */
 /* Variables of all modules get their initial values back, at the reset of a device. */

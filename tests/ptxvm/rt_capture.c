@@ -21,8 +21,7 @@ void capture_release_locked(struct capture *c) {
         rt_free(c);
 }
 
-/* ---- what capture forbids ---------------------------------------------------------------------
- */
+/* ---- what capture forbids -------------------------------------------------------------------- */
 
 /* Modes as documented at cudaThreadExchangeStreamCaptureMode. */
 static bool forbids(const struct capture *c) {
@@ -66,8 +65,7 @@ cudaError_t capture_check_device_locked(int32_t device) {
     return e != cudaSuccess ? e : capture_check_unsafe_locked();
 }
 
-/* ---- recording --------------------------------------------------------------------------------
- */
+/* ---- recording ------------------------------------------------------------------------------- */
 
 static cudaError_t fail(struct capture *c, cudaError_t e) {
     capture_invalidate_locked(c);
@@ -123,8 +121,7 @@ cudaError_t capture_wait_locked(struct CUstream_st *s, struct CUevent_st *e) {
     return cudaSuccess;
 }
 
-/* ---- begin and end ----------------------------------------------------------------------------
- */
+/* ---- begin and end --------------------------------------------------------------------------- */
 
 static cudaError_t begin_locked(cudaStream_t stream, enum cudaStreamCaptureMode mode) {
     struct CUstream_st *s = stream_find_locked(stream);
@@ -229,8 +226,7 @@ cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph) {
     return rt_return(e);
 }
 
-/* ---- questions --------------------------------------------------------------------------------
- */
+/* ---- questions ------------------------------------------------------------------------------- */
 
 static enum cudaStreamCaptureStatus status_of(const struct CUstream_st *s) {
     return !s->capture           ? cudaStreamCaptureStatusNone

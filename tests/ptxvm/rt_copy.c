@@ -223,8 +223,7 @@ cudaError_t cudaMemcpyPeerAsync(void *dst, int dst_device, const void *src, int 
     return copy_peer("cudaMemcpyPeerAsync", dst, dst_device, src, src_device, bytes, stream, true);
 }
 
-/* ---- fills ------------------------------------------------------------------------------------
- */
+/* ---- fills ----------------------------------------------------------------------------------- */
 
 struct fill {
     const char *call;

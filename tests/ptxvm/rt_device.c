@@ -77,8 +77,7 @@ cudaError_t cudaDriverGetVersion(int *version) {
     return cudaRuntimeGetVersion(version);
 }
 
-/* ---- properties -------------------------------------------------------------------------------
- */
+/* ---- properties ------------------------------------------------------------------------------ */
 
 static int32_t max_blocks_per_sm(int32_t sm) {
     return sm == 86 ? 16 : sm == 89 || sm == 120 ? 24 : 32;
@@ -224,8 +223,7 @@ cudaError_t cudaDeviceGetByPCIBusId(int *device, const char *id) {
     return cudaSuccess;
 }
 
-/* ---- peers ------------------------------------------------------------------------------------
- */
+/* ---- peers ----------------------------------------------------------------------------------- */
 
 cudaError_t cudaDeviceCanAccessPeer(int *can, int device, int peer) {
     if (!can)
@@ -264,8 +262,7 @@ cudaError_t cudaDeviceDisablePeerAccess(int peer) {
     return rt_return(was_enabled ? cudaSuccess : cudaErrorPeerAccessNotEnabled);
 }
 
-/* ---- the whole device -------------------------------------------------------------------------
- */
+/* ---- the whole device ------------------------------------------------------------------------ */
 
 cudaError_t cudaDeviceSynchronize(void) {
     RT_ENTER();
@@ -316,8 +313,7 @@ cudaError_t cudaDeviceReset(void) {
     return rt_return(e);
 }
 
-/* ---- limits, profiler -------------------------------------------------------------------------
- */
+/* ---- limits, profiler ------------------------------------------------------------------------ */
 
 /* Limits are hints of sizes that this machine does not have. */
 cudaError_t cudaDeviceSetLimit(enum cudaLimit limit, size_t value) {

@@ -90,8 +90,7 @@ cudaError_t cudaGetKernel(cudaKernel_t *kernel, const void *func) {
     return cudaSuccess;
 }
 
-/* ---- occupancy --------------------------------------------------------------------------------
- */
+/* ---- occupancy ------------------------------------------------------------------------------- */
 
 /* Registers are not known, so this is the bound by threads, blocks and shared memory. */
 cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int *blocks, const void *func,

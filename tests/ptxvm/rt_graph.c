@@ -25,8 +25,7 @@ struct CUgraphExec_st {
 static struct CUgraph_st *graphs;
 static struct CUgraphExec_st *execs;
 
-/* ---- sets of nodes ----------------------------------------------------------------------------
- */
+/* ---- sets of nodes --------------------------------------------------------------------------- */
 
 void node_set_clear(struct node_set *set) {
     rt_free(set->nodes);
@@ -48,8 +47,7 @@ void node_set_copy(struct node_set *to, const struct node_set *from) {
         node_set_add(to, from->nodes[i]);
 }
 
-/* ---- graphs -----------------------------------------------------------------------------------
- */
+/* ---- graphs ---------------------------------------------------------------------------------- */
 
 struct CUgraph_st *graph_create_locked(void) {
     struct CUgraph_st *g = rt_calloc(sizeof *g);
@@ -137,8 +135,7 @@ cudaError_t cudaGraphNodeGetType(cudaGraphNode_t node, enum cudaGraphNodeType *t
     return cudaSuccess;
 }
 
-/* ---- executable graphs ------------------------------------------------------------------------
- */
+/* ---- executable graphs ----------------------------------------------------------------------- */
 
 static struct CUgraphExec_st *find_exec(cudaGraphExec_t handle) {
     for (struct CUgraphExec_st *x = execs; x; x = x->next)
@@ -265,8 +262,7 @@ cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) {
     return rt_return(x ? cudaSuccess : cudaErrorInvalidValue);
 }
 
-/* ---- update -----------------------------------------------------------------------------------
- */
+/* ---- update ---------------------------------------------------------------------------------- */
 
 static enum cudaGraphExecUpdateResult compare(const struct CUgraphExec_st *x,
                                               const struct CUgraph_st *g, int32_t *at) {
@@ -316,8 +312,7 @@ cudaError_t cudaGraphExecUpdate(cudaGraphExec_t exec, cudaGraph_t graph,
                                                                 : cudaErrorGraphExecUpdateFailure);
 }
 
-/* ---- launch -----------------------------------------------------------------------------------
- */
+/* ---- launch ---------------------------------------------------------------------------------- */
 
 /* Appends the nodes to the graph that the stream captures. */
 static cudaError_t launch_into_capture(struct CUgraphExec_st *x, struct CUstream_st *s) {

@@ -19,8 +19,7 @@ cudaError_t __cudaGetKernel(cudaKernel_t *kernel, const void *func);
 cudaError_t __cudaLaunchKernel(cudaKernel_t kernel, dim3 grid, dim3 block, void **args,
                                size_t shared, cudaStream_t stream);
 
-/* ---- the launch -------------------------------------------------------------------------------
- */
+/* ---- the launch ------------------------------------------------------------------------------ */
 
 struct launch_args {
     struct vm_launch launch;
@@ -173,8 +172,7 @@ cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t *config, const void *fu
                   config->stream);
 }
 
-/* ---- what <<<>>> becomes ----------------------------------------------------------------------
- */
+/* ---- what <<<>>> becomes --------------------------------------------------------------------- */
 
 /* The expression of a launch pushes its configuration; the stub of the kernel pops it. A result
  * other than 0 makes the caller leave the launch out. */

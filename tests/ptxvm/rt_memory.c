@@ -70,8 +70,7 @@ enum rt_place memory_place(const char *call, const char *operand, const void *p,
     return a.kind == VM_PINNED ? PLACE_PINNED : PLACE_DEVICE;
 }
 
-/* ---- device memory ----------------------------------------------------------------------------
- */
+/* ---- device memory --------------------------------------------------------------------------- */
 
 static cudaError_t alloc_locked(void **p, size_t bytes, enum vm_memory_kind kind, enum owner how,
                                 unsigned flags) {
@@ -186,8 +185,7 @@ cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total_bytes) {
     return cudaSuccess;
 }
 
-/* ---- host memory ------------------------------------------------------------------------------
- */
+/* ---- host memory ----------------------------------------------------------------------------- */
 
 cudaError_t cudaMallocHost(void **p, size_t bytes) {
     return cudaHostAlloc(p, bytes, cudaHostAllocDefault);

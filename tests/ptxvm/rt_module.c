@@ -33,8 +33,7 @@ static struct variable *variables;
 /* Loads may take long and may report; they have a lock of their own. */
 static pthread_mutex_t load_lock = PTHREAD_MUTEX_INITIALIZER;
 
-/* ---- registration -----------------------------------------------------------------------------
- */
+/* ---- registration ---------------------------------------------------------------------------- */
 
 void **__cudaRegisterFatBinary(void *fat);
 void __cudaRegisterFatBinaryEnd(void **handle);
@@ -131,8 +130,7 @@ char __cudaInitModule(void **handle) {
     return 1;
 }
 
-/* ---- loading ----------------------------------------------------------------------------------
- */
+/* ---- loading --------------------------------------------------------------------------------- */
 
 static cudaError_t parse(struct binary *b) {
     char error[1024] = "not a fat binary of nvcc";

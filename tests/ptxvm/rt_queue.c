@@ -27,8 +27,7 @@ void rt_unlock(void) {
     pthread_mutex_unlock(&lock);
 }
 
-/* ---- work and operations ----------------------------------------------------------------------
- */
+/* ---- work and operations --------------------------------------------------------------------- */
 
 struct work *work_create(enum cudaGraphNodeType type, int32_t device,
                          cudaError_t (*run)(const void *args), const void *args, size_t bytes) {
@@ -142,8 +141,7 @@ bool op_poll(struct op *op) {
     return op->done;
 }
 
-/* ---- streams ----------------------------------------------------------------------------------
- */
+/* ---- streams --------------------------------------------------------------------------------- */
 
 static void stream_free(struct CUstream_st *s) {
     struct CUstream_st **at = &rt_streams;
@@ -209,8 +207,7 @@ void stream_destroy_locked(struct CUstream_st *s) {
     stream_free(s);
 }
 
-/* ---- pushing and waiting ----------------------------------------------------------------------
- */
+/* ---- pushing and waiting --------------------------------------------------------------------- */
 
 static void add_dep(struct op *op, struct op *dep) {
     if (!dep || dep->done || dep->stream == op->stream)

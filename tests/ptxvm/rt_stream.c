@@ -41,8 +41,7 @@ cudaError_t stream_submit_locked(struct CUstream_st *s, struct work *w) {
     return cudaSuccess;
 }
 
-/* ---- lifecycle --------------------------------------------------------------------------------
- */
+/* ---- lifecycle ------------------------------------------------------------------------------- */
 
 cudaError_t cudaStreamCreate(cudaStream_t *stream) {
     return cudaStreamCreateWithPriority(stream, cudaStreamDefault, 0);
@@ -87,8 +86,7 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
     return rt_return(e);
 }
 
-/* ---- waiting ----------------------------------------------------------------------------------
- */
+/* ---- waiting --------------------------------------------------------------------------------- */
 
 /* Is there work in the stream, or in those that the legacy stream stands for? */
 static bool busy_locked(const struct CUstream_st *s) {
@@ -139,8 +137,7 @@ cudaError_t cudaStreamQuery(cudaStream_t stream) {
     return rt_return(e);
 }
 
-/* ---- attributes -------------------------------------------------------------------------------
- */
+/* ---- attributes ------------------------------------------------------------------------------ */
 
 static cudaError_t with_stream(cudaStream_t stream, struct CUstream_st *copy) {
     RT_ENTER();
@@ -201,8 +198,7 @@ cudaError_t cudaDeviceGetStreamPriorityRange(int *least, int *greatest) {
     return cudaSuccess;
 }
 
-/* ---- host functions ---------------------------------------------------------------------------
- */
+/* ---- host functions -------------------------------------------------------------------------- */
 
 struct host_args {
     cudaHostFn_t fn;

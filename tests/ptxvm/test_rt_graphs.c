@@ -207,8 +207,7 @@ TEST(RtGraphs, GraphsAreCapturedToo) {
     rig_deinit(&r);
 }
 
-/* ---- what capture forbids ---------------------------------------------------------------------
- */
+/* ---- what capture forbids -------------------------------------------------------------------- */
 
 static cudaError_t call_malloc(struct rig *r) {
     void *p;

@@ -150,8 +150,7 @@ TEST(RtLaunch, VariablesOfModules) {
     cudaGetLastError();
 }
 
-/* ---- devices ----------------------------------------------------------------------------------
- */
+/* ---- devices --------------------------------------------------------------------------------- */
 
 TEST(RtDevice, PropertiesAgreeWithAttributes) {
     struct cudaDeviceProp p;

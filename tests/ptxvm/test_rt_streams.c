@@ -34,8 +34,7 @@ static cudaStream_t create(unsigned flags) {
     }                                                                                              \
     static void in_any_mode_##name(void)
 
-/* ---- order ------------------------------------------------------------------------------------
- */
+/* ---- order ----------------------------------------------------------------------------------- */
 
 TEST_IN_ALL_MODES(RtStreams, WorkOfAStreamIsInOrder) {
     cudaStream_t s = create(cudaStreamNonBlocking);
@@ -141,8 +140,7 @@ TEST_IN_ALL_MODES(RtStreams, DestroyedHandlesWithPendingWork) {
     cudaFree(x);
 }
 
-/* ---- host functions ---------------------------------------------------------------------------
- */
+/* ---- host functions -------------------------------------------------------------------------- */
 
 struct journal {
     int count, values[32];
@@ -171,8 +169,7 @@ TEST_IN_ALL_MODES(RtStreams, HostFunctionsRunInOrder) {
     cudaGetLastError();
 }
 
-/* ---- what the host must wait for --------------------------------------------------------------
- */
+/* ---- what the host must wait for ------------------------------------------------------------- */
 
 /* Without a wait the host reads what was there before, each time. */
 TEST(RtStreams, LazyShowsAForgottenSynchronize) {
@@ -255,8 +252,7 @@ TEST(RtStreams, AsyncStreamsRunAtTheSameTime) {
     cudaFree(x);
 }
 
-/* ---- errors -----------------------------------------------------------------------------------
- */
+/* ---- errors ---------------------------------------------------------------------------------- */
 
 TEST(RtStreams, TimesOfEvents) {
     cudaEvent_t a, b, untimed;
