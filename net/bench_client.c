@@ -143,7 +143,8 @@ static void end_item(struct bench_client *c, int32_t request, int64_t now_us, co
 static void end_call(struct bench_client *c, json_t *answer, const char *failure) {
     c->call.answer = answer;
     c->call.failed = failure != NULL;
-    snprintf(c->call.why, sizeof c->call.why, "%s", failure ? failure : "");
+    snprintf(c->call.why, sizeof c->call.why, "%.*s", (int)sizeof c->call.why - 1,
+             failure ? failure : "");
     c->call.line = NULL;
 }
 
