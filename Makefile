@@ -189,7 +189,9 @@ RUN_LOGS := $(RUNS:%=$(BUILD)/log/%.log)
 $(BUILD)/log/cpu.log: COMMAND = $(if $(SAN),TEST_TIMEOUT_S=900) MOESERVE_BIN=$(BUILD)/moeserve $(BUILD)/moeserve_tests
 $(BUILD)/log/machine.log: COMMAND = $(BUILD)/machine_tests
 $(BUILD)/log/runtime.log: COMMAND = LD_LIBRARY_PATH=$(VM) $(BUILD)/runtime_tests
-ON_VM     = TEST_TIMEOUT_S=600 LD_LIBRARY_PATH=$(VM) MOESERVE_BIN=$(BUILD)/moeserve
+# (Shapes are fixed, numbers are drawn anew in each run.)
+SEED     := $(or $(OPS_TEST_SEED),$(shell date +%s))
+ON_VM     = OPS_TEST_SEED=$(SEED) TEST_TIMEOUT_S=600 LD_LIBRARY_PATH=$(VM) MOESERVE_BIN=$(BUILD)/moeserve
 $(BUILD)/log/sm_%.log: COMMAND = $(ON_VM) PTXVM_ARCH=$(ARCH_OF_LOG) $(SCHEDULE_$(ARCH_OF_LOG)) $(BUILD)/gpu_tests
 $(BUILD)/log/races.log: COMMAND = $(ON_VM) PTXVM_ARCH=$(firstword $(filter 89,$(ARCHS)) $(ARCHS)) PTXVM_RACES=1 $(BUILD)/gpu_tests
 ARCH_OF_LOG   = $(@F:sm_%.log=%)
@@ -197,13 +199,13 @@ ARCH_OF_LOG   = $(@F:sm_%.log=%)
 $(BUILD)/log/races.log $(filter-out %/sm_89.log,$(filter $(BUILD)/log/sm_%,$(RUN_LOGS))): EXCEPT = -CudaEngine.*:CudaModel.ContinuesAsRefDoes
 SCHEDULE_80  := PTXVM_STREAMS=lazy PTXVM_SCHEDULE=reverse
 SCHEDULE_86  := PTXVM_STREAMS=lazy PTXVM_ASYNC_COPY=eager
-SCHEDULE_90  := PTXVM_SCHEDULE=random:$(shell date +%s)
+SCHEDULE_90  := PTXVM_SCHEDULE=random:$(SEED)
 SCHEDULE_120 := PTXVM_STREAMS=sync
 CUDA_TESTS   := $(wildcard tests/test_cuda_*.c tests/ptxvm/test_*.c)
 
 $(RUN_LOGS): $(BUILD)/moeserve $(BUILD)/moeserve_tests $(if $(NVCC),$(VM_LIBS) $(BUILD)/machine_tests $(BUILD)/runtime_tests $(BUILD)/gpu_tests)
 $(RUN_LOGS): FORCE
-	@echo "  TEST $(basename $(@F))"
+	@echo "  TEST $(basename $(@F))$(if $(filter OPS_TEST_SEED%,$(COMMAND)), OPS_TEST_SEED=$(SEED))"
 	$(Q)sh tests/run.sh $@ env $(COMMAND) --gtest_brief=1 --gtest_filter='$(or $(FILTER),*)$(if $(findstring -,$(FILTER)),,$(EXCEPT))'
 $(filter-out %/cpu.log,$(RUN_LOGS)): | $(BUILD)/log/cpu.log
 FORCE:
