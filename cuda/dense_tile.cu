@@ -26,28 +26,9 @@
  *          are FRAGMENTS.
  */
 #include "cuda/cuda_check.h"
-#include "cuda/mma_rows.cuh"
+#include "cuda/tile.cuh"
 
-constexpr int WARPS_M = 4, WARPS_N = 2;
-constexpr int TILE_THREADS = WARPS_M * WARPS_N * WARP;
-constexpr int MATS = 2;                     /* groups of 16 rows of a warp */
-constexpr int TILE_GROUPS = WARPS_M * MATS; /* of a block */
 constexpr int TILE_ROWS = TILE_GROUPS * FRAGMENT_ROWS;
-constexpr int STAGE_TILES = 2;                               /* of 32 columns */
-constexpr int ROW_CHUNKS = STAGE_TILES * FRAGMENT_COLS / 8; /* 16 bytes each, of a BF16 row */
-template <enum weight_kind KIND> /* of a token's row */
-constexpr int X_CHUNKS = IS_XQ<KIND> ? ROW_CHUNKS / 2 : ROW_CHUNKS;
-
-/* NT groups of 8 tokens a warp. */
-template <int NT> constexpr int TILE_TOKENS = WARPS_N * NT * GROUP_TOKENS;
-template <enum weight_kind KIND>
-constexpr int W_STAGE_BYTES = TILE_GROUPS * STAGE_TILES * TILE_BYTES<KIND>;
-template <enum weight_kind KIND, int NT>
-constexpr int STAGE_BYTES = W_STAGE_BYTES<KIND> + TILE_TOKENS<NT> * X_CHUNKS<KIND> * 16;
-template <enum weight_kind KIND, int NT>
-constexpr int STAGES = KIND == WEIGHT_BF16 && NT == 4 ? 2 : IS_XQ<KIND> ? 4 : 3;
-template <enum weight_kind KIND, int NT>
-constexpr int TILE_BLOCKS = NT == 8 || HAS_CHAINS<KIND> ? 1 : 2; /* an SM */
 
 /* As ptxas assigns registers for sm_90, F8 x F8 with a scale a row and 128 tokens spills: the code for
  * that architecture, which GPUs up to the next one we compile for run too, leaves it out. */
@@ -63,12 +44,9 @@ constexpr int PTX_SM = 0;
 
 /* ---- stages ------------------------------------------------------------------------------------ */
 
-/* Where chunk c of row r lies in a stage of BF16 rows, and of a token's row. */
+/* Where chunk c of weight row r lies in a stage of ROWS: as BF16 tokens do. */
 DEVICE int row_chunk(int r, int c) {
-    return (r * ROW_CHUNKS + (c ^ (r & 1) * 4)) * 16;
-}
-template <enum weight_kind KIND> DEVICE int token_chunk(int r, int c) {
-    return IS_XQ<KIND> ? (r * X_CHUNKS<KIND> + (c ^ (r & 2))) * 16 : row_chunk(r, c);
+    return x_chunk_at<WEIGHT_BF16>(r, c) * 16;
 }
 
 /* Starts the copies of weights: TILE_GROUPS groups from first_group on, tiles [tile, tile +
@@ -108,7 +86,7 @@ DEVICE void copy_tokens(char *stage, const struct dense_args &a, int tiles, int 
         int r = (i * TILE_THREADS + threadIdx.x) / X_CHUNKS<KIND>;
         bool valid = first_token + r < a.num_tokens && at < last;
         const uint4 *from = x + (valid ? (first_token + r) * row_chunks + at : 0);
-        cp_async16(stage + token_chunk<KIND>(r, c), from, valid);
+        cp_async16(stage + x_chunk_at<KIND>(r, c) * 16, from, valid);
     }
 }
 
@@ -120,14 +98,6 @@ DEVICE void copy_stage(char *stage, const struct dense_args &a, int tiles, int f
 }
 
 /* ---- products ---------------------------------------------------------------------------------- */
-
-/* A warp's sums. With chains of 128 columns there are three: of the chain, of the segment, and in
- * all. */
-template <enum weight_kind KIND, int NT> struct tile_sums {
-    float chain[MATS][NT][4];
-    float segment[HAS_CHAINS<KIND> ? MATS : 0][NT][4];
-    float total[MATS][NT][4];
-};
 
 /* The lane's registers of group r of the block, tile t of the stage: as weight_tile_load. */
 template <enum weight_kind KIND, enum weight_layout LAYOUT>
@@ -147,20 +117,6 @@ DEVICE void stage_weights(uint4 v[TILE_LOADS<KIND>], const char *stage, int r, i
     }
 }
 
-/* The lane's columns of tile t of a token of the block. */
-template <enum weight_kind KIND>
-DEVICE struct token_piece<KIND> stage_token(const char *x, int token, int t) {
-    int lane = threadIdx.x % 4;
-    if constexpr (IS_XQ<KIND>) {
-        const char *chunk = x + token_chunk<KIND>(token, t * 2 + lane / 2);
-        uint2 v = *(const uint2 *)(chunk + lane % 2 * 8);
-        return {{v.x, v.y}};
-    } else {
-        uint4 v = *(const uint4 *)(x + token_chunk<KIND>(token, t * 4 + lane));
-        return {{v.x, v.y, v.z, v.w}};
-    }
-}
-
 /* chain += the products of one tile of 32 columns that lies in shared memory. */
 template <enum weight_kind KIND, enum weight_layout LAYOUT, int NT>
 DEVICE void tile_multiply(struct tile_sums<KIND, NT> *s, const char *stage, int t) {
@@ -177,22 +133,11 @@ DEVICE void tile_multiply(struct tile_sums<KIND, NT> *s, const char *stage, int 
 #pragma unroll
     for (int n = 0; n < NT; n++) {
         int token = (warp_n * NT + n) * GROUP_TOKENS + lane / 4;
-        struct token_piece<KIND> b = stage_token<KIND>(x, token, t);
+        struct token_piece<KIND> b = stage_piece<KIND>(x, token, t);
 #pragma unroll
         for (int m = 0; m < MATS; m++)
             mma_tile<KIND>(s->chain[m][n], w[m], b);
     }
-}
-
-/* to += from; from = 0 */
-template <int NT> DEVICE void move_sums(float to[NT][4], float from[NT][4]) {
-#pragma unroll
-    for (int n = 0; n < NT; n++)
-#pragma unroll
-        for (int c = 0; c < 4; c++) {
-            to[n][c] += from[n][c];
-            from[n][c] = 0;
-        }
 }
 
 /* After tile `tile`, the last of its segment or not: what mma_rows.cuh says of the order. */
@@ -234,13 +179,7 @@ DEVICE void tile_sum(struct tile_sums<KIND, NT> *s, char *shared, const struct d
     constexpr int N = STAGES<KIND, NT>;
     constexpr int UNROLLED = IS_F8<KIND> ? STAGE_TILES : 1; /* for fewer registers */
     int steps = (tiles + STAGE_TILES - 1) / STAGE_TILES;
-#pragma unroll
-    for (int m = 0; m < MATS; m++) {
-        clear_sums<NT>(s->chain[m]);
-        clear_sums<NT>(s->total[m]);
-        if constexpr (HAS_CHAINS<KIND>)
-            clear_sums<NT>(s->segment[m]);
-    }
+    clear_tile(s);
 #pragma unroll
     for (int i = 0; i < N - 1; i++) {
         if (i < steps)

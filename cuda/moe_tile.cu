@@ -36,26 +36,8 @@
  */
 #include "cuda/cuda_check.h"
 #include "cuda/moe.cuh"
+#include "cuda/tile.cuh"
 
-constexpr int WARPS_M = 4, WARPS_N = 2;
-constexpr int TILE_THREADS = WARPS_M * WARPS_N * WARP;
-constexpr int MATS = 2;                             /* groups of 16 rows of a warp */
-constexpr int TILE_GROUPS = WARPS_M * MATS;         /* of a block */
-constexpr int STAGE_TILES = 2;                      /* of 32 columns */
-/* 16 bytes each, of a token's row in a stage. */
-template <enum weight_kind KIND>
-constexpr int X_CHUNKS = STAGE_TILES * FRAGMENT_COLS * (IS_XQ<KIND> ? 1 : 2) / 16;
-
-/* NT groups of 8 tokens a warp. */
-template <int NT> constexpr int TILE_TOKENS = WARPS_N * NT * GROUP_TOKENS;
-template <enum weight_kind KIND>
-constexpr int W_STAGE_BYTES = TILE_GROUPS * STAGE_TILES * TILE_BYTES<KIND>;
-template <enum weight_kind KIND, int NT>
-constexpr int STAGE_BYTES = W_STAGE_BYTES<KIND> + TILE_TOKENS<NT> * X_CHUNKS<KIND> * 16;
-template <enum weight_kind KIND, int NT>
-constexpr int STAGES = KIND == WEIGHT_BF16 && NT == 4 ? 2 : IS_XQ<KIND> ? 4 : 3;
-template <enum weight_kind KIND, int NT>
-constexpr int TILE_BLOCKS = NT == 8 || HAS_CHAINS<KIND> ? 1 : 2; /* an SM */
 /* Pieces of tokens' rows that a thread copies for a stage. */
 template <enum weight_kind KIND, int NT>
 constexpr int X_COPIES = TILE_TOKENS<NT> * X_CHUNKS<KIND> / TILE_THREADS;
@@ -64,21 +46,13 @@ constexpr int X_COPIES = TILE_TOKENS<NT> * X_CHUNKS<KIND> / TILE_THREADS;
 template <enum weight_kind KIND, int NT> struct tile_work {
     const char *w[MATS];         /* the matrix of a warp's m-th group */
     const float *scale[MATS];
-    int32_t first_group, stride; /* group of warp row r: first_group + r * stride, + m for down */
+    int32_t first_group;         /* group_of says which a warp has */
     int32_t num_groups, tiles;   /* of the matrix */
     int32_t cut;                 /* as in stream_rows */
     const uint4 *x;
     int32_t row_chunks;              /* of 16 bytes, of x */
     int32_t row[X_COPIES<KIND, NT>]; /* first chunks of the tokens that this thread copies, or -1 */
 };
-
-/* Where chunk c of a token's row lies in a stage: the token's chunks are swapped so that the lanes
- * of a phase of tile_multiply's loads cover all banks. Rows of 128 bytes: 2 tokens x 4 chunks of 16
- * bytes; FP8, of 64 bytes: 4 tokens x 4 half chunks. */
-template <enum weight_kind KIND> DEVICE int x_chunk_at(int token, int c) {
-    int swap = IS_XQ<KIND> ? (token & 2) : (token & 1) * 4;
-    return token * X_CHUNKS<KIND> + (c ^ swap);
-}
 
 /* Row group of warp row r and matrix m: of gate and of up the same, of down the next. */
 template <bool DOWN> DEVICE int group_of(int first_group, int r, int m) {
@@ -112,28 +86,6 @@ DEVICE void stage_copy(char *stage, const struct tile_work<KIND, NT> &k, int til
     }
 }
 
-/* A warp's sums. With chains of 128 columns there are three: of the chain, of the segment, and in
- * all. */
-template <enum weight_kind KIND, int NT> struct tile_sums {
-    float chain[MATS][NT][4];
-    float segment[HAS_CHAINS<KIND> ? MATS : 0][NT][4];
-    float total[MATS][NT][4];
-};
-
-/* The lane's columns of tile t of a token that lies in shared memory. */
-template <enum weight_kind KIND>
-DEVICE struct token_piece<KIND> stage_piece(const char *x, int token, int t) {
-    int lane = threadIdx.x % 4;
-    if constexpr (IS_XQ<KIND>) {
-        const char *chunk = x + x_chunk_at<KIND>(token, t * 2 + lane / 2) * 16;
-        uint2 v = *(const uint2 *)(chunk + lane % 2 * 8);
-        return {{v.x, v.y}};
-    } else {
-        uint4 v = *(const uint4 *)(x + x_chunk_at<KIND>(token, t * 4 + lane) * 16);
-        return {{v.x, v.y, v.z, v.w}};
-    }
-}
-
 /* chain += the products of one tile of 32 columns that lies in shared memory. */
 template <enum weight_kind KIND, int NT>
 DEVICE void tile_multiply(struct tile_sums<KIND, NT> *s, const char *stage, int t) {
@@ -159,17 +111,6 @@ DEVICE void tile_multiply(struct tile_sums<KIND, NT> *s, const char *stage, int 
         for (int m = 0; m < MATS; m++)
             mma_tile<KIND>(s->chain[m][n], a[m], b);
     }
-}
-
-/* to += from; from = 0 */
-template <int NT> DEVICE void move_sums(float to[NT][4], float from[NT][4]) {
-#pragma unroll
-    for (int n = 0; n < NT; n++)
-#pragma unroll
-        for (int c = 0; c < 4; c++) {
-            to[n][c] += from[n][c];
-            from[n][c] = 0;
-        }
 }
 
 /* After tile `tile`, the last of its segment or not: what mma_rows.cuh says of the order. */
@@ -207,13 +148,7 @@ template <enum weight_kind KIND, bool DOWN, int NT>
 DEVICE void tile_sum(struct tile_sums<KIND, NT> *s, char *shared, const struct tile_work<KIND, NT> &k) {
     constexpr int N = STAGES<KIND, NT>;
     int steps = (k.tiles + STAGE_TILES - 1) / STAGE_TILES;
-#pragma unroll
-    for (int m = 0; m < MATS; m++) {
-        clear_sums<NT>(s->chain[m]);
-        clear_sums<NT>(s->total[m]);
-        if constexpr (HAS_CHAINS<KIND>)
-            clear_sums<NT>(s->segment[m]);
-    }
+    clear_tile(s);
 #pragma unroll
     for (int i = 0; i < N - 1; i++) {
         if (i < steps)
@@ -243,7 +178,7 @@ DEVICE void tile_sum(struct tile_sums<KIND, NT> *s, char *shared, const struct t
     }
 }
 
-/* Calls store(matrix sums of row r and token of the tile) for what a lane holds. */
+/* What a lane holds, scaled and gated, to act, or scaled to pair_out. */
 template <enum weight_kind KIND, bool DOWN, int NT>
 DEVICE void tile_store(const struct tile_sums<KIND, NT> &s, const struct moe_args_device &p,
                        const struct moe_item &item, const struct tile_work<KIND, NT> &k,
