@@ -158,31 +158,33 @@ int32_t golden_argmax(const float *x, int32_t n) {
     return best;
 }
 
-double golden_relative_error(const float *a, const float *b, int64_t n) {
-    double mean = 0, var = 0, worst = 0;
+double golden_std(const float *x, int64_t n) {
+    double mean = 0, var = 0;
     for (int64_t i = 0; i < n; i++)
-        mean += (double)b[i] / (double)n;
+        mean += (double)x[i] / (double)n;
+    for (int64_t i = 0; i < n; i++)
+        var += ((double)x[i] - mean) * ((double)x[i] - mean) / (double)n;
+    return sqrt(var);
+}
+
+double golden_relative_error(const float *a, const float *b, int64_t n) {
+    double worst = 0;
     for (int64_t i = 0; i < n; i++) {
         double d = fabs((double)a[i] - (double)b[i]);
-        var += ((double)b[i] - mean) * ((double)b[i] - mean) / (double)n;
         worst = d > worst || isnan(d) ? d : worst;
     }
-    return worst / sqrt(var);
+    return worst / golden_std(b, n);
 }
 
 double golden_rows_off(const float *a, const float *b, int32_t rows, int32_t V, double bound) {
-    double mean = 0, var = 0, off = 0, n = (double)rows * V;
-    for (int64_t i = 0; i < (int64_t)rows * V; i++)
-        mean += (double)b[i] / n;
-    for (int64_t i = 0; i < (int64_t)rows * V; i++)
-        var += ((double)b[i] - mean) * ((double)b[i] - mean) / n;
+    double off = 0, std = golden_std(b, (int64_t)rows * V);
     for (int32_t r = 0; r < rows; r++) {
         double sum = 0;
         for (int32_t i = 0; i < V; i++) {
             double d = (double)a[(int64_t)r * V + i] - (double)b[(int64_t)r * V + i];
             sum += d * d;
         }
-        off += !(sqrt(sum / V / var) <= bound);
+        off += !(sqrt(sum / V) / std <= bound);
     }
     return off / rows;
 }

@@ -53,6 +53,9 @@ void golden_run(struct golden *g, const int32_t *tokens, int32_t first, int32_t 
 /* The id of the largest of n values, the lower one on ties. */
 int32_t golden_argmax(const float *x, int32_t n);
 
+/* The standard deviation of n values. */
+double golden_std(const float *x, int64_t n);
+
 /* The share of rows of [rows, V] whose root mean square error is above `bound` times the standard
  * deviation of all of b. */
 double golden_rows_off(const float *a, const float *b, int32_t rows, int32_t V, double bound);

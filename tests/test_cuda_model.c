@@ -48,13 +48,9 @@ static void tie_noting_router(struct backend *b, struct routing *out, const void
     ref_ops.matmul(b, logits, E, x, gate->cols, gate, NULL, num_tokens);
     for (int32_t t = 0; t < num_tokens && K < E; t++) {
         float *row = logits + (int64_t)t * E;
-        double mean = 0, var = 0;
-        for (int32_t e = 0; e < E; e++)
-            mean += (double)row[e] / E;
-        for (int32_t e = 0; e < E; e++)
-            var += ((double)row[e] - mean) * ((double)row[e] - mean) / E;
+        double std = golden_std(row, E);
         qsort(row, (size_t)E, sizeof *row, descending);
-        if ((double)(row[K - 1] - row[K]) < TIE * sqrt(var))
+        if ((double)(row[K - 1] - row[K]) < TIE * std)
             tie[ref_position + t] = true;
     }
     ref_ops.router(b, out, x, gate, config, num_tokens);
@@ -170,16 +166,11 @@ TEST(CudaModel, AgreesWithThePublishedImplementations) {
 
 /* How far the best logit is above the second, in standard deviations of the row. */
 static double margin_of(const float *x, int32_t best, int32_t V) {
-    double mean = 0, var = 0;
     int32_t second = best == 0;
-    for (int32_t v = 0; v < V; v++) {
-        mean += (double)x[v] / V;
+    for (int32_t v = 0; v < V; v++)
         if (v != best && x[v] > x[second])
             second = v;
-    }
-    for (int32_t v = 0; v < V; v++)
-        var += ((double)x[v] - mean) * ((double)x[v] - mean) / V;
-    return (double)(x[best] - x[second]) / sqrt(var);
+    return (double)(x[best] - x[second]) / golden_std(x, V);
 }
 
 /* The greedy continuation, in decode steps, on the tokens that `ref` chooses. */

@@ -71,17 +71,10 @@ struct reference {
 };
 
 static struct reference reference_of(const float *logits, int32_t V) {
-    struct reference r = {0};
-    double mean = 0, sum = 0, max = (double)logits[golden_argmax(logits, V)];
+    double sum = 0, max = (double)logits[golden_argmax(logits, V)];
     for (int32_t v = 0; v < V; v++)
-        mean += (double)logits[v] / V;
-    for (int32_t v = 0; v < V; v++) {
-        r.std += ((double)logits[v] - mean) * ((double)logits[v] - mean) / V;
         sum += exp((double)logits[v] - max);
-    }
-    r.std = sqrt(r.std);
-    r.log_sum = max + log(sum);
-    return r;
+    return (struct reference){.std = golden_std(logits, V), .log_sum = max + log(sum)};
 }
 
 /* Are the log-probabilities of a [id, value] list those of a row of logits? */
