@@ -141,19 +141,19 @@ enum weight_scale cuda_scale(const struct weight *w);
 /* Lays the arrays out; memory NULL: only counts. Returns their bytes. */
 size_t cuda_step_arrays(const struct backend_config *c, int32_t max_group, char *memory,
                         struct step_arrays *out);
-const struct batch *cuda_begin_step(struct backend *b, const struct batch *batch);
-void cuda_end_step(struct backend *b);
+const struct batch *cuda_begin_step(struct backend *b, const struct batch *batch, bool eager);
+int cuda_end_step(struct backend *b);
 void cuda_drop_recorded(struct backend *b);
 
 /* ---- cuda_sample.c --------------------------------------------------------------------------- */
-void cuda_sample(struct backend *b, const float *logits, const struct sample_job *jobs,
-                 int32_t num_jobs, struct sample_outcome *outcomes);
+int cuda_sample(struct backend *b, const float *logits, const struct sample_job *jobs,
+                int32_t num_jobs, struct sample_outcome *outcomes, struct error *error);
 
 /* ---- cuda_ops.c ------------------------------------------------------------------------------ */
 void cuda_embed(struct backend *b, float *hidden, const int32_t *tokens, int32_t num_tokens);
-void cuda_add_norm(struct backend *b, void *x, float *hidden, const void *partial,
-                   const float *norm, float eps, int32_t num_tokens, int32_t hidden_size);
-void cuda_gather_rows(struct backend *b, float *out, const float *hidden, const void *partial,
+void cuda_add_norm(struct backend *b, void *x, float *hidden, void *partial, const float *norm,
+                   float eps, int32_t num_tokens, int32_t hidden_size);
+void cuda_gather_rows(struct backend *b, float *out, const float *hidden, void *partial,
                       const int32_t *rows, int32_t num_rows, int32_t hidden_size);
 void cuda_matmul(struct backend *b, void *y, int64_t ldy, const void *x, int64_t ldx,
                  const struct weight *w, const float *bias, int32_t num_tokens);

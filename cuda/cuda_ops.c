@@ -5,8 +5,8 @@ void cuda_embed(struct backend *b, float *hidden, const int32_t *tokens, int32_t
     embed_launch(hidden, b->embedding, tokens, num_tokens, b->config.hidden_size, b->stream);
 }
 
-void cuda_add_norm(struct backend *b, void *x, float *hidden, const void *partial,
-                   const float *norm, float eps, int32_t num_tokens, int32_t hidden_size) {
+void cuda_add_norm(struct backend *b, void *x, float *hidden, void *partial, const float *norm,
+                   float eps, int32_t num_tokens, int32_t hidden_size) {
     const struct norm_args a = {
         .x = x,
         .xq = b->xq,
@@ -22,7 +22,7 @@ void cuda_add_norm(struct backend *b, void *x, float *hidden, const void *partia
     b->xq_of = x;
 }
 
-void cuda_gather_rows(struct backend *b, float *out, const float *hidden, const void *partial,
+void cuda_gather_rows(struct backend *b, float *out, const float *hidden, void *partial,
                       const int32_t *rows, int32_t num_rows, int32_t hidden_size) {
     gather_rows_launch(out, hidden, partial, rows, num_rows, hidden_size, b->stream);
 }

@@ -100,9 +100,11 @@ static int32_t sample_some(struct backend *b, const float *logits, const struct 
     return n;
 }
 
-void cuda_sample(struct backend *b, const float *logits, const struct sample_job *jobs,
-                 int32_t num_jobs, struct sample_outcome *outcomes) {
+int cuda_sample(struct backend *b, const float *logits, const struct sample_job *jobs,
+                int32_t num_jobs, struct sample_outcome *outcomes, struct error *error) {
+    (void)error;
     CUDA_CHECK(cudaSetDevice(b->device));
     for (int32_t done = 0; done < num_jobs;)
         done += sample_some(b, logits, jobs + done, num_jobs - done, outcomes + done);
+    return 0;
 }

@@ -166,7 +166,7 @@ static void describe_batch(struct backend *b, int32_t num_tokens, int32_t num_se
     };
 }
 
-const struct batch *cuda_begin_step(struct backend *b, const struct batch *batch) {
+const struct batch *cuda_begin_step(struct backend *b, const struct batch *batch, bool eager) {
     int32_t most = max_table_stride(&b->config), stride = padded_blocks(batch, most);
     bool decode = is_decode(batch) && !b->config.enforce_eager;
     int32_t seqs = decode ? padded_seqs(batch->num_seqs, b->config.max_seqs) : batch->num_seqs;
@@ -186,11 +186,11 @@ const struct batch *cuda_begin_step(struct backend *b, const struct batch *batch
     upload_arrays(b, seqs, stride);
     describe_batch(b, r ? seqs : batch->num_tokens, seqs, r ? seqs : batch->num_logits, stride);
     b->recording = NULL;
-    if (r && r->graph) {
+    if (r && r->graph && !eager) {
         CUDA_CHECK(cudaGraphLaunch(r->graph, b->stream));
         return NULL;
     }
-    if (r && should_record(b, r)) {
+    if (r && !eager && should_record(b, r)) {
         b->recording = r;
         CUDA_CHECK(cudaStreamBeginCapture(b->stream, cudaStreamCaptureModeThreadLocal));
     }
@@ -199,16 +199,17 @@ const struct batch *cuda_begin_step(struct backend *b, const struct batch *batch
     return &b->batch;
 }
 
-void cuda_end_step(struct backend *b) {
+int cuda_end_step(struct backend *b) {
     struct recorded *r = b->recording;
     cudaGraph_t graph;
     if (!r)
-        return;
+        return 0;
     b->recording = NULL;
     CUDA_CHECK(cudaStreamEndCapture(b->stream, &graph));
     CUDA_CHECK(cudaGraphInstantiate(&r->graph, graph, 0));
     CUDA_CHECK(cudaGraphDestroy(graph));
     CUDA_CHECK(cudaGraphLaunch(r->graph, b->stream));
+    return 0;
 }
 
 void cuda_drop_recorded(struct backend *b) {

@@ -28,6 +28,7 @@ void engine_options_default(struct engine_options *o) {
         .max_queued_requests = 512,
         .gpu_memory_utilization = 0.9f,
         .embedding = "device",
+        .comm_timeout_s = 10,
         .enable_prefix_caching = true,
     };
 }
@@ -76,6 +77,7 @@ static void *engine_main(void *arg) {
     struct intake in;
     while (take_work(e, &in)) {
         engine_take_in(e, &in);
+        engine_refuse_late_requests(e);
         if (e->staged.len > 0)
             engine_publish(e); /* those who cancelled do not wait for the step */
         engine_step(e);
@@ -255,6 +257,8 @@ void engine_destroy(struct engine *e) {
 /* Why a request cannot be queued now; under the lock. */
 static int check_queue(const struct engine *e, struct error *error) {
     int32_t waiting = e->num_submitted + e->num_waiting;
+    if (e->failed)
+        return error_set(error, ERR_INTERNAL, "%s", e->failure);
     if (e->refusing)
         return error_set(error, ERR_SHUTTING_DOWN, "%s", error_text(ERR_SHUTTING_DOWN));
     if (waiting >= e->options.max_queued_requests)

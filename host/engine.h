@@ -65,6 +65,8 @@ struct engine_options {
     bool batch_invariant;           /* GPUs: orders of sums independent of the batch */
     bool enable_prefix_caching;     /* default true */
     uint64_t seed;                  /* for requests without a seed */
+    float comm_timeout_s;           /* of a rank for another one, default 10 */
+    const char *fault;              /* fault.h, for tests; NULL: none */
     bool progress;                  /* draw a progress bar on stderr while loading */
 };
 
@@ -147,6 +149,7 @@ struct engine_stats {
     /* False while the running step takes far longer than its tokens ever did (and over a second),
      * submissions are not taken up, or the last step failed. */
     bool healthy;
+    bool failed; /* for good: engine_failure says why */
 };
 
 struct engine_model_info {
@@ -179,6 +182,9 @@ void engine_drain(struct engine *e, engine_event_fn fn, void *ctx);
 void engine_wait(struct engine *e, int32_t timeout_ms);
 
 void engine_stats(struct engine *e, struct engine_stats *out);
+/* Has the engine ended for good, its ranks being lost or stuck? Then every request was answered
+ * with an error, and the text says what happened. Any thread. */
+bool engine_failure(struct engine *e, struct error *error);
 const struct tokenizer *engine_tokenizer(const struct engine *e);
 /* NULL when the model has none and none was chosen. */
 const struct chat_template *engine_chat_template(const struct engine *e);

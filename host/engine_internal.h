@@ -60,6 +60,8 @@ struct engine {
     int32_t num_waiting; /* in the scheduler's queue, as far as the callers know */
     uint64_t last_handle;
     bool refusing, stopping;
+    bool failed;               /* set once; the engine thread reads it, and failure, without lock */
+    char failure[1024];        /* why */
     int64_t step_deadline_us;  /* the running step is late after this; 0 between steps */
     int64_t last_step_us;      /* when a step last finished; 0: never */
     struct engine_stats stats; /* as published after the last step */
@@ -78,5 +80,11 @@ struct intake {
  * Both stage events. */
 void engine_take_in(struct engine *e, struct intake *in);
 void engine_step(struct engine *e);
+/* Ends a request with an error; nothing that it computed is shared any more. */
+void engine_fail_request(struct engine *e, struct request *r, const char *text);
+/* engine_failure.c: a step has failed. */
+void engine_step_failed(struct engine *e, const struct step *step, const struct error *why);
+/* Of a failed engine: ends what was submitted before callers knew. */
+void engine_refuse_late_requests(struct engine *e);
 /* Publishes the statistics, then posts what was staged. */
 void engine_publish(struct engine *e);

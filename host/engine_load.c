@@ -33,15 +33,20 @@ static void loaded_destroy(void *ctx) {
     free(l);
 }
 
-static int loaded_run(void *ctx, const struct batch *batch, float **logits) {
+static int loaded_run(void *ctx, const struct batch *batch, float **logits, struct error *error) {
     struct loaded *l = ctx;
-    return model_run(l->model, batch, logits);
+    return model_run(l->model, batch, logits, error);
 }
 
 static int loaded_sample(void *ctx, const struct sample_job *jobs, int32_t num_jobs,
-                         struct sample_outcome *outcomes) {
+                         struct sample_outcome *outcomes, struct error *error) {
     struct loaded *l = ctx;
-    return model_sample(l->model, jobs, num_jobs, outcomes);
+    return model_sample(l->model, jobs, num_jobs, outcomes, error);
+}
+
+static int loaded_recover(void *ctx, struct error *error) {
+    struct loaded *l = ctx;
+    return model_recover(l->model, error);
 }
 
 static void loaded_describe(void *ctx, struct buffer *out) {
@@ -202,8 +207,11 @@ static int32_t available_cores(void) {
 static int create_model(const struct engine_options *o, const struct ops *ops, struct loaded *l,
                         struct error *error) {
     enum dtype kv_dtype = DTYPE_NONE;
+    struct fault fault;
     bool fp8_activations = false;
     int rc = choose_kv_dtype(o->kv_cache_dtype, &kv_dtype, error);
+    if (rc == 0)
+        rc = fault_parse(o->fault, &fault, error);
     if (rc == 0)
         rc = choose_activations(o, &l->weights, &fp8_activations, error);
     if (rc)
@@ -231,6 +239,8 @@ static int create_model(const struct engine_options *o, const struct ops *ops, s
         .batch_invariant = o->batch_invariant,
         .enforce_eager = o->enforce_eager,
         .embedding_on_host = !strcmp(o->embedding, "host"),
+        .comm_timeout_us = (int64_t)((double)o->comm_timeout_s * 1e6),
+        .fault = fault,
     };
     return model_create(&l->config, &l->weights, &options, &l->model, error);
 }
@@ -253,6 +263,7 @@ static int start_engine(const struct engine_options *o, struct loaded *l,
         .ctx = l,
         .run = loaded_run,
         .sample = model_samples(l->model) ? loaded_sample : NULL,
+        .recover = loaded_recover,
         .describe = loaded_describe,
         .destroy = loaded_destroy,
         .name = name,

@@ -16,11 +16,14 @@ enum { MAX_MODEL_EOS_IDS = 16 };
 
 struct engine_model {
     void *ctx;
-    /* One forward pass; as model_run. A failure ends the requests of the batch, not the engine. */
-    int (*run)(void *ctx, const struct batch *batch, float **logits);
+    /* One forward pass; as model_run. */
+    int (*run)(void *ctx, const struct batch *batch, float **logits, struct error *error);
     /* What is wanted of its logits; NULL: they are in host memory, and the engine does it. */
     int (*sample)(void *ctx, const struct sample_job *jobs, int32_t num_jobs,
-                  struct sample_outcome *outcomes);
+                  struct sample_outcome *outcomes, struct error *error);
+    /* After a failure of either, as model_recover: 0, and the running requests are computed again
+     * from their prompts; or the engine ends. NULL: a failure ends the requests of the batch. */
+    int (*recover)(void *ctx, struct error *error);
     void (*describe)(void *ctx, struct buffer *out); /* lines of the start-up table; may be NULL */
     void (*destroy)(void *ctx);                      /* may be NULL */
     const char *name;                                /* copied */

@@ -62,7 +62,7 @@ static void finish(struct engine *e, struct request *r, enum finish_reason reaso
 }
 
 /* Ends a request whose computation failed; nothing that it computed is shared any more. */
-static void fail(struct engine *e, struct request *r, const char *text) {
+void engine_fail_request(struct engine *e, struct request *r, const char *text) {
     const struct engine_event event = {
         .kind = EVENT_ERROR,
         .user = r->user,
@@ -169,7 +169,8 @@ static void refresh_stats(struct engine *e) {
         .preemptions_total = counters.preemptions,
         .requests_total = e->requests_total,
         .steps_total = e->steps_total,
-        .healthy = e->failed_steps == 0,
+        .healthy = e->failed_steps == 0 && !e->failed,
+        .failed = e->failed,
     };
 }
 
@@ -236,12 +237,13 @@ static void run_job(struct engine *e, const float *logits, const struct sample_j
         out->rc = sampler_check(e->sampler, args.logits);
 }
 
-static int run_jobs(struct engine *e, const struct step *step, const float *logits) {
+static int run_jobs(struct engine *e, const struct step *step, const float *logits,
+                    struct error *error) {
     int32_t n = step->batch.num_logits;
     for (int32_t i = 0; i < step->batch.num_seqs; i++)
         add_jobs(e, &step->seqs[i]);
     if (e->model.sample)
-        return e->model.sample(e->model.ctx, e->jobs, n, e->outcomes);
+        return e->model.sample(e->model.ctx, e->jobs, n, e->outcomes, error);
     for (int32_t i = 0; i < n; i++)
         run_job(e, logits, &e->jobs[i], &e->outcomes[i]);
     return 0;
@@ -314,16 +316,16 @@ static void emit_token(struct engine *e, struct request *r, const struct sample 
 
 /* The part of a step that allocates nothing. Returns the step, NULL when there is nothing to
  * compute; *rc is that of the model. */
-static const struct step *compute(struct engine *e, int64_t now_us, int *rc) {
+static const struct step *compute(struct engine *e, int64_t now_us, int *rc, struct error *error) {
     float *logits = NULL;
     mem_step_begin();
     const struct step *step = scheduler_schedule(e->scheduler, now_us);
     if (step) {
         announce_step(e, now_us + step_limit_us(e, step->batch.num_tokens));
-        *rc = e->model.run(e->model.ctx, &step->batch, &logits);
+        *rc = e->model.run(e->model.ctx, &step->batch, &logits, error);
     }
     if (step && *rc == 0)
-        *rc = run_jobs(e, step, logits);
+        *rc = run_jobs(e, step, logits, error);
     for (int32_t i = 0; step && *rc == 0 && i < step->batch.num_seqs; i++) {
         const struct step_seq *part = &step->seqs[i];
         struct step_result *result = &e->results[i];
@@ -337,27 +339,26 @@ static const struct step *compute(struct engine *e, int64_t now_us, int *rc) {
 
 void engine_step(struct engine *e) {
     int64_t start_us = clock_us();
+    struct error error = {0};
     int rc = 0;
     prepare_admissions(e);
-    const struct step *step = compute(e, start_us, &rc);
+    const struct step *step = compute(e, start_us, &rc, &error);
     if (!step)
         return;
     int64_t end_us = clock_us();
-    note_duration(e, step->batch.num_tokens, end_us - start_us);
     e->failed_steps = rc ? e->failed_steps + 1 : 0;
-    if (rc)
-        log_error("a step of %d tokens of %d requests failed: %s", step->batch.num_tokens,
-                  step->batch.num_seqs, error_name(rc));
+    if (rc == 0)
+        note_duration(e, step->batch.num_tokens, end_us - start_us);
+    else
+        engine_step_failed(e, step, &error);
 
-    for (int32_t i = 0; i < step->batch.num_seqs; i++) {
+    for (int32_t i = 0; rc == 0 && i < step->batch.num_seqs; i++) {
         struct request *r = request_of(step->seqs[i].seq);
         const struct step_result *result = &e->results[i];
-        if (rc) {
-            fail(e, r, "the computation failed");
-        } else if (result->rc) {
+        if (result->rc) {
             log_error("request %llu ended: its logits are not finite",
                       (unsigned long long)r->handle);
-            fail(e, r, "the model produced values that are not finite");
+            engine_fail_request(e, r, "the model produced values that are not finite");
         } else if (step->seqs[i].samples) {
             emit_token(e, r, result->sample);
         }

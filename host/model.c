@@ -9,6 +9,8 @@
 #include "host/mem.h"
 #include "host/model_internal.h"
 
+#define COMM_TIMEOUT_US ((int64_t)10000000)
+
 /* cos and sin of position * inv_freq[i] for every position, as the reference implementations
  * compute them: product and functions in float32. */
 static void fill_rope(const struct model *m, float *rope) {
@@ -71,6 +73,8 @@ static int create_backend(struct model *m, struct rank *r, struct error *error) 
         .batch_invariant = m->options.batch_invariant,
         .enforce_eager = m->options.enforce_eager,
         .embedding_on_host = m->options.embedding_on_host,
+        .ranks = m->ranks,
+        .rank = r->index,
     };
     int32_t group = c->num_attention_heads / c->num_key_value_heads;
     for (int32_t h = 0; h < l->q_heads.count; h++)
@@ -184,7 +188,9 @@ static int alloc_kv(struct model *m, struct rank *r, struct error *error) {
 
 /* Everything of the ranks but their KV pools, whose size depends on what memory is left. */
 static int create_ranks(struct model *m, struct error *error) {
-    int rc = ranks_create(m->layout.world_size, &m->ranks, error);
+    int64_t timeout_us = m->options.comm_timeout_us;
+    int rc = ranks_create(m->layout.world_size, timeout_us ? timeout_us : COMM_TIMEOUT_US,
+                          &m->ranks, error);
     for (int32_t i = 0; i < m->layout.world_size && rc == 0; i++) {
         struct rank *r = &m->rank[i];
         r->model = m;
@@ -199,12 +205,25 @@ static int create_ranks(struct model *m, struct error *error) {
 }
 
 static int alloc_logits(struct model *m, struct error *error) {
-    m->logits_bytes =
-        (size_t)m->options.max_logits * (size_t)m->config->vocab_size * sizeof *m->logits;
+    static const char remedy[] = "lower --max-num-seqs";
+    size_t rows = (size_t)m->options.max_logits;
+    int32_t n = m->layout.world_size;
+    m->logits_bytes = rows * (size_t)m->config->vocab_size * sizeof *m->logits;
     m->logits = m->ops->alloc(m->rank[0].backend, m->logits_bytes);
     if (!m->logits)
-        return model_no_memory(m, &m->rank[0], "logits", m->logits_bytes, "lower --max-num-seqs",
-                               error);
+        return model_no_memory(m, &m->rank[0], "logits", m->logits_bytes, remedy, error);
+    for (int32_t i = 0; i < n; i++) {
+        struct rank *r = &m->rank[i];
+        r->logits = m->logits + r->layout.vocab.first;
+        r->logits_ld = m->config->vocab_size;
+        if (n == 1 || !m->ops->gather_logits)
+            continue;
+        r->own_logits_bytes = rows * (size_t)r->layout.vocab.count * sizeof *r->logits;
+        r->logits = r->own_logits = m->ops->alloc(r->backend, r->own_logits_bytes);
+        r->logits_ld = r->layout.vocab.count;
+        if (!r->own_logits)
+            return model_no_memory(m, r, "logits", r->own_logits_bytes, remedy, error);
+    }
     return 0;
 }
 
@@ -257,6 +276,7 @@ static void destroy_rank(struct model *m, struct rank *r) {
         m->ops->free(r->backend, r->weights_memory, r->weights_bytes);
         m->ops->free(r->backend, r->kv_memory, r->kv_bytes);
         m->ops->free(r->backend, r->act_memory, r->act_bytes);
+        m->ops->free(r->backend, r->own_logits, r->own_logits_bytes);
     }
     for (int32_t i = 0; r->layers && i < m->config->num_hidden_layers; i++)
         free(r->layers[i].experts);
@@ -265,7 +285,7 @@ static void destroy_rank(struct model *m, struct rank *r) {
 }
 
 void model_destroy(struct model *m) {
-    if (!m)
+    if (!m || (m->ranks && ranks_stuck(m->ranks)))
         return;
     ranks_destroy(m->ranks);
     if (m->rank[0].backend)
@@ -275,16 +295,20 @@ void model_destroy(struct model *m) {
     free(m);
 }
 
-int model_run(struct model *m, const struct batch *batch, float **logits) {
+int model_run(struct model *m, const struct batch *batch, float **logits, struct error *error) {
     CHECK(batch->num_tokens <= m->options.max_tokens && batch->num_seqs <= m->options.max_seqs &&
               batch->num_logits <= m->options.max_logits,
           "batch of %d tokens, %d sequences, %d logits exceeds %d, %d, %d", batch->num_tokens,
           batch->num_seqs, batch->num_logits, m->options.max_tokens, m->options.max_seqs,
           m->options.max_logits);
     m->batch = batch;
-    ranks_run(m->ranks, model_forward, m);
+    m->step++;
     *logits = m->logits;
-    return 0;
+    return ranks_run(m->ranks, model_forward, m, error);
+}
+
+int model_recover(struct model *m, struct error *error) {
+    return ranks_revive(m->ranks, error);
 }
 
 bool model_samples(const struct model *m) {
@@ -292,9 +316,8 @@ bool model_samples(const struct model *m) {
 }
 
 int model_sample(struct model *m, const struct sample_job *jobs, int32_t num_jobs,
-                 struct sample_outcome *outcomes) {
-    m->ops->sample(m->rank[0].backend, m->logits, jobs, num_jobs, outcomes);
-    return 0;
+                 struct sample_outcome *outcomes, struct error *error) {
+    return m->ops->sample(m->rank[0].backend, m->logits, jobs, num_jobs, outcomes, error);
 }
 
 int32_t model_num_kv_blocks(const struct model *m) {

@@ -8,6 +8,7 @@
 
 #include "host/batch.h"
 #include "host/buffer.h"
+#include "host/fault.h"
 #include "host/layout.h"
 #include "host/model_config.h"
 #include "host/ops.h"
@@ -28,10 +29,12 @@ struct model_options {
     int32_t max_seqs;   /* largest S */
     int32_t max_logits; /* largest R */
     int32_t max_model_len;
-    enum dtype kv_dtype;   /* DTYPE_NONE: what the backend prefers */
-    int32_t num_kv_blocks; /* 0: from kv_bytes */
-    int64_t kv_bytes;      /* over all ranks; 0: what max_seqs x max_model_len needs, capped */
-    bool fp8_activations;  /* ops.h, backend_config */
+    enum dtype kv_dtype;     /* DTYPE_NONE: what the backend prefers */
+    int32_t num_kv_blocks;   /* 0: from kv_bytes */
+    int64_t kv_bytes;        /* over all ranks; 0: what max_seqs x max_model_len needs, capped */
+    bool fp8_activations;    /* ops.h, backend_config */
+    int64_t comm_timeout_us; /* of a rank for another one; 0: 10 s */
+    struct fault fault;      /* for tests */
     bool progress;
 
     /* GPUs: ops.h, backend_config. */
@@ -47,13 +50,19 @@ int model_create(const struct model_config *config, const struct weights *weight
 void model_destroy(struct model *m);
 
 /* Runs one batch. On return logits [R, V] (float32, row stride V, owned by the model, valid until
- * the next run) hold the rows that the batch asked for. 0, or ERR_INTERNAL when a rank failed. */
-int model_run(struct model *m, const struct batch *batch, float **logits);
+ * the next run) hold the rows that the batch asked for. 0, or ERR_INTERNAL when a rank failed: what
+ * the batch's KV slots hold is then undefined, and model_recover says whether the model can go on.
+ */
+int model_run(struct model *m, const struct batch *batch, float **logits, struct error *error);
 /* Do the logits of the last run lie where only the backend can read them? Then model_sample does
  * the jobs on them (else they are for the host's sampler). 0 or ERR_INTERNAL. */
 bool model_samples(const struct model *m);
 int model_sample(struct model *m, const struct sample_job *jobs, int32_t num_jobs,
-                 struct sample_outcome *outcomes);
+                 struct sample_outcome *outcomes, struct error *error);
+/* After a failure: makes the ranks ready for another run, with the KV of earlier ones in place. 0,
+ * or ERR_INTERNAL: the model cannot be used any more, nor be freed (model_destroy leaves all that
+ * a stuck rank may touch). */
+int model_recover(struct model *m, struct error *error);
 
 int32_t model_num_kv_blocks(const struct model *m);
 const struct layout *model_layout(const struct model *m);

@@ -7,9 +7,13 @@
  *                h += all_reduce(sum over experts of weight * down(silu(gate x) * up x))
  *   logits = lm_head norm(h)          for the rows that the batch asks for
  *
- * The two residual additions are done by the norm that follows them (add_norm), so that h makes one
- * trip through memory. Every rank computes norms and routing in full, from the same bits.
+ * The sums over the ranks and the two residual additions are done by the norm that follows them
+ * (add_norm), so that h makes one trip through memory. Every rank computes norms and routing in
+ * full, from the same bits.
  */
+#include <string.h>
+#include <unistd.h>
+
 #include "host/mem.h"
 #include "host/model_internal.h"
 
@@ -51,16 +55,13 @@ static void attention_block(struct model *m, struct rank *r, struct layer *l,
         .kv = l->kv,
     };
     ops->matmul(r->backend, r->qkv, ld, r->x, c->hidden_size, &l->qkv, l->qkv_bias, T);
-    if (c->qk_norm == QK_NORM_PROJECTION) {
+    if (c->qk_norm == QK_NORM_PROJECTION)
         ops->qk_sum_squares(r->backend, r->sums, &qkv,
                             r->layout.kv_counted.first - r->layout.kv_heads.first,
                             r->layout.kv_counted.count);
-        ranks_all_reduce(m->ranks, r->index, r->sums, (int64_t)T * 2);
-    }
     ops->qk_rope_kv_write(r->backend, &qkv);
     ops->attention(r->backend, &attention);
     ops->matmul_partial(r->backend, r->partial, r->attn, (int64_t)Hq * D, &l->o, D, T);
-    ranks_all_reduce(m->ranks, r->index, r->partial, (int64_t)T * c->hidden_size);
 }
 
 static void ffn_block(struct model *m, struct rank *r, struct layer *l, int32_t T) {
@@ -80,14 +81,43 @@ static void ffn_block(struct model *m, struct rank *r, struct layer *l, int32_t 
         .partial = r->partial,
     };
     m->ops->moe(r->backend, &args);
-    ranks_all_reduce(m->ranks, r->index, r->partial, (int64_t)T * c->hidden_size);
 }
 
-static void run_layers(struct model *m, struct rank *r, const struct batch *batch) {
+/* ---- a rank that misbehaves on purpose (fault.h) --------------------------------------------- */
+
+static bool is_faulty(const struct model *m, const struct rank *r) {
+    const struct fault *f = &m->options.fault;
+    return f->kind != FAULT_NONE && f->rank == r->index && f->step == m->step;
+}
+
+static void poison(struct model *m, struct rank *r, size_t bytes) {
+    static unsigned char nans[4096]; /* all bits set: NaN in every format */
+    memset(nans, 0xff, sizeof nans);
+    for (size_t at = 0; at < bytes; at += sizeof nans)
+        m->ops->write(r->backend, (char *)r->partial + at, nans,
+                      bytes - at < sizeof nans ? bytes - at : sizeof nans);
+}
+
+/* 0, or RANK_DIED. */
+static int misbehave(struct model *m, struct rank *r, int32_t layer, int32_t T) {
+    const struct fault *f = &m->options.fault;
+    int32_t at = f->layer < 0 ? m->config->num_hidden_layers / 2 : f->layer;
+    if (!is_faulty(m, r) || layer != at)
+        return 0;
+    if (f->kind == FAULT_NAN)
+        poison(m, r, (size_t)T * (size_t)m->config->hidden_size * m->ops->partial_bytes);
+    while (f->kind == FAULT_STALL)
+        pause();
+    return f->kind == FAULT_KILL ? RANK_DIED : 0;
+}
+
+/* ---- all layers ------------------------------------------------------------------------------ */
+
+static int run_layers(struct model *m, struct rank *r, const struct batch *batch) {
     const struct model_config *c = m->config;
     const struct ops *ops = m->ops;
     int32_t T = batch->num_tokens, H = c->hidden_size, R = batch->num_logits;
-    const void *pending = NULL; /* the partial that the next norm adds to the residual */
+    void *pending = NULL; /* the partial that the next norm adds to the residual */
 
     ops->embed(r->backend, r->hidden, batch->tokens, T);
     for (int32_t i = 0; i < c->num_hidden_layers; i++) {
@@ -97,24 +127,30 @@ static void run_layers(struct model *m, struct rank *r, const struct batch *batc
         ops->add_norm(r->backend, r->x, r->hidden, r->partial, l->ffn_norm, c->rms_norm_eps, T, H);
         ffn_block(m, r, l, T);
         pending = r->partial;
+        if (misbehave(m, r, i, T) != 0)
+            return RANK_DIED;
     }
     ops->gather_rows(r->backend, r->last_hidden, r->hidden, pending, batch->logits_rows, R, H);
     ops->add_norm(r->backend, r->last_x, r->last_hidden, NULL, r->norm, c->rms_norm_eps, R, H);
-    ops->logits(r->backend, m->logits + r->layout.vocab.first, c->vocab_size, r->last_x, H,
-                &r->lm_head, R);
+    ops->logits(r->backend, r->logits, r->logits_ld, r->last_x, H, &r->lm_head, R);
+    if (ops->gather_logits)
+        ops->gather_logits(r->backend, m->logits, c->vocab_size, r->logits, r->layout.vocab, R);
+    return 0;
 }
 
-void model_forward(void *ctx, int32_t rank) {
+int model_forward(void *ctx, int32_t rank) {
     struct model *m = ctx;
     struct rank *r = &m->rank[rank];
     const struct batch *batch = m->batch;
+    int rc = 0, ended = 0;
 
     mem_step_begin();
     if (m->ops->begin_step)
-        batch = m->ops->begin_step(r->backend, batch);
+        batch = m->ops->begin_step(r->backend, batch, is_faulty(m, r));
     if (batch)
-        run_layers(m, r, batch);
+        rc = run_layers(m, r, batch);
     if (m->ops->end_step)
-        m->ops->end_step(r->backend);
+        ended = m->ops->end_step(r->backend);
     mem_step_end();
+    return rc ? rc : ended;
 }

@@ -43,7 +43,12 @@ struct rank {
     void *sums;         /* [T, 2] partials */
     float *last_hidden; /* [R, H] rows whose logits are wanted */
     void *last_x;       /* [R, H] */
-    float *rope;        /* [max_model_len, D] cosines, sines */
+    float *logits;      /* [R, V of the rank], row stride logits_ld: its columns of model.logits, or
+                           memory of its own, of which they are gathered */
+    int64_t logits_ld;
+    float *own_logits; /* NULL, or that memory; owned */
+    size_t own_logits_bytes;
+    float *rope; /* [max_model_len, D] cosines, sines */
     struct routing routing;
 };
 
@@ -63,6 +68,7 @@ struct model {
     double load_seconds;
     int64_t load_bytes;        /* read from the checkpoint, over all ranks */
     const struct batch *batch; /* of the step in progress */
+    int64_t step;              /* its number, from 1 */
 };
 
 /* Hands out aligned pieces of an arena; with memory == NULL it only adds up the sizes. */
@@ -81,5 +87,5 @@ int model_no_memory(const struct model *m, const struct rank *r, const char *wha
 /* Sizes, allocates and fills one rank's weights. */
 int model_load_weights(struct model *m, struct error *error);
 
-/* The forward pass of one rank; ctx is the model. */
-void model_forward(void *ctx, int32_t rank);
+/* The forward pass of one rank, a rank_fn; ctx is the model. */
+int model_forward(void *ctx, int32_t rank);

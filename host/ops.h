@@ -10,6 +10,11 @@
  * of partial_bytes; only ops know their types. Weights are stored in the backend's own layout by
  * weight_put. Ops return when their result may be read by the next op of the same backend.
  *
+ * Ranks. What a rank computes of a sum over heads, columns or experts is a "partial": its share.
+ * Ops that take or make partials for the whole model's sums (add_norm, gather_rows, qk_sum_squares)
+ * meet the other ranks in it: all ranks call the same ones in the same order with the same sizes.
+ * When a step has failed (ranks.h) they return at once, with values that nobody will use.
+ *
  * Shape letters: T tokens in the batch, S sequences, R rows of logits, H hidden, I intermediate of
  * an expert or dense FFN (the rank's columns of it), E experts, K experts per token, Hq/Hkv heads
  * (of the rank), D head_dim, V vocabulary, L layers. [T, K] is row-major; ld is a row stride in
@@ -37,6 +42,7 @@
 #include <stdint.h>
 
 #include "host/batch.h"
+#include "host/layout.h"
 #include "host/model_config.h"
 #include "host/weights.h"
 
@@ -61,6 +67,8 @@ struct backend_config {
                                     ascending; copied by create */
     int32_t threads;             /* CPU threads, the caller's included; >= 1 */
     bool fp8_activations;        /* products with FP8 weights: see above */
+    struct ranks *ranks;         /* those of the model, borrowed; NULL: this one is alone */
+    int32_t rank;                /* this one among them */
 
     /* GPUs only. */
     int32_t device;           /* its number */
@@ -215,21 +223,23 @@ struct ops {
 
     /* A step begins. Returns the batch that its ops are to be given: on a GPU its arrays lie in
      * device memory, and it may be padded with rows that come to nothing (slot -1). NULL: the step
-     * was recorded before and runs already. end_step follows in either case. NULL functions: the
-     * batch is taken as it is. */
-    const struct batch *(*begin_step)(struct backend *b, const struct batch *batch);
-    void (*end_step)(struct backend *b);
+     * was recorded before and runs already; not with `eager`. end_step follows in either case; it
+     * returns 0 or ERR_INTERNAL. NULL functions: the batch is taken as it is. */
+    const struct batch *(*begin_step)(struct backend *b, const struct batch *batch, bool eager);
+    int (*end_step)(struct backend *b);
 
     /* hidden[t] = table[tokens[t]] */
     void (*embed)(struct backend *b, float *hidden, const int32_t *tokens, int32_t num_tokens);
 
-    /* hidden += partial (unless NULL; rounded to float32 first), then
-     * x = hidden / sqrt(mean(hidden^2) + eps) * norm. All [T, H]; norm [H]. x != hidden. */
-    void (*add_norm)(struct backend *b, void *x, float *hidden, const void *partial,
-                     const float *norm, float eps, int32_t num_tokens, int32_t hidden_size);
+    /* hidden += the sum of all ranks' partials (unless NULL; rounded to float32 first), then
+     * x = hidden / sqrt(mean(hidden^2) + eps) * norm. All [T, H]; norm [H]. x != hidden. What
+     * partial holds afterwards is undefined. */
+    void (*add_norm)(struct backend *b, void *x, float *hidden, void *partial, const float *norm,
+                     float eps, int32_t num_tokens, int32_t hidden_size);
 
-    /* out[r] = hidden[rows[r]] + partial[rows[r]]: the rows whose logits are wanted. [R, H] */
-    void (*gather_rows)(struct backend *b, float *out, const float *hidden, const void *partial,
+    /* out[r] = hidden[rows[r]] + the sum of all ranks' partial[rows[r]]: the rows whose logits are
+     * wanted, ascending. [R, H] */
+    void (*gather_rows)(struct backend *b, float *out, const float *hidden, void *partial,
                         const int32_t *rows, int32_t num_rows, int32_t hidden_size);
 
     /* y[t, r] = sum_c x[t, c] w[r, c] * scale + bias[r], with the scale of the row or the block. y
@@ -240,13 +250,18 @@ struct ops {
     void (*logits)(struct backend *b, float *y, int64_t ldy, const void *x, int64_t ldx,
                    const struct weight *w, int32_t num_rows);
 
+    /* all [R, V] of rank 0 gets every rank's columns of the vocabulary, which are `mine`
+     * [R, vocab.count]. NULL: ranks share their memory, and logits writes into `all`. */
+    void (*gather_logits)(struct backend *b, float *all, int32_t vocab_size, const float *mine,
+                          struct range vocab, int32_t num_rows);
+
     /* The same as a partial over units of `unit` columns (the last may be short), without bias:
      * partial[t, r] = sum over units u of (double)(float)(sum_{c in u} x w * scale). [T, rows] */
     void (*matmul_partial)(struct backend *b, void *partial, const void *x, int64_t ldx,
                            const struct weight *w, int32_t unit, int32_t num_tokens);
 
     /* sums[t] = {sum of q^2 over the rank's heads, sum of k^2 over KV heads [first, first+count)},
-     * as partials with one head a unit. [T, 2] (QK_NORM_PROJECTION only) */
+     * with one head a unit, summed over all ranks. [T, 2] partials (QK_NORM_PROJECTION only) */
     void (*qk_sum_squares)(struct backend *b, void *sums, const struct qkv_args *a,
                            int32_t first_kv_head, int32_t num_counted);
 
@@ -267,10 +282,11 @@ struct ops {
      * are left to them. Each weight byte is read once. */
     void (*moe)(struct backend *b, const struct moe_args *a);
 
-    /* Does the jobs on the step's logits [R, V]; the outcomes are there on return. NULL: the logits
-     * lie in host memory, for the host's sampler. */
-    void (*sample)(struct backend *b, const float *logits, const struct sample_job *jobs,
-                   int32_t num_jobs, struct sample_outcome *outcomes);
+    /* Does the jobs on the step's logits [R, V]; the outcomes are there on return. 0, or
+     * ERR_INTERNAL when the step has failed. NULL: the logits lie in host memory, for the host's
+     * sampler. */
+    int (*sample)(struct backend *b, const float *logits, const struct sample_job *jobs,
+                  int32_t num_jobs, struct sample_outcome *outcomes, struct error *error);
 
     /* A line about the chosen kernels for the start-up table ("AVX2, 2 threads"). Static or owned
      * by the backend. */

@@ -1,112 +1,254 @@
 #include "ranks.h"
 
+#include <errno.h>
 #include <limits.h>
 #include <linux/futex.h>
 #include <pthread.h>
+#include <stdarg.h>
 #include <stdatomic.h>
-#include <stdbool.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "host/clock.h"
 #include "host/layout.h"
 #include "host/mem.h"
 
 enum { SPINS = 2000 }; /* about 20 us of pauses before a thread sleeps */
 
-/* A barrier whose waiters sleep on the generation number. */
-struct barrier {
-    _Atomic uint32_t arrived, generation;
-    uint32_t size;
-    int32_t spins;
+struct member {
+    struct ranks *ranks;
+    int32_t rank;
+    pthread_t thread;
+    bool started, died;
+    uint32_t seen;             /* the last value of ranks.run that it has taken up */
+    _Atomic uint32_t arrivals; /* at collectives, in this run */
+    _Atomic bool back;         /* from this run */
+    void *slot;                /* its data of the collective in progress */
 };
 
 struct ranks {
-    int32_t world_size;
-    struct barrier start, done; /* ranks and the caller: around one ranks_run */
-    struct barrier meet;        /* ranks only: collectives */
-    void (*fn)(void *ctx, int32_t rank);
+    int32_t world_size, spins;
+    int64_t timeout_us;
+
+    /* A run: threads wait on `run`, the caller on `returned`. */
+    _Atomic uint32_t run, returned;
+    rank_fn fn;
     void *ctx;
-    bool stop;
-    double *slot[MAX_RANKS]; /* each rank's data of the collective in progress */
-    struct member {
-        struct ranks *ranks;
-        int32_t rank;
-        pthread_t thread;
-    } member[MAX_RANKS];
-    int32_t num_threads; /* started */
+    bool stop, stuck;
+
+    /* A collective: waiters sleep on the generation number, which an abort changes too. */
+    _Atomic uint32_t arrived, generation;
+
+    _Atomic bool aborted;
+    pthread_mutex_t why_lock;
+    char why[512]; /* the first reason; "" before there is one */
+
+    struct member member[MAX_RANKS];
 };
 
-static void futex_wait(_Atomic uint32_t *word, uint32_t value) {
-    syscall(SYS_futex, (uint32_t *)word, FUTEX_WAIT_PRIVATE, value, NULL, NULL, 0);
+/* ---- waiting --------------------------------------------------------------------------------- */
+
+/* Sleeps while *word == value, until it is woken or `us` have passed. */
+static void futex_wait(_Atomic uint32_t *word, uint32_t value, int64_t us) {
+    struct timespec t = {us / 1000000, us % 1000000 * 1000};
+    syscall(SYS_futex, (uint32_t *)word, FUTEX_WAIT_PRIVATE, value, us < 0 ? NULL : &t, NULL, 0);
 }
 
 static void futex_wake_all(_Atomic uint32_t *word) {
     syscall(SYS_futex, (uint32_t *)word, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
 }
 
-static void barrier_wait(struct barrier *b) {
-    uint32_t generation = atomic_load(&b->generation);
-    if (atomic_fetch_add(&b->arrived, 1) + 1 == b->size) {
-        atomic_store(&b->arrived, 0);
-        atomic_fetch_add(&b->generation, 1);
-        futex_wake_all(&b->generation);
-        return;
-    }
-    for (int32_t i = 0; i < b->spins; i++) {
-        if (atomic_load(&b->generation) != generation)
-            return;
+/* Waits for another value than this one; false: the deadline (of clock_us; -1: none) came first. */
+static bool wait_for_change(const struct ranks *r, _Atomic uint32_t *word, uint32_t value,
+                            int64_t deadline_us) {
+    for (int32_t i = 0; i < r->spins; i++) {
+        if (atomic_load(word) != value)
+            return true;
         __builtin_ia32_pause();
     }
-    while (atomic_load(&b->generation) == generation)
-        futex_wait(&b->generation, generation);
+    while (atomic_load(word) == value) {
+        int64_t left = deadline_us < 0 ? -1 : deadline_us - clock_us();
+        if (deadline_us >= 0 && left <= 0)
+            return false;
+        futex_wait(word, value, left);
+    }
+    return true;
+}
+
+/* ---- failure --------------------------------------------------------------------------------- */
+
+void ranks_abort(struct ranks *r, const char *why, ...) {
+    va_list args;
+    va_start(args, why);
+    pthread_mutex_lock(&r->why_lock);
+    if (!r->why[0])
+        vsnprintf(r->why, sizeof r->why, why, args);
+    pthread_mutex_unlock(&r->why_lock);
+    va_end(args);
+    atomic_store(&r->aborted, true);
+    atomic_fetch_add(&r->generation, 1);
+    futex_wake_all(&r->generation);
+}
+
+bool ranks_aborted(const struct ranks *r) {
+    return r && atomic_load(&r->aborted);
+}
+
+bool ranks_stuck(const struct ranks *r) {
+    return r->stuck;
+}
+
+/* "rank 3", "ranks 1, 4 and 5": those that have not come as often as `rank` has. */
+static void name_missing(const struct ranks *r, int32_t rank, char *out, size_t size) {
+    uint32_t here = atomic_load(&r->member[rank].arrivals);
+    int32_t missing[MAX_RANKS], n = 0;
+    for (int32_t i = 0; i < r->world_size; i++)
+        if (atomic_load(&r->member[i].arrivals) < here)
+            missing[n++] = i;
+    size_t used = (size_t)snprintf(out, size, n == 1 ? "rank" : "ranks");
+    for (int32_t i = 0; i < n; i++)
+        used += (size_t)snprintf(out + used, size - used, "%s %d",
+                                 i == 0       ? ""
+                                 : i == n - 1 ? " and"
+                                              : ",",
+                                 missing[i]);
+}
+
+/* ---- collectives ----------------------------------------------------------------------------- */
+
+int ranks_barrier(struct ranks *r, int32_t rank) {
+    if (!r || r->world_size == 1)
+        return 0;
+    uint32_t generation = atomic_load(&r->generation);
+    if (atomic_load(&r->aborted))
+        return ERR_INTERNAL;
+    atomic_fetch_add(&r->member[rank].arrivals, 1);
+    if (atomic_fetch_add(&r->arrived, 1) + 1 == (uint32_t)r->world_size) {
+        atomic_store(&r->arrived, 0);
+        atomic_fetch_add(&r->generation, 1);
+        futex_wake_all(&r->generation);
+    } else if (!wait_for_change(r, &r->generation, generation, clock_us() + r->timeout_us)) {
+        char missing[128];
+        name_missing(r, rank, missing, sizeof missing);
+        ranks_abort(r, "rank %d waited %.1f s for %s", rank, (double)r->timeout_us / 1e6, missing);
+    }
+    return atomic_load(&r->aborted) ? ERR_INTERNAL : 0;
+}
+
+int ranks_all_reduce(struct ranks *r, int32_t rank, double *data, int64_t count) {
+    int32_t n = r ? r->world_size : 1;
+    if (n == 1)
+        return 0;
+    r->member[rank].slot = data;
+    if (ranks_barrier(r, rank) != 0)
+        return ERR_INTERNAL;
+    /* Everyone's data is in place: this rank sums one slice and hands the sums to all. */
+    int64_t first = count * rank / n, last = count * (rank + 1) / n;
+    for (int64_t i = first; i < last; i++) {
+        double sum = 0;
+        for (int32_t k = 0; k < n; k++)
+            sum += ((double *)r->member[k].slot)[i];
+        for (int32_t k = 0; k < n; k++)
+            ((double *)r->member[k].slot)[i] = sum;
+    }
+    return ranks_barrier(r, rank);
+    /* All slices are summed; slots may be reused by the next collective. */
+}
+
+int ranks_reduce_rows(struct ranks *r, int32_t rank, double *data, const int32_t *rows,
+                      int32_t num_rows, int32_t width) {
+    for (int32_t i = 0; i < num_rows; i++) /* rows[i] >= i */
+        memmove(data + (int64_t)i * width, data + (int64_t)rows[i] * width,
+                (size_t)width * sizeof *data);
+    return ranks_all_reduce(r, rank, data, (int64_t)num_rows * width);
+}
+
+int ranks_exchange(struct ranks *r, int32_t rank, void *mine, void **all) {
+    if (!r || r->world_size == 1) {
+        all[0] = mine;
+        return 0;
+    }
+    r->member[rank].slot = mine;
+    if (ranks_barrier(r, rank) != 0)
+        return ERR_INTERNAL;
+    for (int32_t k = 0; k < r->world_size; k++)
+        all[k] = r->member[k].slot;
+    return ranks_barrier(r, rank);
+}
+
+/* ---- threads --------------------------------------------------------------------------------- */
+
+static void run_member(struct ranks *r, struct member *m) {
+    int rc = r->fn(r->ctx, m->rank);
+    if (rc == RANK_DIED) {
+        m->died = true;
+        ranks_abort(r, "rank %d died", m->rank);
+    } else if (rc != 0) {
+        ranks_abort(r, "rank %d failed", m->rank);
+    }
+    atomic_store(&m->back, true);
+    atomic_fetch_add(&r->returned, 1);
+    futex_wake_all(&r->returned);
 }
 
 static void *rank_main(void *arg) {
     struct member *m = arg;
     struct ranks *r = m->ranks;
-    for (;;) {
-        barrier_wait(&r->start);
+    while (!m->died) {
+        wait_for_change(r, &r->run, m->seen, -1);
         if (r->stop)
             return NULL;
-        r->fn(r->ctx, m->rank);
-        barrier_wait(&r->done);
+        m->seen = atomic_load(&r->run);
+        run_member(r, m);
     }
+    return NULL;
 }
 
-int ranks_create(int32_t world_size, struct ranks **out, struct error *error) {
+static int start_thread(struct ranks *r, int32_t rank, struct error *error) {
+    struct member *m = &r->member[rank];
+    m->ranks = r;
+    m->rank = rank;
+    m->seen = atomic_load(&r->run);
+    m->died = false;
+    int rc = pthread_create(&m->thread, NULL, rank_main, m);
+    if (rc != 0)
+        return error_set(error, ERR_NO_MEMORY, "cannot start the thread of rank %d of %d: %s", rank,
+                         r->world_size, strerror(rc));
+    m->started = true;
+    return 0;
+}
+
+int ranks_create(int32_t world_size, int64_t timeout_us, struct ranks **out, struct error *error) {
     CHECK(world_size >= 1 && world_size <= MAX_RANKS, "world size %d", world_size);
     struct ranks *r = xcalloc(1, sizeof *r);
-    long cores = sysconf(_SC_NPROCESSORS_ONLN);
-    int32_t spins = world_size <= cores ? SPINS : 0;
+    int rc = 0;
     r->world_size = world_size;
-    r->start = r->done = (struct barrier){.size = (uint32_t)world_size + 1, .spins = spins};
-    r->meet = (struct barrier){.size = (uint32_t)world_size, .spins = spins};
-    for (int32_t i = 0; i < world_size && world_size > 1; i++) {
-        r->member[i] = (struct member){.ranks = r, .rank = i};
-        int rc = pthread_create(&r->member[i].thread, NULL, rank_main, &r->member[i]);
-        if (rc != 0) {
-            r->start.size = (uint32_t)r->num_threads + 1; /* those that wait there can be let go */
-            ranks_destroy(r);
-            return error_set(error, ERR_NO_MEMORY, "cannot start the thread of rank %d of %d: %s",
-                             i, world_size, strerror(rc));
-        }
-        r->num_threads++;
+    r->timeout_us = timeout_us;
+    r->spins = world_size <= sysconf(_SC_NPROCESSORS_ONLN) ? SPINS : 0;
+    pthread_mutex_init(&r->why_lock, NULL);
+    for (int32_t i = 0; i < world_size && world_size > 1 && rc == 0; i++)
+        rc = start_thread(r, i, error);
+    if (rc != 0) {
+        ranks_destroy(r);
+        return rc;
     }
     *out = r;
     return 0;
 }
 
 void ranks_destroy(struct ranks *r) {
-    if (!r)
+    if (!r || r->stuck)
         return;
-    if (r->num_threads > 0) {
-        r->stop = true;
-        barrier_wait(&r->start);
-        for (int32_t i = 0; i < r->num_threads; i++)
+    r->stop = true;
+    atomic_fetch_add(&r->run, 1);
+    futex_wake_all(&r->run);
+    for (int32_t i = 0; i < r->world_size; i++)
+        if (r->member[i].started)
             pthread_join(r->member[i].thread, NULL);
-    }
+    pthread_mutex_destroy(&r->why_lock);
     free(r);
 }
 
@@ -114,37 +256,69 @@ int32_t ranks_world_size(const struct ranks *r) {
     return r->world_size;
 }
 
-void ranks_run(struct ranks *r, void (*fn)(void *ctx, int32_t rank), void *ctx) {
-    if (r->world_size == 1) {
-        fn(ctx, 0);
-        return;
+int ranks_revive(struct ranks *r, struct error *error) {
+    int rc = 0;
+    if (r->stuck)
+        return error_set(error, ERR_INTERNAL, "%s", r->why);
+    for (int32_t i = 0; i < r->world_size && rc == 0; i++) {
+        struct member *m = &r->member[i];
+        if (!m->died)
+            continue;
+        if (m->started)
+            pthread_join(m->thread, NULL);
+        m->started = false;
+        m->died = false;
+        if (r->world_size > 1)
+            rc = start_thread(r, i, error);
     }
+    return rc;
+}
+
+/* ---- a run ----------------------------------------------------------------------------------- */
+
+/* Nobody is running: what the last run left is cleared. */
+static void begin_run(struct ranks *r, rank_fn fn, void *ctx) {
     r->fn = fn;
     r->ctx = ctx;
-    barrier_wait(&r->start);
-    barrier_wait(&r->done);
-}
-
-void ranks_barrier(struct ranks *r) {
-    if (r->world_size > 1)
-        barrier_wait(&r->meet);
-}
-
-void ranks_all_reduce(struct ranks *r, int32_t rank, double *data, int64_t count) {
-    int32_t n = r->world_size;
-    if (n == 1)
-        return;
-    r->slot[rank] = data;
-    barrier_wait(&r->meet);
-    /* Everyone's data is in place: this rank sums one slice and hands the sums to all. */
-    int64_t first = count * rank / n, last = count * (rank + 1) / n;
-    for (int64_t i = first; i < last; i++) {
-        double sum = 0;
-        for (int32_t k = 0; k < n; k++)
-            sum += r->slot[k][i];
-        for (int32_t k = 0; k < n; k++)
-            r->slot[k][i] = sum;
+    r->why[0] = 0;
+    atomic_store(&r->arrived, 0);
+    atomic_store(&r->returned, 0);
+    for (int32_t i = 0; i < r->world_size; i++) {
+        atomic_store(&r->member[i].arrivals, 0);
+        atomic_store(&r->member[i].back, false);
     }
-    barrier_wait(&r->meet);
-    /* All slices are summed; slot may be reused by the next collective. */
+    atomic_store(&r->aborted, false);
+}
+
+/* As soon as one rank is back, or the run was aborted, the others have the timeout to come back,
+ * and a little more: those among them that wait for each other find it out first. */
+static void wait_for_return(struct ranks *r) {
+    enum { SLICE_US = 50000, GRACE_US = 500000 };
+    int64_t deadline_us = -1;
+    for (uint32_t n; (n = atomic_load(&r->returned)) < (uint32_t)r->world_size;) {
+        if (deadline_us < 0 && (n > 0 || atomic_load(&r->aborted)))
+            deadline_us = clock_us() + r->timeout_us + GRACE_US;
+        if (deadline_us >= 0 && clock_us() > deadline_us) {
+            r->stuck = true;
+            break;
+        }
+        wait_for_change(r, &r->returned, n, clock_us() + SLICE_US);
+    }
+    for (int32_t i = 0; r->stuck && i < r->world_size; i++)
+        if (!atomic_load(&r->member[i].back))
+            ranks_abort(r, "rank %d has not come back for %.1f s", i, (double)r->timeout_us / 1e6);
+}
+
+int ranks_run(struct ranks *r, rank_fn fn, void *ctx, struct error *error) {
+    if (r->stuck)
+        return error_set(error, ERR_INTERNAL, "%s", r->why);
+    begin_run(r, fn, ctx);
+    if (r->world_size == 1) {
+        run_member(r, &r->member[0]);
+    } else {
+        atomic_fetch_add(&r->run, 1);
+        futex_wake_all(&r->run);
+        wait_for_return(r);
+    }
+    return atomic_load(&r->aborted) ? error_set(error, ERR_INTERNAL, "%s", r->why) : 0;
 }

@@ -1,13 +1,20 @@
-/* ranks: the ranks of one process and what they say to each other.
+/* ranks: the threads that run a model's ranks, and what they say to each other.
  *
- * Every rank is a thread (rank 0 too when there is more than one; with one rank the work runs on
- * the caller's thread). ranks_run hands all of them the same function and waits; inside it they
- * meet in collectives, which every rank must call in the same order. Waiting threads spin for some
- * microseconds and then sleep, so idle ranks cost nothing and more ranks than cores still progress.
- * Communication between processes and GPUs will stand behind the same calls.
+ * Every rank is a thread (with one rank the work runs on the caller's thread). ranks_run hands all
+ * of them the same function and waits; inside it they meet in collectives, which every rank must
+ * call in the same order. Waiting threads spin for some microseconds and then sleep, so idle ranks
+ * cost nothing and more ranks than cores still progress.
+ *
+ * Failure. No wait is without end: a rank that waits longer than the timeout for another, and a
+ * rank whose function returns an error, end the run (ranks_abort). From then on collectives return
+ * at once, so that the others come back soon, with results that are thrown away. When all are back
+ * the next run starts afresh; threads that died are started anew by ranks_revive. A thread that
+ * does not come back within the timeout is stuck: nothing can be run any more, the memory that it
+ * may touch must stay, and the process had better end.
  */
 #pragma once
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "host/error.h"
@@ -18,19 +25,44 @@ extern "C" {
 
 struct ranks; /* opaque */
 
-int ranks_create(int32_t world_size, struct ranks **out, struct error *error);
+/* What a rank does in a run: 0, an error code, or RANK_DIED, after which its thread ends. */
+typedef int (*rank_fn)(void *ctx, int32_t rank);
+enum { RANK_DIED = 1 };
+
+/* timeout_us bounds every wait of a rank for another one. */
+int ranks_create(int32_t world_size, int64_t timeout_us, struct ranks **out, struct error *error);
+/* With stuck threads nothing is freed. */
 void ranks_destroy(struct ranks *r);
 int32_t ranks_world_size(const struct ranks *r);
 
-/* Runs fn(ctx, rank) on every rank and returns when all have returned. */
-void ranks_run(struct ranks *r, void (*fn)(void *ctx, int32_t rank), void *ctx);
+/* Runs fn(ctx, rank) on every rank and returns when all have returned: 0, or ERR_INTERNAL with what
+ * happened first. */
+int ranks_run(struct ranks *r, rank_fn fn, void *ctx, struct error *error);
 
-/* Waits until every rank is here. Only inside ranks_run. */
-void ranks_barrier(struct ranks *r);
+/* Ends the run in progress, from any thread, because of `why`; the first reason stays. */
+void ranks_abort(struct ranks *r, const char *why, ...) __attribute__((format(printf, 2, 3)));
+/* Is the run over, as far as its result goes? */
+bool ranks_aborted(const struct ranks *r);
+/* Threads that did not come back. */
+bool ranks_stuck(const struct ranks *r);
+/* Starts threads anew that have died. ERR_INTERNAL when that is not possible. */
+int ranks_revive(struct ranks *r, struct error *error);
+
+/* Waits until every rank is here. Only inside ranks_run, as are the next ones; 0 or ERR_INTERNAL. r
+ * may be NULL: a rank alone. */
+int ranks_barrier(struct ranks *r, int32_t rank);
 
 /* data[0..count) of every rank becomes their sum, added in rank order. See ops.h on why the order
- * of these float64 sums does not matter for the result. Only inside ranks_run. */
-void ranks_all_reduce(struct ranks *r, int32_t rank, double *data, int64_t count);
+ * of these float64 sums does not matter for the result. */
+int ranks_all_reduce(struct ranks *r, int32_t rank, double *data, int64_t count);
+
+/* Row i of data [.., width] becomes the sum over the ranks of row rows[i], for i in [0, num_rows);
+ * rows ascends. */
+int ranks_reduce_rows(struct ranks *r, int32_t rank, double *data, const int32_t *rows,
+                      int32_t num_rows, int32_t width);
+
+/* all[k] on every rank becomes what rank k passed. */
+int ranks_exchange(struct ranks *r, int32_t rank, void *mine, void **all);
 
 #ifdef __cplusplus
 }

@@ -11,6 +11,7 @@
 
 #include "host/mem.h"
 #include "host/ops.h"
+#include "host/ranks.h"
 
 struct backend {
     struct backend_config config;
@@ -185,11 +186,12 @@ static float inverse_rms(double sum, int32_t n, float eps) {
     return (float)(1.0 / sqrt(sum / n + (double)eps));
 }
 
-static void ref_add_norm(struct backend *b, void *x_, float *hidden, const void *partial_,
+static void ref_add_norm(struct backend *b, void *x_, float *hidden, void *partial_,
                          const float *norm, float eps, int32_t num_tokens, int32_t H) {
     float *x = x_;
-    const double *partial = partial_;
-    (void)b;
+    double *partial = partial_;
+    if (partial)
+        ranks_all_reduce(b->config.ranks, b->config.rank, partial, (int64_t)num_tokens * H);
     for (int32_t t = 0; t < num_tokens; t++) {
         float *h = hidden + (int64_t)t * H, *out = x + (int64_t)t * H;
         double sum = 0;
@@ -204,15 +206,15 @@ static void ref_add_norm(struct backend *b, void *x_, float *hidden, const void 
     }
 }
 
-static void ref_gather_rows(struct backend *b, float *out, const float *hidden,
-                            const void *partial_, const int32_t *rows, int32_t num_rows,
-                            int32_t H) {
-    const double *partial = partial_;
-    (void)b;
+static void ref_gather_rows(struct backend *b, float *out, const float *hidden, void *partial_,
+                            const int32_t *rows, int32_t num_rows, int32_t H) {
+    double *partial = partial_;
+    if (partial)
+        ranks_reduce_rows(b->config.ranks, b->config.rank, partial, rows, num_rows, H);
     for (int32_t r = 0; r < num_rows; r++)
         for (int32_t i = 0; i < H; i++) {
-            int64_t from = (int64_t)rows[r] * H + i;
-            out[(int64_t)r * H + i] = hidden[from] + (partial ? (float)partial[from] : 0);
+            float sum = partial ? (float)partial[(int64_t)r * H + i] : 0;
+            out[(int64_t)r * H + i] = hidden[(int64_t)rows[r] * H + i] + sum;
         }
 }
 
@@ -259,7 +261,6 @@ static double head_sum_squares(const float *x, int32_t D) {
 static void ref_qk_sum_squares(struct backend *b, void *sums_, const struct qkv_args *a,
                                int32_t first_kv_head, int32_t num_counted) {
     double *sums = sums_;
-    (void)b;
     for (int32_t t = 0; t < a->batch->num_tokens; t++) {
         const float *q = (const float *)a->qkv + t * a->ld;
         const float *k = q + (int64_t)a->num_heads * a->head_dim;
@@ -269,6 +270,7 @@ static void ref_qk_sum_squares(struct backend *b, void *sums_, const struct qkv_
         for (int32_t h = first_kv_head; h < first_kv_head + num_counted; h++)
             sums[2 * t + 1] += (double)(float)head_sum_squares(k + h * a->head_dim, a->head_dim);
     }
+    ranks_all_reduce(b->config.ranks, b->config.rank, sums, (int64_t)a->batch->num_tokens * 2);
 }
 
 /* Rotates the pairs (x[i], x[i + D/2]) by the position's angles. */

@@ -166,6 +166,19 @@ void scheduler_discard(struct scheduler *s, struct sequence *seq) {
     scheduler_remove(s, seq);
 }
 
+/* From running to the front of the queue. */
+static void put_back(struct scheduler *s, struct sequence *seq) {
+    list_remove(&s->running, seq);
+    release_blocks(s, seq);
+    seq->state = SEQUENCE_WAITING;
+    list_push_front(&s->waiting, seq);
+}
+
+void scheduler_restart(struct scheduler *s) {
+    while (s->running.tail)
+        put_back(s, s->running.tail);
+}
+
 int32_t scheduler_num_waiting(const struct scheduler *s) {
     return s->waiting.count;
 }
@@ -213,10 +226,7 @@ static int32_t chunk_of(const struct sequence *seq, const struct plan *plan) {
 static void preempt(struct scheduler *s, struct sequence *seq, struct plan *plan) {
     if (decodes(seq))
         plan->tokens_left++; /* its reserved token */
-    list_remove(&s->running, seq);
-    release_blocks(s, seq);
-    seq->state = SEQUENCE_WAITING;
-    list_push_front(&s->waiting, seq);
+    put_back(s, seq);
     s->counters.preemptions++;
 }
 

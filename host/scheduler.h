@@ -78,6 +78,10 @@ void scheduler_remove(struct scheduler *s, struct sequence *seq);
 /* The same for one whose computation failed: nothing that it computed will be shared. */
 void scheduler_discard(struct scheduler *s, struct sequence *seq);
 
+/* Puts all running sequences back to the front of the queue, in their order, to be computed anew
+ * from their tokens: the last step failed. What earlier steps computed may still be shared. */
+void scheduler_restart(struct scheduler *s);
+
 int32_t scheduler_num_waiting(const struct scheduler *s);
 int32_t scheduler_num_running(const struct scheduler *s);
 /* Heads of the lists in order (follow ->next), NULL when empty. */

@@ -36,6 +36,7 @@ enum {
     PAUSE_UNSENT_BYTES = 256 * 1024, /* a client with more unsent is not read any more */
     LISTEN_BACKLOG = 1024,
     LAST_WORDS_MS = 1000, /* for clients to take their error lines after the drain timeout */
+    FAILURE_DRAIN_S = 1,  /* for the same when the engine has failed */
     SPARE_FILES = 64,     /* descriptors for everything that is not a client */
 };
 
@@ -52,7 +53,8 @@ struct server {
     struct buffer refusal; /* the line that a connection too many gets */
     char address[300];
     atomic_bool stop_asked;
-    bool running; /* between server_run's set-up and its end */
+    bool running;         /* between server_run's set-up and its end */
+    struct error failure; /* the engine's, that ended the server; code 0: none */
 };
 
 void server_options_default(struct server_options *o) {
@@ -209,6 +211,10 @@ static void on_wake(uv_async_t *handle) {
     if (!s->running)
         return;
     engine_drain(s->engine, line_session_on_event, NULL);
+    if (!s->failure.code && engine_failure(s->engine, &s->failure)) {
+        s->options.drain_timeout_s = FAILURE_DRAIN_S;
+        start_draining(s);
+    }
     if (atomic_load(&s->stop_asked))
         start_draining(s);
 }
@@ -275,6 +281,8 @@ int server_run(struct server *s, struct engine *engine, struct error *error) {
         start_draining(s);
     uv_run(&s->loop, UV_RUN_DEFAULT);
     tear_down(s);
+    if (s->failure.code)
+        return error_set(error, s->failure.code, "%s", s->failure.text);
     return 0;
 }
 

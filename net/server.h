@@ -49,7 +49,8 @@ int server_create(const struct server_options *o, struct server **out, struct er
 void server_wake(void *server);
 /* The address that is bound, "127.0.0.1:7070" or "[::1]:7070". */
 const char *server_address(const struct server *s);
-/* Serves until it has been stopped and has drained. Returns 0, or ERR_IO when it cannot listen. */
+/* Serves until it has been stopped and has drained. Returns 0, ERR_IO when it cannot listen, or
+ * ERR_INTERNAL after the engine has failed for good and its clients were told. */
 int server_run(struct server *s, struct engine *engine, struct error *error);
 /* Stops accepting, lets running requests end (drain_timeout_s), then makes server_run return. */
 void server_stop(struct server *s);

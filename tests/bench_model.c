@@ -122,7 +122,7 @@ static void choose_tokens(struct bench *b, int32_t rows) {
     static struct sample_outcome outcomes[MAX_BATCH];
     for (int32_t i = 0; i < rows; i++)
         jobs[i] = (struct sample_job){.kind = SAMPLE_DRAW, .row = i, .args = {.params = &greedy}};
-    model_sample(b->model, jobs, rows, outcomes);
+    model_sample(b->model, jobs, rows, outcomes, NULL);
     for (int32_t i = 0; i < rows; i++)
         CHECK(outcomes[i].rc == 0, "the logits of row %d hold a NaN", i);
 }
@@ -137,7 +137,7 @@ static struct times run_case(struct bench *b, struct step *s, int32_t seqs, int3
         double now = b->gpu ? 0 : limit(b->threads, 1);
         make_step(s, b, seqs, count, context, (uint32_t)(i + 2));
         int64_t start = clock_us();
-        model_run(b->model, &s->batch, &logits);
+        model_run(b->model, &s->batch, &logits, NULL);
         if (model_samples(b->model))
             choose_tokens(b, seqs);
         if (i >= 0) {

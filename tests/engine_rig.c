@@ -22,13 +22,14 @@ void rig_options(struct engine_options *o) {
     o->max_queued_requests = RIG_MAX_CLIENTS;
 }
 
-void rig_open_with(struct rig *r, const struct engine_options *o, int32_t vocab_size,
-                   int32_t num_blocks, int32_t eos, struct tokenizer *tokenizer) {
+static void open_rig(struct rig *r, const struct engine_options *o, int32_t vocab_size,
+                     int32_t num_blocks, int32_t eos, struct tokenizer *tokenizer, bool recovers) {
     struct engine_model model;
     struct error error = {0};
     memset(r, 0, sizeof *r);
     r->clients = xcalloc(RIG_MAX_CLIENTS, sizeof *r->clients);
     fake_model_init(&r->model, vocab_size, num_blocks, o->max_num_seqs + 8);
+    r->model.recovers = recovers;
     fake_model_wrap(&r->model, RIG_MAX_LEN, &model);
     model.eos_ids[0] = eos;
     model.num_eos_ids = eos >= 0;
@@ -36,10 +37,21 @@ void rig_open_with(struct rig *r, const struct engine_options *o, int32_t vocab_
     CHECK(rc == 0, "engine_create_with_model: %s", error.text);
 }
 
+void rig_open_with(struct rig *r, const struct engine_options *o, int32_t vocab_size,
+                   int32_t num_blocks, int32_t eos, struct tokenizer *tokenizer) {
+    open_rig(r, o, vocab_size, num_blocks, eos, tokenizer, false);
+}
+
 void rig_open(struct rig *r, int32_t num_blocks) {
     struct engine_options o;
     rig_options(&o);
-    rig_open_with(r, &o, RIG_VOCAB, num_blocks, -1, NULL);
+    open_rig(r, &o, RIG_VOCAB, num_blocks, -1, NULL, false);
+}
+
+void rig_open_recovering(struct rig *r, int32_t num_blocks) {
+    struct engine_options o;
+    rig_options(&o);
+    open_rig(r, &o, RIG_VOCAB, num_blocks, -1, NULL, true);
 }
 
 void rig_close(struct rig *r) {

@@ -46,6 +46,8 @@ struct rig {
 /* 8 sequences, 64 tokens a step, a queue for all clients. */
 void rig_options(struct engine_options *o);
 void rig_open(struct rig *r, int32_t num_blocks);
+/* With a model that can be made ready again after a failed step. */
+void rig_open_recovering(struct rig *r, int32_t num_blocks);
 /* eos: an id that ends answers, -1 for none; tokenizer: owned by the engine, may be NULL. */
 void rig_open_with(struct rig *r, const struct engine_options *o, int32_t vocab_size,
                    int32_t num_blocks, int32_t eos, struct tokenizer *tokenizer);

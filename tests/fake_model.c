@@ -123,6 +123,10 @@ int fake_model_run(struct fake_model *m, const struct batch *b, float **logits) 
         nanosleep(&(struct timespec){.tv_nsec = (long)m->step_us * 1000}, NULL);
     while (atomic_load(&m->hold))
         nanosleep(&(struct timespec){.tv_nsec = 200000}, NULL);
+    if (atomic_load(&m->fail_steps) > 0) {
+        atomic_fetch_sub(&m->fail_steps, 1);
+        return ERR_INTERNAL;
+    }
     for (int32_t i = 0; i < b->num_tokens; i++)
         if (b->tokens[i] == m->fail_token)
             return ERR_INTERNAL;
@@ -144,14 +148,22 @@ int fake_model_run(struct fake_model *m, const struct batch *b, float **logits) 
     return 0;
 }
 
-static int run_wrapped(void *ctx, const struct batch *b, float **logits) {
-    return fake_model_run(ctx, b, logits);
+static int run_wrapped(void *ctx, const struct batch *b, float **logits, struct error *error) {
+    int rc = fake_model_run(ctx, b, logits);
+    return rc ? error_set(error, rc, "the fake model failed") : 0;
+}
+
+static int recover_wrapped(void *ctx, struct error *error) {
+    struct fake_model *m = ctx;
+    m->num_recoveries++;
+    return m->lost ? error_set(error, ERR_INTERNAL, "the fake model is lost") : 0;
 }
 
 void fake_model_wrap(struct fake_model *m, int32_t max_model_len, struct engine_model *out) {
     *out = (struct engine_model){
         .ctx = m,
         .run = run_wrapped,
+        .recover = m->recovers ? recover_wrapped : NULL,
         .name = "fake",
         .ranks = 1,
         .vocab_size = m->vocab_size,

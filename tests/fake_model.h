@@ -22,8 +22,11 @@ struct fake_model {
     int32_t nan_token;                     /* a context that holds it has NaN logits; -1: none */
     int32_t inf_token;                     /* likewise +Inf */
     int32_t fail_token;                    /* a batch that computes it fails; -1: none */
-    int32_t step_us;                       /* how long a step sleeps */
-    atomic_bool hold;                      /* steps do not end while set */
+    atomic_int fail_steps;                 /* so many steps fail from now on */
+    bool recovers, lost;                   /* can it be made ready again; is that in vain */
+    int32_t num_recoveries;
+    int32_t step_us;  /* how long a step sleeps */
+    atomic_bool hold; /* steps do not end while set */
     atomic_int num_steps;
     int32_t num_errors; /* things wrong with batches */
     const char *last_error;

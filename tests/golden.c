@@ -132,8 +132,9 @@ static void run_chunk(struct golden *g, const int32_t *tokens, int32_t first, in
         .num_logits = count,
         .logits_rows = rows,
     };
-    int rc = model_run(g->model, &batch, &logits);
-    CHECK(rc == 0, "model_run: %d", rc);
+    struct error e = {0};
+    int rc = model_run(g->model, &batch, &logits, &e);
+    CHECK(rc == 0, "model_run: %s", e.text);
     size_t bytes = (size_t)count * (size_t)V * sizeof *out;
     if (g->fetch)
         g->fetch(out, logits, bytes);

@@ -212,6 +212,70 @@ TEST(Engine, AFailedStepEndsItsRequestsAndTheEngineGoesOn) {
     rig_close(&r);
 }
 
+/* Steps that fail are repeated, and clients notice nothing but the time. */
+TEST(Engine, FailedStepsAreComputedAnewWhereTheModelRecovers) {
+    struct rig r;
+    struct engine_stats s;
+    rig_open_recovering(&r, 64);
+    r.model.step_us = 500;
+    for (int32_t i = 0; i < 8; i++)
+        rig_submit(&r, rig_client(&r, 7 * i, 5 + 9 * i, 40));
+    for (int32_t i = 0, steps = 0; i < 4; i++) {
+        while (atomic_load(&r.model.num_steps) < steps + 5)
+            rig_sleep_ms(1);
+        atomic_store(&r.model.fail_steps, 1 + i % 2);
+        steps = atomic_load(&r.model.num_steps) + 2;
+    }
+    rig_run(&r);
+    for (int32_t i = 0; i < 8; i++) {
+        EXPECT_INT_EQ(r.clients[i].num_tokens, 40);
+        rig_check_greedy(&r.clients[i], RIG_VOCAB);
+    }
+    EXPECT_INT_GE(r.model.num_recoveries, 3);
+    engine_stats(r.engine, &s);
+    EXPECT_FALSE(s.failed);
+    rig_close(&r);
+}
+
+static void check_the_end(struct rig *r) {
+    struct engine_stats s;
+    struct error e = {0};
+    rig_submit(r, rig_client(r, 0, 10, 30));
+    rig_submit(r, rig_client(r, 50, 70, 30));
+    for (int32_t i = 0; i < 20; i++) /* some wait */
+        rig_submit(r, rig_client(r, i, 4, 30));
+    rig_run(r);
+    for (int32_t i = 0; i < r->num_clients; i++)
+        EXPECT_INT_EQ(r->clients[i].error_code, ERR_INTERNAL);
+    engine_stats(r->engine, &s);
+    EXPECT_TRUE(s.failed && !s.healthy);
+    EXPECT_INT_EQ(s.running + s.waiting, 0);
+    EXPECT_INT_EQ(s.kv_blocks_used, s.kv_blocks_cached);
+    EXPECT_TRUE(engine_failure(r->engine, &e));
+    EXPECT_TRUE(strstr(e.text, "the fake model") != NULL);
+    EXPECT_INT_EQ(rig_submit(r, rig_client(r, 0, 4, 4)), ERR_INTERNAL);
+}
+
+TEST(Engine, AModelThatIsLostEndsTheEngineWithAnAnswerToEveryone) {
+    struct rig r;
+    rig_open_recovering(&r, 64);
+    r.model.lost = true;
+    r.model.step_us = 2000;
+    atomic_store(&r.model.fail_steps, 1);
+    check_the_end(&r);
+    EXPECT_INT_EQ(r.model.num_recoveries, 1);
+    rig_close(&r);
+}
+
+TEST(Engine, ItGivesUpWhenStepAfterStepFails) {
+    struct rig r;
+    rig_open_recovering(&r, 64);
+    atomic_store(&r.model.fail_steps, 1000);
+    check_the_end(&r);
+    EXPECT_INT_EQ(atomic_load(&r.model.num_steps), 3);
+    rig_close(&r);
+}
+
 TEST(Engine, AFrozenStepIsReportedAsUnhealthyAndIsForgivenAfterwards) {
     struct rig r;
     struct engine_stats s;

@@ -9,6 +9,7 @@
 #include "host/cpu/kernels.h"
 #include "host/cpu/pool.h"
 #include "host/ops.h"
+#include "host/ranks.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -98,8 +99,7 @@ static inline size_t packed_width(int32_t cols, bool pairs) {
     return (size_t)(pairs ? (cols + 1) / 2 : cols) + (size_t)(cols / SEGMENT_COLS) * SEGMENT_PAD;
 }
 
-/* ---- cpu_ops.c ---------------------------------------------------------------------------------
- */
+/* ---- cpu_ops.c ------------------------------------------------------------------------------- */
 
 /* create for one set of kernels; each op table wraps it. ERR_NO_MEMORY. */
 int cpu_create(const struct cpu_kernels *kernels, const struct backend_config *config,
@@ -114,8 +114,7 @@ void cpu_for_rows(struct backend *b, int32_t n, int64_t work, rows_fn *fn, void 
 /* fn for each task, likewise. */
 void cpu_run(struct backend *b, pool_fn *fn, void *arg, int32_t num_tasks, int64_t total_work);
 
-/* ---- cpu_weights.c ------------------------------------------------------------------------------
- */
+/* ---- cpu_weights.c --------------------------------------------------------------------------- */
 
 size_t cpu_weight_bytes(const struct weight_shape *shape);
 void cpu_weight_init(struct backend *b, struct weight *w, const struct weight_shape *shape,
@@ -133,8 +132,7 @@ int32_t cpu_tiles(const struct weight *w, int32_t row0, int32_t max_tiles, const
 /* What dot_args.block_scales wants for them: NULLs when blocks have no scales. */
 void cpu_tile_scales(const struct weight *w, int32_t row0, int32_t num_tiles, const float **scales);
 
-/* ---- cpu_matmul.c -------------------------------------------------------------------------------
- */
+/* ---- cpu_matmul.c ---------------------------------------------------------------------------- */
 
 /* Copies x [num_rows, cols] into b->packed, or b->packed_pairs rounded to BF16. */
 struct packed cpu_pack(struct backend *b, const float *x, int64_t ldx, int32_t num_rows,
@@ -174,26 +172,23 @@ void cpu_logits(struct backend *b, float *y, int64_t ldy, const void *x, int64_t
 void cpu_matmul_partial(struct backend *b, void *partial, const void *x, int64_t ldx,
                         const struct weight *w, int32_t unit, int32_t num_tokens);
 
-/* ---- cpu_moe.c ----------------------------------------------------------------------------------
- */
+/* ---- cpu_moe.c ------------------------------------------------------------------------------- */
 
 size_t cpu_moe_part_bytes(void);
 void cpu_moe(struct backend *b, const struct moe_args *a);
 
-/* ---- cpu_attention.c ----------------------------------------------------------------------------
- */
+/* ---- cpu_attention.c ------------------------------------------------------------------------- */
 
 size_t cpu_attention_unit_bytes(void);
 void cpu_attention(struct backend *b, const struct attention_args *a);
 
-/* ---- cpu_rows.c ---------------------------------------------------------------------------------
- */
+/* ---- cpu_rows.c ------------------------------------------------------------------------------ */
 
 int cpu_embed_init(struct backend *b, const struct tensor_source *table, struct error *error);
 void cpu_embed(struct backend *b, float *hidden, const int32_t *tokens, int32_t num_tokens);
-void cpu_add_norm(struct backend *b, void *x, float *hidden, const void *partial, const float *norm,
+void cpu_add_norm(struct backend *b, void *x, float *hidden, void *partial, const float *norm,
                   float eps, int32_t num_tokens, int32_t hidden_size);
-void cpu_gather_rows(struct backend *b, float *out, const float *hidden, const void *partial,
+void cpu_gather_rows(struct backend *b, float *out, const float *hidden, void *partial,
                      const int32_t *rows, int32_t num_rows, int32_t hidden_size);
 void cpu_qk_sum_squares(struct backend *b, void *sums, const struct qkv_args *a,
                         int32_t first_kv_head, int32_t num_counted);

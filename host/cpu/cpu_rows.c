@@ -5,8 +5,7 @@
 
 #include "host/cpu/cpu_backend.h"
 
-/* ---- embedding, norm, rows ----------------------------------------------------------------------
- */
+/* ---- embedding, norm, rows ------------------------------------------------------------------- */
 
 struct embed_job {
     struct backend *b;
@@ -60,28 +59,31 @@ static void norm_rows(void *arg, int32_t first, int32_t last) {
     }
 }
 
-void cpu_add_norm(struct backend *b, void *x, float *hidden, const void *partial, const float *norm,
+void cpu_add_norm(struct backend *b, void *x, float *hidden, void *partial, const float *norm,
                   float eps, int32_t num_tokens, int32_t hidden_size) {
+    if (partial)
+        ranks_all_reduce(b->config.ranks, b->config.rank, partial,
+                         (int64_t)num_tokens * hidden_size);
     struct norm_job job = {b, x, hidden, partial, norm, eps, hidden_size};
     cpu_for_rows(b, num_tokens, 4 * hidden_size, norm_rows, &job);
 }
 
-void cpu_gather_rows(struct backend *b, float *out, const float *hidden, const void *partial,
+void cpu_gather_rows(struct backend *b, float *out, const float *hidden, void *partial,
                      const int32_t *rows, int32_t num_rows, int32_t hidden_size) {
     const double *add = partial;
-    (void)b;
+    if (partial)
+        ranks_reduce_rows(b->config.ranks, b->config.rank, partial, rows, num_rows, hidden_size);
     for (int32_t r = 0; r < num_rows; r++) {
         const float *from = hidden + (int64_t)rows[r] * hidden_size;
         float *to = out + (int64_t)r * hidden_size;
         memcpy(to, from, (size_t)hidden_size * sizeof *to);
         if (add)
             for (int32_t i = 0; i < hidden_size; i++)
-                to[i] += (float)add[(int64_t)rows[r] * hidden_size + i];
+                to[i] += (float)add[(int64_t)r * hidden_size + i];
     }
 }
 
-/* ---- queries and keys ---------------------------------------------------------------------------
- */
+/* ---- queries and keys ------------------------------------------------------------------------ */
 
 struct qkv_job {
     struct backend *b;
@@ -117,6 +119,7 @@ void cpu_qk_sum_squares(struct backend *b, void *sums, const struct qkv_args *a,
     struct qkv_job job = {b, a, sums, first_kv_head, num_counted};
     cpu_for_rows(b, a->batch->num_tokens, (int64_t)(a->num_heads + num_counted) * a->head_dim,
                  sum_squares_rows, &job);
+    ranks_all_reduce(b->config.ranks, b->config.rank, sums, (int64_t)a->batch->num_tokens * 2);
 }
 
 static float inverse_rms(double sum, int32_t n, float eps) {
@@ -231,8 +234,7 @@ void cpu_qk_rope_kv_write(struct backend *b, const struct qkv_args *a) {
     cpu_for_rows(b, a->batch->num_tokens, work, rope_rows, &job);
 }
 
-/* ---- router -------------------------------------------------------------------------------------
- */
+/* ---- router ---------------------------------------------------------------------------------- */
 
 struct router_job {
     struct backend *b;
