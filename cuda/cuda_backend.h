@@ -71,7 +71,8 @@ struct backend {
     int32_t num_tables;
     struct expert_table **expert_tables; /* owned */
     int32_t num_expert_tables;
-    bf16 *embedding; /* [V, H] device or mapped pinned memory, owned */
+    bf16 *embedding;     /* [V, H] device or mapped pinned memory */
+    bool embedding_lent; /* it is the first rank's; else owned */
 
     /* Steps. */
     struct step_arrays arrays;
@@ -132,7 +133,8 @@ void cuda_weight_put(struct backend *b, struct weight *w, int32_t row0,
                      const struct tensor_slice *slice);
 int cuda_experts_init(struct backend *b, const struct expert_weights *experts, int32_t n,
                       const void **table, struct error *error);
-int cuda_embed_init(struct backend *b, const struct tensor_source *table, struct error *error);
+int cuda_embed_init(struct backend *b, const struct tensor_source *table, struct backend *first,
+                    struct error *error);
 /* Dense BF16 matrices are kept as rows, for cuBLASLt; all others as fragments. */
 enum weight_layout cuda_layout(const struct weight *w);
 enum weight_scale cuda_scale(const struct weight *w);
@@ -142,7 +144,7 @@ enum weight_scale cuda_scale(const struct weight *w);
 size_t cuda_step_arrays(const struct backend_config *c, int32_t max_group, char *memory,
                         struct step_arrays *out);
 const struct batch *cuda_begin_step(struct backend *b, const struct batch *batch, bool eager);
-int cuda_end_step(struct backend *b);
+int cuda_end_step(struct backend *b, struct error *error);
 void cuda_drop_recorded(struct backend *b);
 
 /* ---- cuda_sample.c --------------------------------------------------------------------------- */

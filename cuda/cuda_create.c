@@ -222,10 +222,10 @@ static void cuda_destroy(struct backend *b) {
         cudaFree(b->tables[i]);
     for (int32_t i = 0; i < b->num_expert_tables; i++)
         free(b->expert_tables[i]);
-    if (b->config.embedding_on_host)
-        cudaFreeHost(b->embedding);
-    else
+    if (!b->config.embedding_on_host)
         cudaFree(b->embedding);
+    else if (!b->embedding_lent)
+        cudaFreeHost(b->embedding);
     cudaFree(b->scratch);
     cudaFreeHost(b->arrays.host);
     cudaFreeHost(b->sample_rows);

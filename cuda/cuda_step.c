@@ -199,7 +199,8 @@ const struct batch *cuda_begin_step(struct backend *b, const struct batch *batch
     return &b->batch;
 }
 
-int cuda_end_step(struct backend *b) {
+int cuda_end_step(struct backend *b, struct error *error) {
+    (void)error;
     struct recorded *r = b->recording;
     cudaGraph_t graph;
     if (!r)

@@ -267,14 +267,20 @@ int cuda_experts_init(struct backend *b, const struct expert_weights *experts, i
     return 0;
 }
 
-int cuda_embed_init(struct backend *b, const struct tensor_source *table, struct error *error) {
+int cuda_embed_init(struct backend *b, const struct tensor_source *table, struct backend *first,
+                    struct error *error) {
     size_t bytes = (size_t)table->rows * (size_t)table->cols * sizeof(bf16);
     bool on_host = b->config.embedding_on_host;
     void *p = NULL;
     CUDA_CHECK(cudaSetDevice(b->device));
     CUDA_CHECK(cudaStreamSynchronize(b->upload)); /* all weights are there */
-    cudaError_t rc =
-        on_host ? cudaHostAlloc(&p, bytes, cudaHostAllocMapped) : cudaMalloc(&p, bytes);
+    if (on_host && first) {
+        b->embedding = first->embedding;
+        b->embedding_lent = true;
+        return 0;
+    }
+    cudaError_t rc = on_host ? cudaHostAlloc(&p, bytes, cudaHostAllocMapped | cudaHostAllocPortable)
+                             : cudaMalloc(&p, bytes);
     if (rc != cudaSuccess) {
         cudaGetLastError(); /* it is not an error of what follows */
         return error_set(error, ERR_NO_MEMORY,

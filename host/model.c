@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "host/guard.h"
 #include "host/log.h"
 #include "host/mem.h"
 #include "host/model_internal.h"
@@ -137,6 +138,31 @@ static size_t kv_block_bytes(const struct model *m, const struct rank *r) {
            m->ops->kv_block_bytes(m->kv_dtype, r->layout.kv_heads.count, m->config->head_dim);
 }
 
+/* Ranks that share rank i's GPU, itself included. */
+static int32_t ranks_of_device(const struct model *m, int32_t i) {
+    int32_t n = 0;
+    for (int32_t k = 0; k < m->layout.world_size; k++)
+        n += m->options.gpus && m->options.gpus[k] == m->options.gpus[i];
+    return max_of(n, 1);
+}
+
+/* The memory that blocks can be made of: of a kv_bytes of the user's, or what the ranks can spare.
+ * Ranks on the CPU share theirs; of GPUs the one that has room for the fewest blocks counts. */
+static int64_t kv_limit(const struct model *m, int64_t block) {
+    const struct model_options *o = &m->options;
+    int64_t fewest = INT64_MAX, sum = 0;
+    if (o->kv_bytes > 0)
+        return o->kv_bytes;
+    for (int32_t i = 0; i < m->layout.world_size; i++) {
+        int64_t budget = m->ops->kv_budget(m->rank[i].backend) / ranks_of_device(m, i);
+        int64_t of_rank = (int64_t)kv_block_bytes(m, &m->rank[i]);
+        sum += budget;
+        if (of_rank > 0 && budget / of_rank < fewest)
+            fewest = budget / of_rank;
+    }
+    return o->gpus && m->layout.world_size > 1 ? fewest * block : sum;
+}
+
 /* How many blocks: as told, or what the sequences can need within the memory that is free. */
 static int choose_kv_blocks(struct model *m, struct error *error) {
     const struct model_options *o = &m->options;
@@ -147,9 +173,7 @@ static int choose_kv_blocks(struct model *m, struct error *error) {
                          dtype_name(m->kv_dtype), dtype_name(m->ops->kv_dtype));
     for (int32_t i = 0; i < m->layout.world_size; i++)
         block += (int64_t)kv_block_bytes(m, &m->rank[i]);
-    int64_t wanted = per_seq * o->max_seqs, limit = o->kv_bytes;
-    for (int32_t i = 0; i < m->layout.world_size && o->kv_bytes == 0; i++)
-        limit += m->ops->kv_budget(m->rank[i].backend);
+    int64_t wanted = per_seq * o->max_seqs, limit = kv_limit(m, block);
     if (o->num_kv_blocks > 0)
         wanted = o->num_kv_blocks;
     else if (o->kv_bytes > 0 || wanted * block > limit)
@@ -204,6 +228,28 @@ static int create_ranks(struct model *m, struct error *error) {
     return rc;
 }
 
+/* A rank_fn. */
+static int connect_rank(void *ctx, int32_t rank) {
+    struct model *m = ctx;
+    struct error e = {0};
+    if (m->ops->connect(m->rank[rank].backend, &e) == 0)
+        return 0;
+    ranks_abort(m->ranks, "%s", e.text);
+    return e.code;
+}
+
+static void abort_ranks(void *ctx) {
+    struct model *m = ctx;
+    for (int32_t i = 0; i < m->layout.world_size; i++)
+        m->ops->abort(m->rank[i].backend);
+}
+
+static int connect_ranks(struct model *m, struct error *error) {
+    if (m->ops->abort)
+        ranks_on_abort(m->ranks, abort_ranks, m);
+    return m->ops->connect ? ranks_run(m->ranks, connect_rank, m, error) : 0;
+}
+
 static int alloc_logits(struct model *m, struct error *error) {
     static const char remedy[] = "lower --max-num-seqs";
     size_t rows = (size_t)m->options.max_logits;
@@ -254,6 +300,8 @@ int model_create(const struct model_config *config, const struct weights *weight
     if (rc == 0)
         rc = create_ranks(m, error);
     if (rc == 0)
+        rc = connect_ranks(m, error);
+    if (rc == 0)
         rc = make_rope(m, error);
     if (rc == 0)
         rc = alloc_logits(m, error);
@@ -285,12 +333,12 @@ static void destroy_rank(struct model *m, struct rank *r) {
 }
 
 void model_destroy(struct model *m) {
-    if (!m || (m->ranks && ranks_stuck(m->ranks)))
+    if (!m || m->lost)
         return;
     ranks_destroy(m->ranks);
     if (m->rank[0].backend)
         m->ops->free(m->rank[0].backend, m->logits, m->logits_bytes);
-    for (int32_t i = 0; i < m->layout.world_size; i++)
+    for (int32_t i = m->layout.world_size; i-- > 0;) /* the first lends to the others */
         destroy_rank(m, &m->rank[i]);
     free(m);
 }
@@ -307,8 +355,22 @@ int model_run(struct model *m, const struct batch *batch, float **logits, struct
     return ranks_run(m->ranks, model_forward, m, error);
 }
 
+/* A rank_fn. */
+static int recover_rank(void *ctx, int32_t rank) {
+    struct model *m = ctx;
+    struct error e = {0};
+    if (m->ops->recover(m->rank[rank].backend, &e) == 0)
+        return 0;
+    ranks_abort(m->ranks, "rank %d: %s", rank, e.text);
+    return ERR_INTERNAL;
+}
+
 int model_recover(struct model *m, struct error *error) {
-    return ranks_revive(m->ranks, error);
+    int rc = ranks_revive(m->ranks, error);
+    if (rc == 0 && m->ops->recover)
+        rc = ranks_run(m->ranks, recover_rank, m, error);
+    m->lost = rc != 0;
+    return rc;
 }
 
 bool model_samples(const struct model *m) {
@@ -317,7 +379,15 @@ bool model_samples(const struct model *m) {
 
 int model_sample(struct model *m, const struct sample_job *jobs, int32_t num_jobs,
                  struct sample_outcome *outcomes, struct error *error) {
-    return m->ops->sample(m->rank[0].backend, m->logits, jobs, num_jobs, outcomes, error);
+    struct guard guard;
+    volatile int rc = 0;
+    guard_enter(&guard);
+    if (setjmp(guard.env) == 0)
+        rc = m->ops->sample(m->rank[0].backend, m->logits, jobs, num_jobs, outcomes, error);
+    else
+        rc = error_set(error, ERR_INTERNAL, "%s", guard.text);
+    guard_leave(&guard);
+    return rc;
 }
 
 int32_t model_num_kv_blocks(const struct model *m) {

@@ -14,6 +14,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "host/guard.h"
 #include "host/mem.h"
 #include "host/model_internal.h"
 
@@ -138,19 +139,36 @@ static int run_layers(struct model *m, struct rank *r, const struct batch *batch
     return 0;
 }
 
-int model_forward(void *ctx, int32_t rank) {
-    struct model *m = ctx;
-    struct rank *r = &m->rank[rank];
+static int run_step(struct model *m, struct rank *r, struct error *error) {
     const struct batch *batch = m->batch;
-    int rc = 0, ended = 0;
-
-    mem_step_begin();
+    int rc = 0;
     if (m->ops->begin_step)
         batch = m->ops->begin_step(r->backend, batch, is_faulty(m, r));
     if (batch)
         rc = run_layers(m, r, batch);
-    if (m->ops->end_step)
-        ended = m->ops->end_step(r->backend);
+    if (rc == 0 && m->ops->end_step)
+        rc = m->ops->end_step(r->backend, error);
+    return rc;
+}
+
+int model_forward(void *ctx, int32_t rank) {
+    struct model *m = ctx;
+    struct rank *r = &m->rank[rank];
+    struct error error = {0};
+    struct guard guard;
+    volatile int rc = 0;
+
+    mem_step_begin();
+    guard_enter(&guard);
+    if (setjmp(guard.env) == 0) {
+        rc = run_step(m, r, &error);
+    } else {
+        error_set(&error, ERR_INTERNAL, "%s", guard.text);
+        rc = ERR_INTERNAL;
+    }
+    guard_leave(&guard);
     mem_step_end();
-    return rc ? rc : ended;
+    if (rc == ERR_INTERNAL)
+        ranks_abort(m->ranks, "rank %d: %s", rank, error.text);
+    return rc;
 }

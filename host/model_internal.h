@@ -69,6 +69,7 @@ struct model {
     int64_t load_bytes;        /* read from the checkpoint, over all ranks */
     const struct batch *batch; /* of the step in progress */
     int64_t step;              /* its number, from 1 */
+    bool lost;                 /* after a failure: it cannot be used any more */
 };
 
 /* Hands out aligned pieces of an arena; with memory == NULL it only adds up the sizes. */

@@ -264,7 +264,8 @@ static int finish_rank(struct model *m, struct rank *r, struct error *error) {
         if (rc)
             return rc;
     }
-    return m->ops->embed_init(r->backend, &m->weights->embed, error);
+    return m->ops->embed_init(r->backend, &m->weights->embed,
+                              r->index > 0 ? m->rank[0].backend : NULL, error);
 }
 
 int model_load_weights(struct model *m, struct error *error) {

@@ -191,6 +191,10 @@ struct ops {
     int (*create)(const struct backend_config *config, struct backend **out, struct error *error);
     void (*destroy)(struct backend *b); /* NULL is fine */
 
+    /* Once, on each rank's thread at the same time, when all backends are there: they get to know
+     * each other. NULL: there is nothing to do. */
+    int (*connect)(struct backend *b, struct error *error);
+
     /* Large zeroed memory of the device, NULL when there is none left; free takes the same size. */
     void *(*alloc)(struct backend *b, size_t bytes);
     void (*free)(struct backend *b, void *p, size_t bytes);
@@ -215,18 +219,26 @@ struct ops {
     int (*experts_init)(struct backend *b, const struct expert_weights *experts, int32_t n,
                         const void **table, struct error *error);
     /* The embedding table, for `embed`. It may stay where it is, row-major in host memory, maybe
-     * unaligned: it is borrowed. */
-    int (*embed_init)(struct backend *b, const struct tensor_source *table, struct error *error);
+     * unaligned: it is borrowed. `first` has it already, and may lend what it made of it (it is
+     * destroyed last); NULL: b is the first. */
+    int (*embed_init)(struct backend *b, const struct tensor_source *table, struct backend *first,
+                      struct error *error);
 
     /* Bytes of one KV block of one layer, for Hkv heads; 0: not in this dtype. */
     size_t (*kv_block_bytes)(enum dtype dtype, int32_t num_kv_heads, int32_t head_dim);
 
     /* A step begins. Returns the batch that its ops are to be given: on a GPU its arrays lie in
      * device memory, and it may be padded with rows that come to nothing (slot -1). NULL: the step
-     * was recorded before and runs already; not with `eager`. end_step follows in either case; it
-     * returns 0 or ERR_INTERNAL. NULL functions: the batch is taken as it is. */
+     * was recorded before and runs already; not with `eager`. end_step follows in either case. A
+     * rank that is not alone waits in it until all of the step's work is done: 0, or ERR_INTERNAL
+     * when the step has failed. NULL functions: the batch is taken as it is. */
     const struct batch *(*begin_step)(struct backend *b, const struct batch *batch, bool eager);
-    int (*end_step)(struct backend *b);
+    int (*end_step)(struct backend *b, struct error *error);
+    /* A step has failed. abort: makes those that run end soon; called by any thread. recover: on
+     * each rank's thread, when nobody runs a step any more: makes the backend ready for another
+     * one, or ERR_INTERNAL. NULL functions: there is nothing to do. */
+    void (*abort)(struct backend *b);
+    int (*recover)(struct backend *b, struct error *error);
 
     /* hidden[t] = table[tokens[t]] */
     void (*embed)(struct backend *b, float *hidden, const int32_t *tokens, int32_t num_tokens);

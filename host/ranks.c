@@ -45,6 +45,8 @@ struct ranks {
     _Atomic bool aborted;
     pthread_mutex_t why_lock;
     char why[512]; /* the first reason; "" before there is one */
+    void (*on_abort)(void *ctx);
+    void *on_abort_ctx;
 
     struct member member[MAX_RANKS];
 };
@@ -88,9 +90,16 @@ void ranks_abort(struct ranks *r, const char *why, ...) {
         vsnprintf(r->why, sizeof r->why, why, args);
     pthread_mutex_unlock(&r->why_lock);
     va_end(args);
-    atomic_store(&r->aborted, true);
+    bool first = !atomic_exchange(&r->aborted, true);
     atomic_fetch_add(&r->generation, 1);
     futex_wake_all(&r->generation);
+    if (first && r->on_abort)
+        r->on_abort(r->on_abort_ctx);
+}
+
+void ranks_on_abort(struct ranks *r, void (*fn)(void *ctx), void *ctx) {
+    r->on_abort = fn;
+    r->on_abort_ctx = ctx;
 }
 
 bool ranks_aborted(const struct ranks *r) {

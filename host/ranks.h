@@ -41,6 +41,8 @@ int ranks_run(struct ranks *r, rank_fn fn, void *ctx, struct error *error);
 
 /* Ends the run in progress, from any thread, because of `why`; the first reason stays. */
 void ranks_abort(struct ranks *r, const char *why, ...) __attribute__((format(printf, 2, 3)));
+/* fn(ctx) is called once for an abort, on the thread that aborts. Set while nothing runs. */
+void ranks_on_abort(struct ranks *r, void (*fn)(void *ctx), void *ctx);
 /* Is the run over, as far as its result goes? */
 bool ranks_aborted(const struct ranks *r);
 /* Threads that did not come back. */

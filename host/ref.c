@@ -168,8 +168,8 @@ static double dot_units(const struct weight *w, int32_t r, const float *x, int32
 /* ---- embedding, norm, projections ------------------------------------------------------------ */
 
 static int ref_embed_init(struct backend *b, const struct tensor_source *table,
-                          struct error *error) {
-    (void)error;
+                          struct backend *first, struct error *error) {
+    (void)error, (void)first;
     b->table = table;
     return 0;
 }

@@ -27,12 +27,12 @@ TEST(OpsRows, EmbeddingIsExactAndMayBeUnaligned) {
             table.data = d < 4 ? odd + 1 : NULL; /* or a dummy */
             table.seed = 5;
             float *expected = guarded_floats(T * widths[w]);
-            ref_ops.embed_init(ref, &table, NULL);
+            ref_ops.embed_init(ref, &table, NULL, NULL);
             ref_ops.embed(ref, expected, tokens, T);
             for (int k = 0; k < n; k++) {
                 struct backend *b = test_backend(v[k].ops, &config);
                 float *out = guarded_floats(T * widths[w]);
-                v[k].ops->embed_init(b, &table, NULL);
+                v[k].ops->embed_init(b, &table, NULL, NULL);
                 v[k].ops->embed(b, out, tokens, 0);
                 v[k].ops->embed(b, out, tokens, T);
                 same_bits(v[k].ops->name, out, expected,

@@ -184,7 +184,8 @@ void cpu_attention(struct backend *b, const struct attention_args *a);
 
 /* ---- cpu_rows.c ------------------------------------------------------------------------------ */
 
-int cpu_embed_init(struct backend *b, const struct tensor_source *table, struct error *error);
+int cpu_embed_init(struct backend *b, const struct tensor_source *table, struct backend *first,
+                   struct error *error);
 void cpu_embed(struct backend *b, float *hidden, const int32_t *tokens, int32_t num_tokens);
 void cpu_add_norm(struct backend *b, void *x, float *hidden, void *partial, const float *norm,
                   float eps, int32_t num_tokens, int32_t hidden_size);

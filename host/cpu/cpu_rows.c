@@ -30,8 +30,9 @@ static void embed_rows(void *arg, int32_t first, int32_t last) {
     }
 }
 
-int cpu_embed_init(struct backend *b, const struct tensor_source *table, struct error *error) {
-    (void)error;
+int cpu_embed_init(struct backend *b, const struct tensor_source *table, struct backend *first,
+                   struct error *error) {
+    (void)error, (void)first;
     b->table = table;
     return 0;
 }
