@@ -5,6 +5,7 @@
 #   V=1             show whole commands
 #   CUDA=0          without the CUDA backend (the default where there is no nvcc, and with SAN)
 #   ARCHS="89"      architectures of its kernels (default: all that are supported)
+#   MPI=0           without MPI (the default where there is no OpenMPI, and with SAN or BARE)
 #   BARE=1          gpu_tests and the benchmarks without a library but CUDA's and libc: no tokenizers,
 #                   no engine, no server; tests/bare reads JSON, tests/shim_plain.c runs the tests
 
@@ -47,6 +48,14 @@ ALL_CXXFLAGS = $(CPPFLAGS) -std=c++17 $(COMMON) $(CXXFLAGS)
 
 SRC      := $(wildcard host/*.c host/cpu/*.c net/*.c)
 SRC_CXX  := $(wildcard host/*.cc)
+MPI      ?= $(if $(or $(SAN),$(filter-out 0,$(BARE))),0,$(if $(shell pkg-config --exists ompi-c && echo yes),1,0))
+ifneq ($(MPI),0)
+SRC      := $(filter-out host/group_mpi_none.c,$(SRC))
+CPPFLAGS += $(shell pkg-config --cflags-only-I ompi-c | sed 's/-I/-isystem /g')
+LDLIBS   += $(shell pkg-config --libs ompi-c)
+else
+SRC      := $(filter-out host/group_mpi.c,$(SRC))
+endif
 SHIM     := shim
 GTEST    := -lgtest
 TEST_SRC := $(filter-out tests/bench_% tests/gpu_% tests/test_cuda_% tests/shim_%,$(wildcard tests/*.c))

@@ -25,6 +25,29 @@ std::vector<Entry> &entries() {
     return all;
 }
 
+struct Program {
+    const char *name;
+    int (*fn)(int argc, char **argv);
+};
+
+std::vector<Program> &programs() {
+    static std::vector<Program> all;
+    return all;
+}
+
+/* Runs the program that the first argument names. */
+int run_program(int argc, char **argv) {
+    const char *name = strchr(argv[1], '=') + 1;
+    signal(SIGPIPE, SIG_IGN);
+    for (const Program &p : programs())
+        if (!strcmp(p.name, name)) {
+            argv[1] = const_cast<char *>(name);
+            return p.fn(argc - 1, argv + 1);
+        }
+    fprintf(stderr, "there is no program %s\n", name);
+    return 2;
+}
+
 char running[256];
 
 /* Async-signal-safe: names the test that did not end, then dies so that the run fails at once. */
@@ -69,6 +92,10 @@ extern "C" {
 void shim_register(const char *suite, const char *name, const char *file, int line,
                    void (*fn)(void)) {
     entries().push_back(Entry{suite, name, file, line, fn});
+}
+
+void shim_register_program(const char *name, int (*fn)(int argc, char **argv)) {
+    programs().push_back(Program{name, fn});
 }
 
 bool shim_true(const char *file, int line, const char *expr, bool ok) {
@@ -157,6 +184,8 @@ const char *shim_scratch_dir(void) {
 }
 
 int main(int argc, char **argv) {
+    if (argc > 1 && !strncmp(argv[1], "--program=", 10))
+        return run_program(argc, argv);
     testing::InitGoogleTest(&argc, argv);
     char dir[] = "/tmp/moeserve-test-XXXXXX";
     if (!mkdtemp(dir)) {

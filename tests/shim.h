@@ -8,6 +8,9 @@
  * --gtest_filter and the usual reports work. EXPECT_* records a failure and goes on; ASSERT_*
  * records it and returns from the enclosing function, which must return void (use shim_failed() to
  * stop a caller). A test that runs longer than 120 s (TEST_TIMEOUT_S) is ended with its name.
+ *
+ * Tests that need processes of their own start the test program again, as one of its small
+ * programs: `--program=NAME ARGUMENTS...` runs what PROGRAM(name) defines in place of the tests.
  */
 #pragma once
 
@@ -24,6 +27,13 @@ extern "C" {
         shim_register(#suite, #name, __FILE__, __LINE__, suite##_##name);                          \
     }                                                                                              \
     static void suite##_##name(void)
+
+#define PROGRAM(name)                                                                              \
+    static int program_##name(int argc, char **argv);                                              \
+    __attribute__((constructor)) static void register_program_##name(void) {                       \
+        shim_register_program(#name, program_##name);                                              \
+    }                                                                                              \
+    static int program_##name(int argc, char **argv)
 
 /* Each returns whether the check held. */
 bool shim_true(const char *file, int line, const char *expr, bool ok);
@@ -44,6 +54,8 @@ void shim_skip(const char *file, int line, const char *reason);
 bool shim_failed(void);
 void shim_register(const char *suite, const char *name, const char *file, int line,
                    void (*fn)(void));
+/* argv[0] is the program's name; the result is the exit status. */
+void shim_register_program(const char *name, int (*fn)(int argc, char **argv));
 /* The folder of the test data ("tests/data"), and one for scratch files, made anew for each run. */
 const char *shim_data_dir(void);
 const char *shim_scratch_dir(void);
