@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "host/chat_template.h"
 #include "host/clock.h"
@@ -49,13 +50,26 @@ const char *finish_reason_name(enum finish_reason r) {
 
 /* --- the engine thread ---------------------------------------------------------------------- */
 
+/* Under the lock. False: it is time to look after the model. */
+static bool wait_for_work(struct engine *e) {
+    enum { CHECK_NS = 250000000 };
+    struct timespec t;
+    if (!e->model.check || e->failed)
+        return pthread_cond_wait(&e->work_cond, &e->lock) == 0;
+    clock_gettime(CLOCK_REALTIME, &t);
+    t.tv_nsec += CHECK_NS;
+    t.tv_sec += t.tv_nsec / 1000000000;
+    t.tv_nsec %= 1000000000;
+    return pthread_cond_timedwait(&e->work_cond, &e->lock, &t) == 0;
+}
+
 /* Waits until there is something to do and takes what was submitted. False: stop. */
 static bool take_work(struct engine *e, struct intake *in) {
     bool idle =
         scheduler_num_running(e->scheduler) == 0 && scheduler_num_waiting(e->scheduler) == 0;
     pthread_mutex_lock(&e->lock);
-    while (idle && !e->stopping && !e->submitted && e->num_cancels == 0)
-        pthread_cond_wait(&e->work_cond, &e->lock);
+    while (idle && !e->stopping && !e->submitted && e->num_cancels == 0 && wait_for_work(e))
+        ;
     bool go_on = !e->stopping;
     *in = (struct intake){0};
     if (go_on) {
@@ -77,7 +91,7 @@ static void *engine_main(void *arg) {
     struct intake in;
     while (take_work(e, &in)) {
         engine_take_in(e, &in);
-        engine_refuse_late_requests(e);
+        engine_look_after_model(e);
         if (e->staged.len > 0)
             engine_publish(e); /* those who cancelled do not wait for the step */
         engine_step(e);

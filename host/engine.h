@@ -28,6 +28,7 @@ extern "C" {
 
 struct engine; /* opaque */
 struct chat_template;
+struct group;
 
 enum {
     MAX_REQUEST_STOPS = 16, /* that a client may give */
@@ -65,6 +66,7 @@ struct engine_options {
     bool batch_invariant;           /* GPUs: orders of sums independent of the batch */
     bool enable_prefix_caching;     /* default true */
     uint64_t seed;                  /* for requests without a seed */
+    struct group *group;            /* processes that serve together, borrowed; NULL: this alone */
     float comm_timeout_s;           /* of a rank for another one, default 10 */
     const char *fault;              /* fault.h, for tests; NULL: none */
     bool progress;                  /* draw a progress bar on stderr while loading */
@@ -162,6 +164,9 @@ struct engine_model_info {
  * there is no tokenizer, only token ids can be asked for, and the texts of all events are empty. */
 int engine_create(const struct engine_options *o, void (*wake)(void *), void *wake_ctx,
                   struct engine **out, struct error *error);
+/* In the processes of a group but the first, instead: loads the model and runs what process 0 runs,
+ * until it leaves. */
+int engine_follow(const struct engine_options *o, struct error *error);
 /* Stops the engine thread (running requests are dropped without events) and frees everything. */
 void engine_destroy(struct engine *e);
 

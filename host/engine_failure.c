@@ -49,9 +49,12 @@ void engine_step_failed(struct engine *e, const struct step *step, const struct 
     }
 }
 
-void engine_refuse_late_requests(struct engine *e) {
+void engine_look_after_model(struct engine *e) {
+    struct error error = {0};
     if (e->failed)
         fail_all(e, e->failure);
+    else if (e->model.check && e->model.check(e->model.ctx, &error) != 0)
+        end_engine(e, error.text);
 }
 
 bool engine_failure(struct engine *e, struct error *error) {

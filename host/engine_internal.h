@@ -84,7 +84,7 @@ void engine_step(struct engine *e);
 void engine_fail_request(struct engine *e, struct request *r, const char *text);
 /* engine_failure.c: a step has failed. */
 void engine_step_failed(struct engine *e, const struct step *step, const struct error *why);
-/* Of a failed engine: ends what was submitted before callers knew. */
-void engine_refuse_late_requests(struct engine *e);
+/* Between steps: has the model failed meanwhile? Ends what was submitted before callers knew. */
+void engine_look_after_model(struct engine *e);
 /* Publishes the statistics, then posts what was staged. */
 void engine_publish(struct engine *e);

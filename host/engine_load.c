@@ -10,6 +10,8 @@
 #include "host/cuda.h"
 #include "host/engine_model.h"
 #include "host/error.h"
+#include "host/file.h"
+#include "host/group.h"
 #include "host/log.h"
 #include "host/mem.h"
 #include "host/model.h"
@@ -17,11 +19,15 @@
 /* Rows of logits of a step beyond one for each sequence: the share of prompt_logprobs. */
 enum { PROMPT_LOGITS_ROWS = 64 };
 
+/* For which a process may be behind the others while they load. */
+#define LOADING_TIMEOUT_US ((int64_t)3600 * 1000000)
+
 /* Lives as long as the engine: the model borrows config and weights. */
 struct loaded {
     struct model_config config;
     struct weights weights;
     struct model *model;
+    struct group *group; /* borrowed; NULL: this process is alone */
 };
 
 static void loaded_destroy(void *ctx) {
@@ -47,6 +53,11 @@ static int loaded_sample(void *ctx, const struct sample_job *jobs, int32_t num_j
 static int loaded_recover(void *ctx, struct error *error) {
     struct loaded *l = ctx;
     return model_recover(l->model, error);
+}
+
+static int loaded_check(void *ctx, struct error *error) {
+    struct loaded *l = ctx;
+    return group_failed(l->group, error) ? ERR_INTERNAL : 0;
 }
 
 static void loaded_describe(void *ctx, struct buffer *out) {
@@ -221,7 +232,7 @@ static int create_model(const struct engine_options *o, const struct ops *ops, s
         expert_parallel_size = o->ranks;
     const struct model_options options = {
         .ops = ops,
-        .world_size = o->num_gpus > 0 ? o->num_gpus : o->ranks,
+        .num_ranks = o->num_gpus > 0 ? o->num_gpus : o->ranks,
         .threads = o->threads > 0 ? o->threads : available_cores(),
         .layout = {.expert_parallel_size = expert_parallel_size},
         .max_tokens = o->max_num_batched_tokens,
@@ -241,6 +252,7 @@ static int create_model(const struct engine_options *o, const struct ops *ops, s
         .embedding_on_host = !strcmp(o->embedding, "host"),
         .comm_timeout_us = (int64_t)((double)o->comm_timeout_s * 1e6),
         .fault = fault,
+        .group = o->group,
     };
     return model_create(&l->config, &l->weights, &options, &l->model, error);
 }
@@ -264,10 +276,11 @@ static int start_engine(const struct engine_options *o, struct loaded *l,
         .run = loaded_run,
         .sample = model_samples(l->model) ? loaded_sample : NULL,
         .recover = loaded_recover,
+        .check = l->group ? loaded_check : NULL,
         .describe = loaded_describe,
         .destroy = loaded_destroy,
         .name = name,
-        .ranks = o->num_gpus > 0 ? o->num_gpus : o->ranks,
+        .ranks = model_layout(l->model)->world_size,
         .vocab_size = l->config.vocab_size,
         .num_kv_blocks = model_num_kv_blocks(l->model),
         .max_model_len = l->config.max_position_embeddings,
@@ -281,6 +294,76 @@ static int start_engine(const struct engine_options *o, struct loaded *l,
     return rc;
 }
 
+/* ---- processes that load together ------------------------------------------------------------ */
+
+/* What all processes must have said alike. Threads, GPUs and ranks are each machine's own. */
+static void put_agreement(const struct engine_options *o, struct buffer *out) {
+    buffer_printf(
+        out,
+        "device %s load-format %s kv-cache-dtype %s activation-dtype %s expert-parallel %d "
+        "%d max-model-len %d max-num-seqs %d max-num-batched-tokens %d num-kv-blocks %d "
+        "batch-invariant %d version %s",
+        o->device, o->load_format, o->kv_cache_dtype, o->activation_dtype,
+        o->enable_expert_parallel, o->expert_parallel_size, o->max_model_len, o->max_num_seqs,
+        o->max_num_batched_tokens, o->num_kv_blocks, o->batch_invariant, MOESERVE_VERSION);
+}
+
+/* Do all processes load the same model in the same way? Loading takes some longer than others. */
+static int agree(const struct engine_options *o, struct error *error) {
+    enum { MAX_CONFIG_BYTES = 16 << 20 };
+    struct buffer options = {0};
+    char *path, *config = NULL;
+    size_t len = 0;
+    if (!o->group)
+        return 0;
+    group_set_wait(o->group, LOADING_TIMEOUT_US);
+    put_agreement(o, &options);
+    int rc = group_agree(o->group, "the options", options.data, options.len, error);
+    path = path_join(o->model, "config.json");
+    if (rc == 0)
+        rc = file_read(path, MAX_CONFIG_BYTES, &config, &len, error);
+    if (rc == 0)
+        rc = group_agree(o->group, "config.json", config, len, error);
+    buffer_deinit(&options);
+    free(config);
+    free(path);
+    return rc;
+}
+
+/* The others wait in vain for a process that cannot load. */
+static void say_to_group(const struct loaded *l, int rc, const struct error *error) {
+    if (l->group && rc != 0)
+        group_abort(l->group, error->text);
+}
+
+/* What is cheap and can fail, but for what only requests need. */
+static int begin_loading(const struct engine_options *o, const struct ops **ops, bool *dummy,
+                         struct loaded *l, struct error *error) {
+    int rc;
+    l->group = o->group;
+    if ((rc = check_load_options(o, dummy, error)) || (rc = choose_ops(o, ops, error)) ||
+        (rc = model_config_load(o->model, &l->config, error)) ||
+        (rc = engine_check_options(o, l->config.max_position_embeddings, error)))
+        return rc;
+    return agree(o, error);
+}
+
+static int load_model(const struct engine_options *o, const struct ops *ops, bool dummy,
+                      struct loaded *l, struct error *error) {
+    int rc = 0;
+    if (dummy)
+        weights_dummy(&l->config, &l->weights);
+    else
+        rc = weights_open(o->model, &l->config, &l->weights, error);
+    if (rc == 0)
+        rc = create_model(o, ops, l, error);
+    if (rc == 0 && o->group)
+        rc = group_barrier(o->group, error);
+    if (rc == 0 && o->group)
+        group_set_wait(o->group, (int64_t)((double)o->comm_timeout_s * 1e6));
+    return rc;
+}
+
 int engine_create(const struct engine_options *o, void (*wake)(void *), void *wake_ctx,
                   struct engine **out, struct error *error) {
     const struct ops *ops = NULL;
@@ -289,23 +372,32 @@ int engine_create(const struct engine_options *o, void (*wake)(void *), void *wa
     struct loaded *l = xcalloc(1, sizeof *l);
     bool dummy = false;
     int rc;
-    if ((rc = check_load_options(o, &dummy, error)) || (rc = choose_ops(o, &ops, error)) ||
-        (rc = model_config_load(o->model, &l->config, error)) ||
-        (rc = engine_check_options(o, l->config.max_position_embeddings, error)) ||
+    if ((rc = begin_loading(o, &ops, &dummy, l, error)) ||
         (rc = load_tokenizer(o, dummy, &tokenizer, error)) ||
         (rc = check_vocabulary(o, tokenizer, l->config.vocab_size, error)) ||
-        (rc = choose_chat_template(o, &chat_template, error)))
-        goto fail;
-    if (dummy)
-        weights_dummy(&l->config, &l->weights);
-    else if ((rc = weights_open(o->model, &l->config, &l->weights, error)))
-        goto fail;
-    if ((rc = create_model(o, ops, l, error)) ||
-        (rc = start_engine(o, l, tokenizer, chat_template, wake, wake_ctx, out, error)))
-        goto fail;
-    return 0;
-fail:
-    tokenizer_free(tokenizer);
+        (rc = choose_chat_template(o, &chat_template, error)) ||
+        (rc = load_model(o, ops, dummy, l, error)) ||
+        (rc = start_engine(o, l, tokenizer, chat_template, wake, wake_ctx, out, error))) {
+        say_to_group(l, rc, error);
+        tokenizer_free(tokenizer);
+        loaded_destroy(l);
+    }
+    return rc;
+}
+
+int engine_follow(const struct engine_options *o, struct error *error) {
+    const struct ops *ops = NULL;
+    struct loaded *l = xcalloc(1, sizeof *l);
+    bool dummy = false;
+    int rc;
+    if ((rc = begin_loading(o, &ops, &dummy, l, error)) ||
+        (rc = load_model(o, ops, dummy, l, error))) {
+        say_to_group(l, rc, error);
+    } else {
+        log_info("following process 0 with %d of %d ranks", model_num_ranks(l->model),
+                 model_layout(l->model)->world_size);
+        rc = model_follow(l->model, error);
+    }
     loaded_destroy(l);
     return rc;
 }

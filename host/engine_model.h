@@ -24,6 +24,9 @@ struct engine_model {
     /* After a failure of either, as model_recover: 0, and the running requests are computed again
      * from their prompts; or the engine ends. NULL: a failure ends the requests of the batch. */
     int (*recover)(void *ctx, struct error *error);
+    /* Four times a second while nothing runs: 0, or ERR_INTERNAL when a rank elsewhere is lost, and
+     * the engine ends. NULL: nothing is to be looked after. */
+    int (*check)(void *ctx, struct error *error);
     void (*describe)(void *ctx, struct buffer *out); /* lines of the start-up table; may be NULL */
     void (*destroy)(void *ctx);                      /* may be NULL */
     const char *name;                                /* copied */

@@ -36,7 +36,7 @@ static int make_rope(struct model *m, struct error *error) {
                          "no memory for %zu bytes of rotation tables; lower --max-model-len (%d)",
                          bytes, m->options.max_model_len);
     fill_rope(m, rope);
-    for (int32_t i = 0; i < m->layout.world_size; i++)
+    for (int32_t i = 0; i < m->num_ranks; i++)
         m->ops->write(m->rank[i].backend, m->rank[i].rope, rope, bytes);
     mem_pool_free(rope, bytes);
     return 0;
@@ -49,7 +49,7 @@ static int32_t max_of(int32_t a, int32_t b) {
 static int create_backend(struct model *m, struct rank *r, struct error *error) {
     const struct model_config *c = m->config;
     const struct rank_layout *l = &r->layout;
-    int32_t n = m->layout.world_size, threads = m->options.threads, kv_head[MAX_HEADS];
+    int32_t n = m->num_ranks, threads = m->options.threads, kv_head[MAX_HEADS];
     int32_t intermediate = max_of(l->expert_columns.count, l->ffn_columns.count);
     struct backend_config config = {
         .max_tokens = m->options.max_tokens,
@@ -88,7 +88,7 @@ int model_no_memory(const struct model *m, const struct rank *r, const char *wha
     int64_t left = m->ops->free_bytes(r->backend), missing = (int64_t)bytes - left;
     char where[32], too_few[64] = "";
     snprintf(where, sizeof where, m->options.gpus ? "GPU %d" : "rank %d",
-             m->options.gpus ? m->options.gpus[r->index] : r->index);
+             m->options.gpus ? m->options.gpus[r->index] : r->world_index);
     if (missing > 0) /* else it is in pieces */
         snprintf(too_few, sizeof too_few, ", %lld too few", (long long)missing);
     return error_set(error, ERR_NO_MEMORY,
@@ -141,7 +141,7 @@ static size_t kv_block_bytes(const struct model *m, const struct rank *r) {
 /* Ranks that share rank i's GPU, itself included. */
 static int32_t ranks_of_device(const struct model *m, int32_t i) {
     int32_t n = 0;
-    for (int32_t k = 0; k < m->layout.world_size; k++)
+    for (int32_t k = 0; k < m->num_ranks; k++)
         n += m->options.gpus && m->options.gpus[k] == m->options.gpus[i];
     return max_of(n, 1);
 }
@@ -153,14 +153,14 @@ static int64_t kv_limit(const struct model *m, int64_t block) {
     int64_t fewest = INT64_MAX, sum = 0;
     if (o->kv_bytes > 0)
         return o->kv_bytes;
-    for (int32_t i = 0; i < m->layout.world_size; i++) {
+    for (int32_t i = 0; i < m->num_ranks; i++) {
         int64_t budget = m->ops->kv_budget(m->rank[i].backend) / ranks_of_device(m, i);
         int64_t of_rank = (int64_t)kv_block_bytes(m, &m->rank[i]);
         sum += budget;
         if (of_rank > 0 && budget / of_rank < fewest)
             fewest = budget / of_rank;
     }
-    return o->gpus && m->layout.world_size > 1 ? fewest * block : sum;
+    return o->gpus && m->num_ranks > 1 ? fewest * block : sum;
 }
 
 /* How many blocks: as told, or what the sequences can need within the memory that is free. */
@@ -171,7 +171,7 @@ static int choose_kv_blocks(struct model *m, struct error *error) {
         return error_set(error, ERR_UNSUPPORTED,
                          "--kv-cache-dtype: %s keeps no cache of %s; auto takes %s", m->ops->name,
                          dtype_name(m->kv_dtype), dtype_name(m->ops->kv_dtype));
-    for (int32_t i = 0; i < m->layout.world_size; i++)
+    for (int32_t i = 0; i < m->num_ranks; i++)
         block += (int64_t)kv_block_bytes(m, &m->rank[i]);
     int64_t wanted = per_seq * o->max_seqs, limit = kv_limit(m, block);
     if (o->num_kv_blocks > 0)
@@ -190,7 +190,7 @@ static int choose_kv_blocks(struct model *m, struct error *error) {
                             : "set --kv-cache-memory-bytes, or free memory");
     m->num_kv_blocks =
         wanted > INT32_MAX / KV_BLOCK_SIZE ? INT32_MAX / KV_BLOCK_SIZE : (int32_t)wanted;
-    return 0;
+    return model_group_min(m, &m->num_kv_blocks, error);
 }
 
 static int alloc_kv(struct model *m, struct rank *r, struct error *error) {
@@ -210,16 +210,26 @@ static int alloc_kv(struct model *m, struct rank *r, struct error *error) {
     return 0;
 }
 
+static int start_ranks(struct model *m, struct error *error) {
+    int64_t timeout_us = m->options.comm_timeout_us;
+    const struct ranks_options options = {
+        .local_size = m->options.num_ranks,
+        .timeout_us = timeout_us ? timeout_us : COMM_TIMEOUT_US,
+        .group = m->options.group,
+    };
+    m->num_ranks = options.local_size;
+    return ranks_create(&options, &m->ranks, error);
+}
+
 /* Everything of the ranks but their KV pools, whose size depends on what memory is left. */
 static int create_ranks(struct model *m, struct error *error) {
-    int64_t timeout_us = m->options.comm_timeout_us;
-    int rc = ranks_create(m->layout.world_size, timeout_us ? timeout_us : COMM_TIMEOUT_US,
-                          &m->ranks, error);
-    for (int32_t i = 0; i < m->layout.world_size && rc == 0; i++) {
+    int rc = 0;
+    for (int32_t i = 0; i < m->num_ranks && rc == 0; i++) {
         struct rank *r = &m->rank[i];
         r->model = m;
         r->index = i;
-        r->layout = m->layout.rank[i];
+        r->world_index = ranks_first(m->ranks) + i;
+        r->layout = m->layout.rank[r->world_index];
         r->layers = xcalloc((size_t)m->config->num_hidden_layers, sizeof *r->layers);
         rc = create_backend(m, r, error);
         if (rc == 0)
@@ -240,7 +250,7 @@ static int connect_rank(void *ctx, int32_t rank) {
 
 static void abort_ranks(void *ctx) {
     struct model *m = ctx;
-    for (int32_t i = 0; i < m->layout.world_size; i++)
+    for (int32_t i = 0; i < m->num_ranks; i++)
         m->ops->abort(m->rank[i].backend);
 }
 
@@ -253,16 +263,22 @@ static int connect_ranks(struct model *m, struct error *error) {
 static int alloc_logits(struct model *m, struct error *error) {
     static const char remedy[] = "lower --max-num-seqs";
     size_t rows = (size_t)m->options.max_logits;
-    int32_t n = m->layout.world_size;
-    m->logits_bytes = rows * (size_t)m->config->vocab_size * sizeof *m->logits;
+    bool gathers = m->ops->gather_logits && ranks_world_size(m->ranks) > 1;
+    /* Process 0 has room for all columns; others for their own, unless their ranks send them. */
+    struct range vocab = model_group_vocab(m);
+    if (ranks_first(m->ranks) == 0)
+        vocab = (struct range){0, m->config->vocab_size};
+    else if (gathers)
+        vocab.count = 0;
+    m->logits_bytes = rows * (size_t)vocab.count * sizeof *m->logits;
     m->logits = m->ops->alloc(m->rank[0].backend, m->logits_bytes);
     if (!m->logits)
         return model_no_memory(m, &m->rank[0], "logits", m->logits_bytes, remedy, error);
-    for (int32_t i = 0; i < n; i++) {
+    for (int32_t i = 0; i < m->num_ranks; i++) {
         struct rank *r = &m->rank[i];
-        r->logits = m->logits + r->layout.vocab.first;
-        r->logits_ld = m->config->vocab_size;
-        if (n == 1 || !m->ops->gather_logits)
+        r->logits = m->logits + r->layout.vocab.first - vocab.first;
+        r->logits_ld = vocab.count;
+        if (!gathers)
             continue;
         r->own_logits_bytes = rows * (size_t)r->layout.vocab.count * sizeof *r->logits;
         r->logits = r->own_logits = m->ops->alloc(r->backend, r->own_logits_bytes);
@@ -294,11 +310,15 @@ int model_create(const struct model_config *config, const struct weights *weight
     m->options = *options;
     m->kv_dtype = options->kv_dtype == DTYPE_NONE ? m->ops->kv_dtype : options->kv_dtype;
     m->attention_scale = 1 / sqrtf((float)config->head_dim);
-    int rc = layout_make(config, options->world_size, &options->layout, &m->layout, error);
+    int rc = start_ranks(m, error);
+    if (rc == 0)
+        rc = layout_make(config, ranks_world_size(m->ranks), &options->layout, &m->layout, error);
     if (rc == 0)
         rc = check_block_scales(config, m->ops, error);
     if (rc == 0)
         rc = create_ranks(m, error);
+    if (rc == 0)
+        rc = model_group_create(m, error);
     if (rc == 0)
         rc = connect_ranks(m, error);
     if (rc == 0)
@@ -309,7 +329,7 @@ int model_create(const struct model_config *config, const struct weights *weight
         rc = model_load_weights(m, error);
     if (rc == 0)
         rc = choose_kv_blocks(m, error);
-    for (int32_t i = 0; i < m->layout.world_size && rc == 0; i++)
+    for (int32_t i = 0; i < m->num_ranks && rc == 0; i++)
         rc = alloc_kv(m, &m->rank[i], error);
     if (rc != 0) {
         model_destroy(m);
@@ -336,9 +356,10 @@ void model_destroy(struct model *m) {
     if (!m || m->lost)
         return;
     ranks_destroy(m->ranks);
+    model_group_destroy(m);
     if (m->rank[0].backend)
         m->ops->free(m->rank[0].backend, m->logits, m->logits_bytes);
-    for (int32_t i = m->layout.world_size; i-- > 0;) /* the first lends to the others */
+    for (int32_t i = m->num_ranks; i-- > 0;) /* the first lends to the others */
         destroy_rank(m, &m->rank[i]);
     free(m);
 }
@@ -352,6 +373,8 @@ int model_run(struct model *m, const struct batch *batch, float **logits, struct
     m->batch = batch;
     m->step++;
     *logits = m->logits;
+    if (model_group_send(m, batch, error) != 0)
+        return ERR_INTERNAL;
     return ranks_run(m->ranks, model_forward, m, error);
 }
 
@@ -361,7 +384,7 @@ static int recover_rank(void *ctx, int32_t rank) {
     struct error e = {0};
     if (m->ops->recover(m->rank[rank].backend, &e) == 0)
         return 0;
-    ranks_abort(m->ranks, "rank %d: %s", rank, e.text);
+    ranks_abort(m->ranks, "rank %d: %s", m->rank[rank].world_index, e.text);
     return ERR_INTERNAL;
 }
 
@@ -394,6 +417,10 @@ int32_t model_num_kv_blocks(const struct model *m) {
     return m->num_kv_blocks;
 }
 
+int32_t model_num_ranks(const struct model *m) {
+    return m->num_ranks;
+}
+
 const struct layout *model_layout(const struct model *m) {
     return &m->layout;
 }
@@ -407,7 +434,7 @@ static void put_count(struct buffer *out, int64_t n) {
 void model_describe(const struct model *m, struct buffer *out) {
     const struct model_config *c = m->config;
     size_t kv = 0, weights = 0, act = m->logits_bytes;
-    for (int32_t i = 0; i < m->layout.world_size; i++) {
+    for (int32_t i = 0; i < m->num_ranks; i++) {
         kv += m->rank[i].kv_bytes;
         weights += m->rank[i].weights_bytes;
         act += m->rank[i].act_bytes;

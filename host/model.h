@@ -22,8 +22,9 @@ struct model; /* opaque */
 
 struct model_options {
     const struct ops *ops;
-    int32_t world_size; /* ranks, >= 1 */
-    int32_t threads;    /* CPU threads over all ranks, >= 1 */
+    int32_t num_ranks;   /* of this process, >= 1 */
+    struct group *group; /* the processes that serve it together, borrowed; NULL: this one alone */
+    int32_t threads;     /* CPU threads over all ranks, >= 1 */
     struct layout_options layout;
     int32_t max_tokens; /* largest T of a batch */
     int32_t max_seqs;   /* largest S */
@@ -38,7 +39,7 @@ struct model_options {
     bool progress;
 
     /* GPUs: ops.h, backend_config. */
-    const int32_t *gpus; /* [world_size] or NULL; borrowed until model_create returns */
+    const int32_t *gpus; /* [num_ranks] or NULL; borrowed until model_create returns */
     float gpu_memory_utilization;
     bool batch_invariant, enforce_eager, embedding_on_host;
 };
@@ -54,6 +55,9 @@ void model_destroy(struct model *m);
  * the batch's KV slots hold is then undefined, and model_recover says whether the model can go on.
  */
 int model_run(struct model *m, const struct batch *batch, float **logits, struct error *error);
+/* The processes of a group but 0, instead: runs what process 0 runs, until it leaves. 0, or
+ * ERR_INTERNAL when a rank or process has failed. */
+int model_follow(struct model *m, struct error *error);
 /* Do the logits of the last run lie where only the backend can read them? Then model_sample does
  * the jobs on them (else they are for the host's sampler). 0 or ERR_INTERNAL. */
 bool model_samples(const struct model *m);
@@ -65,6 +69,7 @@ int model_sample(struct model *m, const struct sample_job *jobs, int32_t num_job
 int model_recover(struct model *m, struct error *error);
 
 int32_t model_num_kv_blocks(const struct model *m);
+int32_t model_num_ranks(const struct model *m); /* of this process */
 const struct layout *model_layout(const struct model *m);
 
 /* Lines of the start-up table: layout per rank, bytes of weights and KV, kernels, load speed. */

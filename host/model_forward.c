@@ -88,7 +88,7 @@ static void ffn_block(struct model *m, struct rank *r, struct layer *l, int32_t 
 
 static bool is_faulty(const struct model *m, const struct rank *r) {
     const struct fault *f = &m->options.fault;
-    return f->kind != FAULT_NONE && f->rank == r->index && f->step == m->step;
+    return f->kind != FAULT_NONE && f->rank == r->world_index && f->step == m->step;
 }
 
 static void poison(struct model *m, struct rank *r, size_t bytes) {
@@ -114,7 +114,8 @@ static int misbehave(struct model *m, struct rank *r, int32_t layer, int32_t T) 
 
 /* ---- all layers ------------------------------------------------------------------------------ */
 
-static int run_layers(struct model *m, struct rank *r, const struct batch *batch) {
+static int run_layers(struct model *m, struct rank *r, const struct batch *batch,
+                      struct error *error) {
     const struct model_config *c = m->config;
     const struct ops *ops = m->ops;
     int32_t T = batch->num_tokens, H = c->hidden_size, R = batch->num_logits;
@@ -134,7 +135,9 @@ static int run_layers(struct model *m, struct rank *r, const struct batch *batch
     ops->gather_rows(r->backend, r->last_hidden, r->hidden, pending, batch->logits_rows, R, H);
     ops->add_norm(r->backend, r->last_x, r->last_hidden, NULL, r->norm, c->rms_norm_eps, R, H);
     ops->logits(r->backend, r->logits, r->logits_ld, r->last_x, H, &r->lm_head, R);
-    if (ops->gather_logits)
+    if (!ops->gather_logits)
+        return model_group_gather_logits(m, r, R, error);
+    if (ranks_world_size(m->ranks) > 1)
         ops->gather_logits(r->backend, m->logits, c->vocab_size, r->logits, r->layout.vocab, R);
     return 0;
 }
@@ -145,7 +148,7 @@ static int run_step(struct model *m, struct rank *r, struct error *error) {
     if (m->ops->begin_step)
         batch = m->ops->begin_step(r->backend, batch, is_faulty(m, r));
     if (batch)
-        rc = run_layers(m, r, batch);
+        rc = run_layers(m, r, batch, error);
     if (rc == 0 && m->ops->end_step)
         rc = m->ops->end_step(r->backend, error);
     return rc;
@@ -169,6 +172,6 @@ int model_forward(void *ctx, int32_t rank) {
     guard_leave(&guard);
     mem_step_end();
     if (rc == ERR_INTERNAL)
-        ranks_abort(m->ranks, "rank %d: %s", rank, error.text);
+        ranks_abort(m->ranks, "rank %d: %s", r->world_index, error.text);
     return rc;
 }

@@ -23,7 +23,8 @@ struct layer {
 struct rank {
     struct model *model; /* borrowed */
     struct rank_layout layout;
-    int32_t index;
+    int32_t index;           /* in this process */
+    int32_t world_index;     /* in the layout */
     struct backend *backend; /* owned */
     struct layer *layers;    /* [L], owned */
     float *norm;             /* [H] */
@@ -58,12 +59,15 @@ struct model {
     const struct ops *ops;
     struct model_options options;
     struct layout layout;
-    struct ranks *ranks; /* owned */
+    struct ranks *ranks;       /* owned */
+    struct model_group *group; /* owned; NULL: this process is alone */
+    int32_t num_ranks;         /* of this process */
     struct rank rank[MAX_RANKS];
     enum dtype kv_dtype;
     int32_t num_kv_blocks;
     float attention_scale; /* 1 / sqrt(D) */
-    float *logits;         /* [R, V] in memory of rank 0's backend; owned */
+    float *logits; /* [R, V] in memory of rank 0's backend; owned. In a process but the first [R, V
+                      of its ranks], or nothing */
     size_t logits_bytes;
     double load_seconds;
     int64_t load_bytes;        /* read from the checkpoint, over all ranks */
@@ -87,6 +91,18 @@ int model_no_memory(const struct model *m, const struct rank *r, const char *wha
 
 /* Sizes, allocates and fills one rank's weights. */
 int model_load_weights(struct model *m, struct error *error);
+
+/* model_group.c: nothing happens in a process alone. */
+int model_group_create(struct model *m, struct error *error);
+void model_group_destroy(struct model *m);
+/* Rows of lm_head that the ranks of this process hold. */
+struct range model_group_vocab(const struct model *m);
+/* *value becomes the least of all processes. */
+int model_group_min(struct model *m, int32_t *value, struct error *error);
+int model_group_send(struct model *m, const struct batch *batch, struct error *error);
+/* On each rank's thread: host memory's columns of all processes meet in process 0's logits. */
+int model_group_gather_logits(struct model *m, struct rank *r, int32_t num_rows,
+                              struct error *error);
 
 /* The forward pass of one rank, a rank_fn; ctx is the model. */
 int model_forward(void *ctx, int32_t rank);

@@ -271,11 +271,11 @@ static int finish_rank(struct model *m, struct rank *r, struct error *error) {
 int model_load_weights(struct model *m, struct error *error) {
     struct loader l = {.model = m, .start_us = clock_us()};
     int rc = 0;
-    for (int32_t i = 0; i < m->layout.world_size && rc == 0; i++)
+    for (int32_t i = 0; i < m->num_ranks && rc == 0; i++)
         rc = lay_out_rank(&l, &m->rank[i], error);
     if (rc == 0)
         fill(&l);
-    for (int32_t i = 0; i < m->layout.world_size && rc == 0; i++)
+    for (int32_t i = 0; i < m->num_ranks && rc == 0; i++)
         rc = finish_rank(m, &m->rank[i], error);
     m->load_seconds = (double)(clock_us() - l.start_us) / 1e6;
     m->load_bytes = l.bytes_total;

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "host/clock.h"
+#include "host/group.h"
 #include "host/layout.h"
 #include "host/mem.h"
 
@@ -30,8 +31,9 @@ struct member {
 };
 
 struct ranks {
-    int32_t world_size, spins;
+    int32_t local_size, world_size, first, spins;
     int64_t timeout_us;
+    struct group *group; /* NULL: this process is alone */
 
     /* A run: threads wait on `run`, the caller on `returned`. */
     _Atomic uint32_t run, returned;
@@ -95,6 +97,8 @@ void ranks_abort(struct ranks *r, const char *why, ...) {
     futex_wake_all(&r->generation);
     if (first && r->on_abort)
         r->on_abort(r->on_abort_ctx);
+    if (first && r->group)
+        group_abort(r->group, r->why);
 }
 
 void ranks_on_abort(struct ranks *r, void (*fn)(void *ctx), void *ctx) {
@@ -114,7 +118,7 @@ bool ranks_stuck(const struct ranks *r) {
 static void name_missing(const struct ranks *r, int32_t rank, char *out, size_t size) {
     uint32_t here = atomic_load(&r->member[rank].arrivals);
     int32_t missing[MAX_RANKS], n = 0;
-    for (int32_t i = 0; i < r->world_size; i++)
+    for (int32_t i = 0; i < r->local_size; i++)
         if (atomic_load(&r->member[i].arrivals) < here)
             missing[n++] = i;
     size_t used = (size_t)snprintf(out, size, n == 1 ? "rank" : "ranks");
@@ -123,48 +127,91 @@ static void name_missing(const struct ranks *r, int32_t rank, char *out, size_t 
                                  i == 0       ? ""
                                  : i == n - 1 ? " and"
                                               : ",",
-                                 missing[i]);
+                                 r->first + missing[i]);
 }
 
 /* ---- collectives ----------------------------------------------------------------------------- */
 
+/* With a group a little longer than the first rank waits for other processes, so that it is they
+ * who are named. */
+static int64_t patience_us(const struct ranks *r) {
+    return r->timeout_us + (r->group ? 1000000 : 0);
+}
+
 int ranks_barrier(struct ranks *r, int32_t rank) {
-    if (!r || r->world_size == 1)
+    if (!r || ranks_aborted(r))
+        return r ? ERR_INTERNAL : 0;
+    if (r->local_size == 1)
         return 0;
     uint32_t generation = atomic_load(&r->generation);
-    if (atomic_load(&r->aborted))
+    if (atomic_load(&r->aborted)) /* after the generation was read: an abort changes it */
         return ERR_INTERNAL;
     atomic_fetch_add(&r->member[rank].arrivals, 1);
-    if (atomic_fetch_add(&r->arrived, 1) + 1 == (uint32_t)r->world_size) {
+    if (atomic_fetch_add(&r->arrived, 1) + 1 == (uint32_t)r->local_size) {
         atomic_store(&r->arrived, 0);
         atomic_fetch_add(&r->generation, 1);
         futex_wake_all(&r->generation);
-    } else if (!wait_for_change(r, &r->generation, generation, clock_us() + r->timeout_us)) {
+    } else if (!wait_for_change(r, &r->generation, generation, clock_us() + patience_us(r))) {
         char missing[128];
         name_missing(r, rank, missing, sizeof missing);
-        ranks_abort(r, "rank %d waited %.1f s for %s", rank, (double)r->timeout_us / 1e6, missing);
+        ranks_abort(r, "rank %d waited %.1f s for %s", r->first + rank, (double)r->timeout_us / 1e6,
+                    missing);
     }
     return atomic_load(&r->aborted) ? ERR_INTERNAL : 0;
 }
 
-int ranks_all_reduce(struct ranks *r, int32_t rank, double *data, int64_t count) {
-    int32_t n = r ? r->world_size : 1;
-    if (n == 1)
-        return 0;
-    r->member[rank].slot = data;
-    if (ranks_barrier(r, rank) != 0)
-        return ERR_INTERNAL;
-    /* Everyone's data is in place: this rank sums one slice and hands the sums to all. */
+/* This rank's slice of the sum over the ranks of this process, for all of them or for the first. */
+static void sum_slice(const struct ranks *r, int32_t rank, int64_t count, bool for_all) {
+    int32_t n = r->local_size;
     int64_t first = count * rank / n, last = count * (rank + 1) / n;
     for (int64_t i = first; i < last; i++) {
         double sum = 0;
         for (int32_t k = 0; k < n; k++)
             sum += ((double *)r->member[k].slot)[i];
-        for (int32_t k = 0; k < n; k++)
+        for (int32_t k = 0; k < (for_all ? n : 1); k++)
             ((double *)r->member[k].slot)[i] = sum;
     }
+}
+
+/* The first rank adds up the sums of the processes, and the others take them from it. */
+static int sum_over_processes(struct ranks *r, int32_t rank, double *data, int64_t count) {
+    struct error error = {0};
+    if (rank == 0 && group_all_reduce(r->group, data, count, &error) != 0)
+        ranks_abort(r, "%s", error.text);
+    if (ranks_barrier(r, rank) != 0)
+        return ERR_INTERNAL;
+    if (rank != 0)
+        memcpy(data, r->member[0].slot, (size_t)count * sizeof *data);
     return ranks_barrier(r, rank);
-    /* All slices are summed; slots may be reused by the next collective. */
+}
+
+int ranks_all_reduce(struct ranks *r, int32_t rank, double *data, int64_t count) {
+    if (!r || r->world_size == 1)
+        return 0;
+    r->member[rank].slot = data;
+    if (ranks_barrier(r, rank) != 0)
+        return ERR_INTERNAL;
+    /* Everyone's data is in place. */
+    if (r->local_size > 1)
+        sum_slice(r, rank, count, !r->group);
+    if (ranks_barrier(r, rank) != 0)
+        return ERR_INTERNAL;
+    /* All slices are summed; without a group slots may be reused by the next collective. */
+    return r->group ? sum_over_processes(r, rank, data, count) : 0;
+}
+
+int ranks_broadcast(struct ranks *r, int32_t rank, void *data, size_t bytes) {
+    struct error error = {0};
+    if (!r || r->world_size == 1)
+        return 0;
+    r->member[rank].slot = data;
+    if (rank == 0 && r->group && group_broadcast(r->group, data, bytes, &error) != 0)
+        ranks_abort(r, "%s", error.text);
+    if (ranks_barrier(r, rank) != 0)
+        return ERR_INTERNAL;
+    if (rank != 0)
+        memcpy(data, r->member[0].slot, bytes);
+    return ranks_barrier(r, rank);
 }
 
 int ranks_reduce_rows(struct ranks *r, int32_t rank, double *data, const int32_t *rows,
@@ -176,14 +223,14 @@ int ranks_reduce_rows(struct ranks *r, int32_t rank, double *data, const int32_t
 }
 
 int ranks_exchange(struct ranks *r, int32_t rank, void *mine, void **all) {
-    if (!r || r->world_size == 1) {
+    if (!r || r->local_size == 1) {
         all[0] = mine;
         return 0;
     }
     r->member[rank].slot = mine;
     if (ranks_barrier(r, rank) != 0)
         return ERR_INTERNAL;
-    for (int32_t k = 0; k < r->world_size; k++)
+    for (int32_t k = 0; k < r->local_size; k++)
         all[k] = r->member[k].slot;
     return ranks_barrier(r, rank);
 }
@@ -194,9 +241,9 @@ static void run_member(struct ranks *r, struct member *m) {
     int rc = r->fn(r->ctx, m->rank);
     if (rc == RANK_DIED) {
         m->died = true;
-        ranks_abort(r, "rank %d died", m->rank);
+        ranks_abort(r, "rank %d died", r->first + m->rank);
     } else if (rc != 0) {
-        ranks_abort(r, "rank %d failed", m->rank);
+        ranks_abort(r, "rank %d failed", r->first + m->rank);
     }
     atomic_store(&m->back, true);
     atomic_fetch_add(&r->returned, 1);
@@ -224,21 +271,49 @@ static int start_thread(struct ranks *r, int32_t rank, struct error *error) {
     m->died = false;
     int rc = pthread_create(&m->thread, NULL, rank_main, m);
     if (rc != 0)
-        return error_set(error, ERR_NO_MEMORY, "cannot start the thread of rank %d of %d: %s", rank,
-                         r->world_size, strerror(rc));
+        return error_set(error, ERR_NO_MEMORY, "cannot start the thread of rank %d of %d: %s",
+                         r->first + rank, r->world_size, strerror(rc));
     m->started = true;
     return 0;
 }
 
-int ranks_create(int32_t world_size, int64_t timeout_us, struct ranks **out, struct error *error) {
-    CHECK(world_size >= 1 && world_size <= MAX_RANKS, "world size %d", world_size);
+/* A rank alone runs on the caller's thread. (That of one of several processes does not: somebody
+ * has to see that it is stuck.) */
+static bool has_threads(const struct ranks *r) {
+    return r->local_size > 1 || r->group;
+}
+
+/* Numbers of the world from the sizes of all processes. */
+static int count_world(struct ranks *r, struct error *error) {
+    int32_t size = group_size(r->group), me = group_rank(r->group);
+    int32_t *sizes = xcalloc((size_t)size, sizeof *sizes);
+    int rc = group_all_gather(r->group, &r->local_size, sizes, sizeof *sizes, error);
+    r->world_size = 0;
+    for (int32_t i = 0; i < size && rc == 0; i++) {
+        if (i == me)
+            r->first = r->world_size;
+        r->world_size += sizes[i];
+    }
+    free(sizes);
+    if (rc == 0 && r->world_size > MAX_RANKS)
+        rc = error_set(error, ERR_CONFIG, "%d ranks in %d processes: at most %d are possible",
+                       r->world_size, size, MAX_RANKS);
+    return rc;
+}
+
+int ranks_create(const struct ranks_options *o, struct ranks **out, struct error *error) {
+    CHECK(o->local_size >= 1 && o->local_size <= MAX_RANKS, "%d ranks", o->local_size);
     struct ranks *r = xcalloc(1, sizeof *r);
     int rc = 0;
-    r->world_size = world_size;
-    r->timeout_us = timeout_us;
-    r->spins = world_size <= sysconf(_SC_NPROCESSORS_ONLN) ? SPINS : 0;
+    r->local_size = r->world_size = o->local_size;
+    r->timeout_us = o->timeout_us;
+    r->spins = o->local_size <= sysconf(_SC_NPROCESSORS_ONLN) ? SPINS : 0;
     pthread_mutex_init(&r->why_lock, NULL);
-    for (int32_t i = 0; i < world_size && world_size > 1 && rc == 0; i++)
+    if (o->group && group_size(o->group) > 1) {
+        r->group = o->group;
+        rc = count_world(r, error);
+    }
+    for (int32_t i = 0; i < r->local_size && has_threads(r) && rc == 0; i++)
         rc = start_thread(r, i, error);
     if (rc != 0) {
         ranks_destroy(r);
@@ -254,7 +329,7 @@ void ranks_destroy(struct ranks *r) {
     r->stop = true;
     atomic_fetch_add(&r->run, 1);
     futex_wake_all(&r->run);
-    for (int32_t i = 0; i < r->world_size; i++)
+    for (int32_t i = 0; i < r->local_size; i++)
         if (r->member[i].started)
             pthread_join(r->member[i].thread, NULL);
     pthread_mutex_destroy(&r->why_lock);
@@ -265,11 +340,23 @@ int32_t ranks_world_size(const struct ranks *r) {
     return r->world_size;
 }
 
+int32_t ranks_local_size(const struct ranks *r) {
+    return r->local_size;
+}
+
+int32_t ranks_first(const struct ranks *r) {
+    return r->first;
+}
+
+struct group *ranks_group(const struct ranks *r) {
+    return r ? r->group : NULL;
+}
+
 int ranks_revive(struct ranks *r, struct error *error) {
     int rc = 0;
     if (r->stuck)
         return error_set(error, ERR_INTERNAL, "%s", r->why);
-    for (int32_t i = 0; i < r->world_size && rc == 0; i++) {
+    for (int32_t i = 0; i < r->local_size && rc == 0; i++) {
         struct member *m = &r->member[i];
         if (!m->died)
             continue;
@@ -277,9 +364,11 @@ int ranks_revive(struct ranks *r, struct error *error) {
             pthread_join(m->thread, NULL);
         m->started = false;
         m->died = false;
-        if (r->world_size > 1)
+        if (has_threads(r))
             rc = start_thread(r, i, error);
     }
+    if (rc == 0 && r->group && group_failed(r->group, error))
+        rc = ERR_INTERNAL;
     return rc;
 }
 
@@ -292,7 +381,7 @@ static void begin_run(struct ranks *r, rank_fn fn, void *ctx) {
     r->why[0] = 0;
     atomic_store(&r->arrived, 0);
     atomic_store(&r->returned, 0);
-    for (int32_t i = 0; i < r->world_size; i++) {
+    for (int32_t i = 0; i < r->local_size; i++) {
         atomic_store(&r->member[i].arrivals, 0);
         atomic_store(&r->member[i].back, false);
     }
@@ -304,7 +393,7 @@ static void begin_run(struct ranks *r, rank_fn fn, void *ctx) {
 static void wait_for_return(struct ranks *r) {
     enum { SLICE_US = 50000, GRACE_US = 500000 };
     int64_t deadline_us = -1;
-    for (uint32_t n; (n = atomic_load(&r->returned)) < (uint32_t)r->world_size;) {
+    for (uint32_t n; (n = atomic_load(&r->returned)) < (uint32_t)r->local_size;) {
         if (deadline_us < 0 && (n > 0 || atomic_load(&r->aborted)))
             deadline_us = clock_us() + r->timeout_us + GRACE_US;
         if (deadline_us >= 0 && clock_us() > deadline_us) {
@@ -313,16 +402,17 @@ static void wait_for_return(struct ranks *r) {
         }
         wait_for_change(r, &r->returned, n, clock_us() + SLICE_US);
     }
-    for (int32_t i = 0; r->stuck && i < r->world_size; i++)
+    for (int32_t i = 0; r->stuck && i < r->local_size; i++)
         if (!atomic_load(&r->member[i].back))
-            ranks_abort(r, "rank %d has not come back for %.1f s", i, (double)r->timeout_us / 1e6);
+            ranks_abort(r, "rank %d has not come back for %.1f s", r->first + i,
+                        (double)r->timeout_us / 1e6);
 }
 
 int ranks_run(struct ranks *r, rank_fn fn, void *ctx, struct error *error) {
     if (r->stuck)
         return error_set(error, ERR_INTERNAL, "%s", r->why);
     begin_run(r, fn, ctx);
-    if (r->world_size == 1) {
+    if (!has_threads(r)) {
         run_member(r, &r->member[0]);
     } else {
         atomic_fetch_add(&r->run, 1);

@@ -1,20 +1,27 @@
 /* ranks: the threads that run a model's ranks, and what they say to each other.
  *
- * Every rank is a thread (with one rank the work runs on the caller's thread). ranks_run hands all
- * of them the same function and waits; inside it they meet in collectives, which every rank must
- * call in the same order. Waiting threads spin for some microseconds and then sleep, so idle ranks
- * cost nothing and more ranks than cores still progress.
+ * Every rank is a thread (one rank alone runs on the caller's thread). ranks_run hands all of them
+ * the same function and waits; inside it they meet in collectives, which every rank must call in
+ * the same order. Waiting threads spin for some microseconds and then sleep, so idle ranks cost
+ * nothing and more ranks than cores still progress.
+ *
+ * With a group (group.h) the ranks of all its processes are numbered together: this process has
+ * ranks first .. first + local_size - 1 of the world. Functions are given local numbers, messages
+ * name those of the world. Each process calls ranks_run for the same runs; collectives say so where
+ * they are of this process alone.
  *
  * Failure. No wait is without end: a rank that waits longer than the timeout for another, and a
  * rank whose function returns an error, end the run (ranks_abort). From then on collectives return
  * at once, so that the others come back soon, with results that are thrown away. When all are back
  * the next run starts afresh; threads that died are started anew by ranks_revive. A thread that
  * does not come back within the timeout is stuck: nothing can be run any more, the memory that it
- * may touch must stay, and the process had better end.
+ * may touch must stay, and the process had better end. An aborted run of one process aborts the
+ * group, for good.
  */
 #pragma once
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "host/error.h"
@@ -24,16 +31,27 @@ extern "C" {
 #endif
 
 struct ranks; /* opaque */
+struct group;
+
+struct ranks_options {
+    int32_t local_size;  /* ranks of this process, 1 .. MAX_RANKS; MAX_RANKS in all processes */
+    int64_t timeout_us;  /* bounds every wait of a rank for another one */
+    struct group *group; /* borrowed; NULL: this process is alone */
+};
 
 /* What a rank does in a run: 0, an error code, or RANK_DIED, after which its thread ends. */
 typedef int (*rank_fn)(void *ctx, int32_t rank);
 enum { RANK_DIED = 1 };
 
-/* timeout_us bounds every wait of a rank for another one. */
-int ranks_create(int32_t world_size, int64_t timeout_us, struct ranks **out, struct error *error);
+/* With a group: all its processes at the same time. */
+int ranks_create(const struct ranks_options *options, struct ranks **out, struct error *error);
 /* With stuck threads nothing is freed. */
 void ranks_destroy(struct ranks *r);
 int32_t ranks_world_size(const struct ranks *r);
+int32_t ranks_local_size(const struct ranks *r);
+int32_t ranks_first(const struct ranks *r); /* the world's number of local rank 0 */
+/* NULL when the process, or the rank (r may be NULL), is alone. */
+struct group *ranks_group(const struct ranks *r);
 
 /* Runs fn(ctx, rank) on every rank and returns when all have returned: 0, or ERR_INTERNAL with what
  * happened first. */
@@ -50,8 +68,8 @@ bool ranks_stuck(const struct ranks *r);
 /* Starts threads anew that have died. ERR_INTERNAL when that is not possible. */
 int ranks_revive(struct ranks *r, struct error *error);
 
-/* Waits until every rank is here. Only inside ranks_run, as are the next ones; 0 or ERR_INTERNAL. r
- * may be NULL: a rank alone. */
+/* Waits until every rank of this process is here. Only inside ranks_run, as are the next ones; 0 or
+ * ERR_INTERNAL. r may be NULL: a rank alone. */
 int ranks_barrier(struct ranks *r, int32_t rank);
 
 /* data[0..count) of every rank becomes their sum, added in rank order. See ops.h on why the order
@@ -63,7 +81,10 @@ int ranks_all_reduce(struct ranks *r, int32_t rank, double *data, int64_t count)
 int ranks_reduce_rows(struct ranks *r, int32_t rank, double *data, const int32_t *rows,
                       int32_t num_rows, int32_t width);
 
-/* all[k] on every rank becomes what rank k passed. */
+/* data[0..bytes) of the world's rank 0 to all. */
+int ranks_broadcast(struct ranks *r, int32_t rank, void *data, size_t bytes);
+
+/* all[k] on every rank of this process becomes what its rank k passed. */
 int ranks_exchange(struct ranks *r, int32_t rank, void *mine, void **all);
 
 #ifdef __cplusplus

@@ -218,7 +218,7 @@ static int open_model(struct bench *b, const char *dir, struct error *error) {
     int32_t len = b->context + b->max_prefill;
     struct model_options o = {
         .ops = ops,
-        .world_size = b->ranks,
+        .num_ranks = b->ranks,
         .threads = b->threads,
         .max_tokens = b->max_prefill,
         .max_seqs = MAX_BATCH,

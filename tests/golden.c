@@ -53,7 +53,7 @@ bool golden_open(struct golden *g, const char *name, const struct golden_options
         return report(g, &error);
     struct model_options m = {
         .ops = o->ops,
-        .world_size = o->ranks ? o->ranks : 1,
+        .num_ranks = o->ranks ? o->ranks : 1,
         .threads = o->threads ? o->threads : 1,
         .layout.expert_parallel_size = o->expert_parallel_size,
         .max_tokens = MAX_CHUNK,

@@ -63,12 +63,12 @@ static void wait(void) {
 /* The front guard keeps the alignment of cudaMalloc. */
 enum { FRONT = 256, BACK = 128, MAX_BUFFERS = 256 };
 
-static struct buffer {
+static struct guarded_buffer {
     unsigned char *device; /* what the test sees, FRONT bytes into the allocation; NULL: free */
     size_t bytes;
 } buffers[MAX_BUFFERS];
 
-static struct buffer *find_buffer(const void *device) {
+static struct guarded_buffer *find_buffer(const void *device) {
     for (int i = 0; i < MAX_BUFFERS; i++)
         if (buffers[i].device == device)
             return &buffers[i];
@@ -83,7 +83,7 @@ static unsigned char canary(size_t i) {
 
 void *gpu_alloc(size_t bytes) {
     unsigned char *base, guard[FRONT];
-    struct buffer *b = find_buffer(NULL);
+    struct guarded_buffer *b = find_buffer(NULL);
     for (size_t i = 0; i < FRONT; i++)
         guard[i] = canary(i);
     CUDA_CHECK(cudaMalloc((void **)&base, FRONT + bytes + BACK));
@@ -91,7 +91,7 @@ void *gpu_alloc(size_t bytes) {
         CUDA_CHECK(cudaMemsetAsync(base + FRONT, 0xff, bytes, gpu_stream()));
     gpu_write(base, guard, FRONT);
     gpu_write(base + FRONT + bytes, guard, BACK);
-    *b = (struct buffer){base + FRONT, bytes};
+    *b = (struct guarded_buffer){base + FRONT, bytes};
     return b->device;
 }
 
@@ -120,7 +120,7 @@ void *gpu_fetch(const void *device, size_t bytes) {
 }
 
 bool gpu_intact(const void *device) {
-    const struct buffer *b = find_buffer(device);
+    const struct guarded_buffer *b = find_buffer(device);
     unsigned char guard[FRONT];
     bool ok = true;
     gpu_download(guard, b->device - FRONT, FRONT);
@@ -135,11 +135,11 @@ bool gpu_intact(const void *device) {
 void gpu_free(void *device) {
     if (!device)
         return;
-    struct buffer *b = find_buffer(device);
+    struct guarded_buffer *b = find_buffer(device);
     if (!gpu_intact(device))
         FAIL("something wrote outside a device buffer of %zu bytes", b->bytes);
     CUDA_CHECK(cudaFree(b->device - FRONT));
-    *b = (struct buffer){0};
+    *b = (struct guarded_buffer){0};
 }
 
 bf16 *gpu_upload_bf16(const float *host, int64_t n) {

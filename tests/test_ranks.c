@@ -15,6 +15,11 @@
 enum { WORLD = 5, COUNT = 1003, ROUNDS = 200 };
 #define TIMEOUT_US ((int64_t)10000000)
 
+static int create(int32_t local_size, int64_t timeout_us, struct ranks **out) {
+    const struct ranks_options o = {.local_size = local_size, .timeout_us = timeout_us};
+    return ranks_create(&o, out, NULL);
+}
+
 struct job {
     struct ranks *ranks;
     double data[WORLD][COUNT];
@@ -47,7 +52,7 @@ static int reduce_rounds(void *ctx, int32_t rank) {
 
 TEST(Ranks, AllReduceGivesEveryRankTheSum) {
     struct job *j = xcalloc(1, sizeof *j);
-    ASSERT_INT_EQ(ranks_create(WORLD, TIMEOUT_US, &j->ranks, NULL), 0);
+    ASSERT_INT_EQ(create(WORLD, TIMEOUT_US, &j->ranks), 0);
     EXPECT_INT_EQ(ranks_world_size(j->ranks), WORLD);
     for (int32_t i = 0; i < 3; i++)
         EXPECT_INT_EQ(ranks_run(j->ranks, reduce_rounds, j, NULL), 0);
@@ -64,7 +69,7 @@ static int count_visit(void *ctx, int32_t rank) {
 TEST(Ranks, OneRankRunsOnTheCallersThread) {
     struct ranks *r;
     _Atomic int32_t sum = 0;
-    ASSERT_INT_EQ(ranks_create(1, TIMEOUT_US, &r, NULL), 0);
+    ASSERT_INT_EQ(create(1, TIMEOUT_US, &r), 0);
     EXPECT_INT_EQ(ranks_run(r, count_visit, &sum, NULL), 0);
     EXPECT_INT_EQ(atomic_load(&sum), 1);
     ranks_destroy(r);
@@ -73,7 +78,7 @@ TEST(Ranks, OneRankRunsOnTheCallersThread) {
 TEST(Ranks, IdleRanksUseNoCpu) {
     struct ranks *r;
     struct rusage before, after;
-    ASSERT_INT_EQ(ranks_create(8, TIMEOUT_US, &r, NULL), 0);
+    ASSERT_INT_EQ(create(8, TIMEOUT_US, &r), 0);
     usleep(50000);
     getrusage(RUSAGE_SELF, &before);
     usleep(300000);
@@ -128,7 +133,7 @@ static void check_fine(struct trouble *t) {
 
 TEST(Ranks, AFailedOrDeadRankEndsTheRunAndTheNextOneGoesWell) {
     struct trouble t = {0};
-    ASSERT_INT_EQ(ranks_create(WORLD, TIMEOUT_US, &t.ranks, NULL), 0);
+    ASSERT_INT_EQ(create(WORLD, TIMEOUT_US, &t.ranks), 0);
     for (int32_t i = 0; i < 40; i++) {
         struct error e = {0};
         char name[16];
@@ -148,7 +153,7 @@ TEST(Ranks, AFailedOrDeadRankEndsTheRunAndTheNextOneGoesWell) {
 TEST(Ranks, ALateRankIsNamedAndTheNextRunGoesWell) {
     struct trouble t = {.mishap = LATE, .rank = 3, .round = 11, .late_ms = 300};
     struct error e = {0};
-    ASSERT_INT_EQ(ranks_create(WORLD, 100000, &t.ranks, NULL), 0);
+    ASSERT_INT_EQ(create(WORLD, 100000, &t.ranks), 0);
     EXPECT_INT_EQ(ranks_run(t.ranks, run_into_trouble, &t, &e), ERR_INTERNAL);
     EXPECT_TRUE(strstr(e.text, "for rank 3") != NULL);
     EXPECT_FALSE(ranks_stuck(t.ranks));
@@ -160,7 +165,7 @@ TEST(Ranks, ALateRankIsNamedAndTheNextRunGoesWell) {
 TEST(Ranks, AStuckRankIsGivenUp) {
     struct trouble t = {.mishap = LATE, .rank = 2, .round = 4, .late_ms = 2000};
     struct error e = {0};
-    ASSERT_INT_EQ(ranks_create(WORLD, 100000, &t.ranks, NULL), 0);
+    ASSERT_INT_EQ(create(WORLD, 100000, &t.ranks), 0);
     int64_t start_us = clock_us();
     EXPECT_INT_EQ(ranks_run(t.ranks, run_into_trouble, &t, &e), ERR_INTERNAL);
     EXPECT_INT_LE(clock_us() - start_us, 1500000);
@@ -184,7 +189,7 @@ static int exchange_all(void *ctx, int32_t rank) {
 
 TEST(Ranks, ExchangeTellsEveryoneWhatEveryoneHas) {
     struct trouble t = {0};
-    ASSERT_INT_EQ(ranks_create(WORLD, TIMEOUT_US, &t.ranks, NULL), 0);
+    ASSERT_INT_EQ(create(WORLD, TIMEOUT_US, &t.ranks), 0);
     EXPECT_INT_EQ(ranks_run(t.ranks, exchange_all, &t, NULL), 0);
     for (int32_t i = 0; i < WORLD * WORLD; i++)
         EXPECT_INT_EQ(t.gathered[i / WORLD][i % WORLD], 100 + i % WORLD);
