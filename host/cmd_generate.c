@@ -5,7 +5,7 @@
 #include <unistd.h>
 
 #include "host/cmd.h"
-#include "host/engine.h"
+#include "host/dispatch.h"
 #include "host/log.h"
 #include "host/options.h"
 #include "net/prompt.h"
@@ -70,30 +70,31 @@ static void on_event(void *ctx, const struct engine_event *e) {
     print_summary(e);
 }
 
-static int encode(struct options *o, struct engine *engine, const char *text, size_t len,
+static int encode(struct options *o, struct dispatch *dispatch, const char *text, size_t len,
                   struct error *e) {
     if (!o->chat)
-        return prompt_encode_text(engine, text, len, &o->generation, e);
+        return prompt_encode_text(dispatch, text, len, &o->generation, e);
     struct chat_message message = {.role = "user", .content = text, .content_len = len};
-    return prompt_encode_chat(engine, &message, 1, &o->generation, e);
+    return prompt_encode_chat(dispatch, &message, 1, &o->generation, e);
 }
 
 static int generate(struct options *o, const char *text, size_t len, struct error *e) {
-    struct engine *engine = NULL;
+    struct dispatch *dispatch = NULL;
     struct generation g = {.error = e};
     uint64_t handle;
-    int rc = engine_create(&o->engine, NULL, NULL, &engine, e);
+    o->engine.replicas = 1; /* one prompt, all the machine for it */
+    int rc = dispatch_create(&o->engine, NULL, NULL, &dispatch, e);
     if (rc == 0)
-        rc = encode(o, engine, text, len, e);
+        rc = encode(o, dispatch, text, len, e);
     if (rc == 0) {
-        rc = engine_submit(engine, &o->generation, NULL, &handle, e);
+        rc = dispatch_submit(dispatch, &o->generation, NULL, &handle, e);
         memset(&o->generation, 0, sizeof o->generation); /* the engine's now */
     }
     while (rc == 0 && !g.ended && !g.broken_output) {
-        engine_wait(engine, WAIT_MS);
-        engine_drain(engine, on_event, &g);
+        dispatch_wait(dispatch, WAIT_MS);
+        dispatch_drain(dispatch, on_event, &g);
     }
-    engine_destroy(engine);
+    dispatch_destroy(dispatch);
     request_params_deinit(&o->generation);
     if (rc == 0 && g.broken_output)
         return error_set(e, ERR_IO, "standard output takes no more text");

@@ -1,11 +1,11 @@
-/* moeserve serve: the server on its own loop, one engine behind it. */
+/* moeserve serve: the server on its own loop, one engine or several replicas behind it. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "host/cmd.h"
 #include "host/demo_model.h"
-#include "host/engine.h"
+#include "host/dispatch.h"
 #include "host/log.h"
 #include "host/options.h"
 #include "net/server.h"
@@ -75,26 +75,26 @@ static void print_ready(void *ctx, const char *address) {
     fflush(stdout);
 }
 
-static void print_table(struct engine *engine) {
+static void print_table(struct dispatch *dispatch) {
     struct buffer table = {0};
-    engine_describe(engine, &table);
+    dispatch_describe(dispatch, &table);
     fwrite(table.data, 1, table.len, stderr);
     buffer_deinit(&table);
 }
 
 static int serve(struct options *o, struct error *e) {
     struct server *server = NULL;
-    struct engine *engine = NULL;
+    struct dispatch *dispatch = NULL;
     o->server.handle_signals = true;
     o->server.on_ready = print_ready;
     int rc = server_create(&o->server, &server, e);
     if (rc == 0)
-        rc = engine_create(&o->engine, server_wake, server, &engine, e);
+        rc = dispatch_create(&o->engine, server_wake, server, &dispatch, e);
     if (rc == 0) {
-        print_table(engine);
-        rc = server_run(server, engine, e);
+        print_table(dispatch);
+        rc = server_run(server, dispatch, e);
     }
-    engine_destroy(engine);
+    dispatch_destroy(dispatch);
     server_destroy(server);
     return rc;
 }

@@ -24,6 +24,7 @@ void engine_options_default(struct engine_options *o) {
         .kv_cache_dtype = "auto",
         .activation_dtype = "bf16",
         .ranks = 1,
+        .replicas = 1,
         .max_num_seqs = 64,
         .max_num_batched_tokens = 512,
         .max_queued_requests = 512,
@@ -229,6 +230,7 @@ int engine_create_with_model(const struct engine_options *o, const struct engine
     pthread_cond_init(&e->work_cond, NULL);
     event_queue_init(&e->events);
     e->submitted_end = &e->submitted;
+    e->last_handle = (uint64_t)o->replica << HANDLE_REPLICA_SHIFT;
     create_workers(e);
     engine_publish(e);
     rc = pthread_create(&e->thread, NULL, engine_main, e);

@@ -35,6 +35,8 @@ enum {
     MAX_STOP_STRINGS = 20,  /* with those of the chat template */
     MAX_STOP_BYTES = 256,
     MAX_GPUS = 16,
+    MAX_REPLICAS = 16,
+    HANDLE_REPLICA_SHIFT = 56, /* a handle's top byte is the number of the replica */
 };
 
 /* Everything that can be said on the command line about model, memory and scheduling. Strings are
@@ -51,7 +53,9 @@ struct engine_options {
     const char *activation_dtype;  /* "bf16" (default; float32 on the CPU), "fp8" */
     const char *chat_template;     /* name, or NULL: as recognised */
     int32_t ranks;                 /* CPU ranks, default 1 */
-    int32_t threads;               /* CPU threads over all ranks; 0: all cores */
+    int32_t threads;               /* CPU threads over all ranks and replicas; 0: all cores */
+    int32_t replicas;              /* engines that share this machine, default 1 (dispatch.h) */
+    int32_t replica;               /* which of them this one is */
     int32_t expert_parallel_size;  /* 0: as the layout likes; else forced (design: ep, tp, grids) */
     bool enable_expert_parallel;   /* whole experts per rank */
     int32_t max_model_len;         /* 0: what the model and the KV cache hold, the lower of both */

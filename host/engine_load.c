@@ -215,6 +215,13 @@ static int32_t available_cores(void) {
     return CPU_COUNT(&set);
 }
 
+/* The replica's part of the CPU threads. */
+static int32_t threads_of(const struct engine_options *o) {
+    int32_t all = o->threads > 0 ? o->threads : available_cores();
+    int32_t part = all / o->replicas + (o->replica < all % o->replicas);
+    return part > 0 ? part : 1;
+}
+
 static int create_model(const struct engine_options *o, const struct ops *ops, struct loaded *l,
                         struct error *error) {
     enum dtype kv_dtype = DTYPE_NONE;
@@ -233,7 +240,7 @@ static int create_model(const struct engine_options *o, const struct ops *ops, s
     const struct model_options options = {
         .ops = ops,
         .num_ranks = o->num_gpus > 0 ? o->num_gpus : o->ranks,
-        .threads = o->threads > 0 ? o->threads : available_cores(),
+        .threads = threads_of(o),
         .layout = {.expert_parallel_size = expert_parallel_size},
         .max_tokens = o->max_num_batched_tokens,
         .max_seqs = o->max_num_seqs,

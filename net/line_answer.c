@@ -162,8 +162,19 @@ void answer_ping(struct buffer *out, const char *id) {
     buffer_puts(out, ",\"ok\":true}\n");
 }
 
-void answer_stats(struct buffer *out, const char *id, const struct engine_stats *s,
+static void put_replicas(struct buffer *out, const struct dispatch_stats *stats) {
+    buffer_puts(out, ",\"replicas\":[");
+    for (int32_t i = 0; i < stats->num_replicas; i++) {
+        const struct engine_stats *s = &stats->replica[i];
+        buffer_printf(out, "%s{\"running\":%d,\"waiting\":%d,\"healthy\":%s}", i ? "," : "",
+                      s->running, s->waiting, s->healthy ? "true" : "false");
+    }
+    buffer_putc(out, ']');
+}
+
+void answer_stats(struct buffer *out, const char *id, const struct dispatch_stats *stats,
                   int32_t connections) {
+    const struct engine_stats *s = &stats->total;
     put_id(out, id);
     buffer_printf(out, ",\"running\":%d,\"waiting\":%d,\"connections\":%d", s->running, s->waiting,
                   connections);
@@ -179,7 +190,10 @@ void answer_stats(struct buffer *out, const char *id, const struct engine_stats 
         buffer_puts(out, "null");
     else
         put_ms(out, (double)s->last_step_age_us / 1000.0);
-    buffer_printf(out, ",\"healthy\":%s}\n", s->healthy ? "true" : "false");
+    buffer_printf(out, ",\"healthy\":%s", s->healthy ? "true" : "false");
+    if (stats->num_replicas > 1)
+        put_replicas(out, stats);
+    buffer_puts(out, "}\n");
 }
 
 void answer_model(struct buffer *out, const char *id, const struct engine_model_info *m) {

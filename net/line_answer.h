@@ -9,7 +9,7 @@
 #include <stdint.h>
 
 #include "host/buffer.h"
-#include "host/engine.h"
+#include "host/dispatch.h"
 #include "net/line_protocol.h"
 
 #ifdef __cplusplus
@@ -40,7 +40,7 @@ void answer_done(struct buffer *out, const char *id, const struct engine_event *
                  const struct buffer *text, const struct buffer *logprobs);
 
 void answer_ping(struct buffer *out, const char *id);
-void answer_stats(struct buffer *out, const char *id, const struct engine_stats *s,
+void answer_stats(struct buffer *out, const char *id, const struct dispatch_stats *stats,
                   int32_t connections);
 void answer_model(struct buffer *out, const char *id, const struct engine_model_info *m);
 void answer_tokenize(struct buffer *out, const char *id, const int32_t *ids, size_t count);

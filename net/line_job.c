@@ -26,8 +26,8 @@ static int encode_prompt(struct line_job *job, struct error *e) {
     if (r->params.tokens)
         return 0;
     if (r->messages)
-        return prompt_encode_chat(job->engine, r->messages, r->num_messages, &r->params, e);
-    return prompt_encode_text(job->engine, r->text, r->text_len, &r->params, e);
+        return prompt_encode_chat(job->dispatch, r->messages, r->num_messages, &r->params, e);
+    return prompt_encode_text(job->dispatch, r->text, r->text_len, &r->params, e);
 }
 
 /* Makes the prompt's tokens and checks them: what cannot run takes no memory while it waits. */
@@ -40,7 +40,7 @@ static void prepare_prompt(struct line_job *job) {
         line_error_set(&job->error, rc, param_of(&e, param, sizeof param), "%s", e.text);
         return;
     }
-    if ((rc = engine_check(job->engine, &r->params, &e)) == 0)
+    if ((rc = dispatch_check(job->dispatch, &r->params, &e)) == 0)
         return;
     bool tokens = rc == ERR_CONTEXT_LENGTH || !strncmp(e.text, "token ", 6);
     line_error_set(&job->error, rc, tokens ? r->prompt_field : NULL, "%s", e.text);
@@ -54,10 +54,10 @@ static void prepare_prompt(struct line_job *job) {
 static int answer_tokens(struct line_job *job, struct error *e) {
     struct line_request *r = &job->request;
     struct token_list list = {0};
-    if (prompt_need_tokenizer(job->engine, "text", e) != 0)
+    if (prompt_need_tokenizer(job->dispatch, "text", e) != 0)
         return e->code;
-    tokenizer_encode(engine_tokenizer(job->engine), r->text, r->text_len, TOKENIZER_PARSE_SPECIAL,
-                     &list);
+    tokenizer_encode(dispatch_tokenizer(job->dispatch), r->text, r->text_len,
+                     TOKENIZER_PARSE_SPECIAL, &list);
     answer_tokenize(&job->answer, r->id, list.ids, list.len);
     free(list.ids);
     return 0;
@@ -66,9 +66,9 @@ static int answer_tokens(struct line_job *job, struct error *e) {
 static int answer_text(struct line_job *job, struct error *e) {
     struct line_request *r = &job->request;
     struct buffer text = {0};
-    if (prompt_need_tokenizer(job->engine, "tokens", e) != 0)
+    if (prompt_need_tokenizer(job->dispatch, "tokens", e) != 0)
         return e->code;
-    int rc = tokenizer_decode(engine_tokenizer(job->engine), r->params.tokens,
+    int rc = tokenizer_decode(dispatch_tokenizer(job->dispatch), r->params.tokens,
                               (size_t)r->params.num_tokens, true, &text);
     if (rc == 0)
         answer_detokenize(&job->answer, r->id, text.data, text.len);

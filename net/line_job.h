@@ -1,14 +1,14 @@
 /* line_job: all the work on one line that needs no connection: parse it, tokenise its prompt,
  * answer tokenize and detokenize.
  *
- * Pure but for the engine's immutable tokenizer and template, so it runs on the loop for short
+ * Pure but for the immutable tokenizer and template, so it runs on the loop for short
  * lines and in libuv's worker pool for long ones (LINE_JOB_INLINE_BYTES), where a prompt of
  * megabytes stalls nobody else.
  */
 #pragma once
 
 #include "host/buffer.h"
-#include "host/engine.h"
+#include "host/dispatch.h"
 #include "net/line_protocol.h"
 
 #ifdef __cplusplus
@@ -22,11 +22,11 @@ enum { LINE_JOB_INLINE_BYTES = 8 * 1024 };
 struct line_job {
     const char *line; /* borrowed; must stay until line_job_deinit */
     size_t len;
-    const struct engine *engine;        /* borrowed */
+    const struct dispatch *dispatch;    /* borrowed */
     const struct line_context *context; /* borrowed */
     int64_t arrival_us;                 /* clock_us() of the line, from which its times count */
 
-    struct line_request request; /* prompts are tokenised: params is ready for engine_submit */
+    struct line_request request; /* prompts are tokenised: params is ready for dispatch_submit */
     struct line_error error;     /* code 0: none */
     struct buffer answer;        /* of tokenize and detokenize */
 };

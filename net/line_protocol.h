@@ -15,7 +15,7 @@
 #include <stdint.h>
 
 #include "host/chat_template.h"
-#include "host/engine.h"
+#include "host/dispatch.h"
 #include "host/error.h"
 
 #ifdef __cplusplus

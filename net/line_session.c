@@ -122,7 +122,7 @@ static int client_request_submit(struct client_request *r) {
     struct line_sessions *shared = r->shared;
     struct error e = {0};
     r->session->waiting_tokens -= r->params.num_tokens;
-    int rc = engine_submit(shared->engine, &r->params, r, &r->handle, &e);
+    int rc = dispatch_submit(shared->dispatch, &r->params, r, &r->handle, &e);
     memset(&r->params, 0, sizeof r->params); /* the engine's, also on failure */
     if (rc != 0)
         return line_error_set(&r->error, rc, NULL, "%s", *e.text ? e.text : error_text(rc));
@@ -138,7 +138,7 @@ static int client_request_submit(struct client_request *r) {
 static void client_request_abandon(struct client_request *r) {
     unlink_from_session(r);
     if (r->submitted)
-        engine_cancel(r->shared->engine, r->handle);
+        dispatch_cancel(r->shared->dispatch, r->handle);
     else
         client_request_destroy(r);
 }
@@ -281,7 +281,7 @@ static void cancel(struct line_session *s, const char *id) {
     struct line_error e = {0};
     if (r) {
         if (!r->cancelled)
-            engine_cancel(s->shared->engine, r->handle);
+            dispatch_cancel(s->shared->dispatch, r->handle);
         r->cancelled = true;
         return;
     }
@@ -291,14 +291,14 @@ static void cancel(struct line_session *s, const char *id) {
 
 static void answer_op(struct line_session *s, struct line_job *job) {
     const char *id = job->request.id;
-    struct engine_stats stats;
+    struct dispatch_stats stats;
     struct buffer *out = conn_out(s->conn);
     switch (job->request.kind) {
     case LINE_PING:
         answer_ping(out, id);
         break;
     case LINE_STATS:
-        engine_stats(s->shared->engine, &stats);
+        dispatch_stats(s->shared->dispatch, &stats);
         answer_stats(out, id, &stats, conn_set_of(s->conn)->count);
         break;
     case LINE_MODEL:
@@ -373,7 +373,7 @@ static void handle_line(struct line_session *s, const char *line, size_t len) {
     struct line_job job = {
         .line = line,
         .len = len,
-        .engine = s->shared->engine,
+        .dispatch = s->shared->dispatch,
         .context = &s->shared->context,
         .arrival_us = clock_us(),
     };
@@ -558,11 +558,11 @@ const struct conn_handler line_session_handler = {
 /* ---- all sessions ---- */
 
 void line_sessions_init(struct line_sessions *s, const struct server_options *options,
-                        struct engine *engine) {
+                        struct dispatch *dispatch) {
     memset(s, 0, sizeof *s);
     s->options = options;
-    s->engine = engine;
-    engine_model_info(engine, &s->model);
+    s->dispatch = dispatch;
+    dispatch_model_info(dispatch, &s->model);
     s->context.defaults = &options->defaults;
     s->context.vocab_size = s->model.vocab_size;
 }

@@ -16,7 +16,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "host/engine.h"
+#include "host/dispatch.h"
 #include "net/conn.h"
 #include "net/line_protocol.h"
 #include "net/server.h"
@@ -30,7 +30,7 @@ struct client_request;
 /* What all line sessions of a server share. Owned by the server; loop thread only. */
 struct line_sessions {
     const struct server_options *options; /* borrowed */
-    struct engine *engine;                /* borrowed */
+    struct dispatch *dispatch;            /* borrowed */
     struct engine_model_info model;
     struct line_context context;
     struct client_request *requests; /* all that the engine still has an event for */
@@ -39,14 +39,14 @@ struct line_sessions {
 };
 
 void line_sessions_init(struct line_sessions *s, const struct server_options *options,
-                        struct engine *engine);
+                        struct dispatch *dispatch);
 /* Frees requests whose last event never came. No session may be left. */
 void line_sessions_deinit(struct line_sessions *s);
 
 /* The handler for conn_set; its context is a struct line_sessions. */
 extern const struct conn_handler line_session_handler;
 
-/* For engine_drain. ctx is not used: the event's user is a client request. */
+/* For dispatch_drain. ctx is not used: the event's user is a client request. */
 void line_session_on_event(void *ctx, const struct engine_event *event);
 
 #ifdef __cplusplus

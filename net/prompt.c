@@ -17,36 +17,36 @@ static int take_tokens(struct token_list *list, struct request_params *p, const 
     return 0;
 }
 
-int prompt_need_tokenizer(const struct engine *e, const char *field, struct error *error) {
-    if (engine_tokenizer(e))
+int prompt_need_tokenizer(const struct dispatch *d, const char *field, struct error *error) {
+    if (dispatch_tokenizer(d))
         return 0;
     return error_set(error, ERR_INVALID_REQUEST,
                      "%s: the model was loaded without a tokenizer; send token ids as \"tokens\"",
                      field);
 }
 
-int prompt_encode_text(const struct engine *e, const char *text, size_t len,
+int prompt_encode_text(const struct dispatch *d, const char *text, size_t len,
                        struct request_params *p, struct error *error) {
     struct token_list list = {0};
-    if (prompt_need_tokenizer(e, "prompt", error) != 0)
+    if (prompt_need_tokenizer(d, "prompt", error) != 0)
         return error->code;
-    tokenizer_encode(engine_tokenizer(e), text, len,
+    tokenizer_encode(dispatch_tokenizer(d), text, len,
                      TOKENIZER_ADD_SPECIAL | TOKENIZER_PARSE_SPECIAL, &list);
     return take_tokens(&list, p, "prompt", error);
 }
 
-int prompt_encode_chat(const struct engine *e, const struct chat_message *messages, size_t count,
+int prompt_encode_chat(const struct dispatch *d, const struct chat_message *messages, size_t count,
                        struct request_params *p, struct error *error) {
-    const struct chat_template *c = engine_chat_template(e);
+    const struct chat_template *c = dispatch_chat_template(d);
     struct token_list list = {0};
-    if (prompt_need_tokenizer(e, "messages", error) != 0)
+    if (prompt_need_tokenizer(d, "messages", error) != 0)
         return error->code;
     if (!c)
         return error_set(error, ERR_INVALID_REQUEST,
                          "messages: this model has no chat template; one can be chosen with "
                          "--chat-template (%s)",
                          chat_template_names());
-    int rc = chat_template_encode(c, engine_tokenizer(e), messages, count, &list, error);
+    int rc = chat_template_encode(c, dispatch_tokenizer(d), messages, count, &list, error);
     if (rc != 0) {
         free(list.ids);
         return rc;

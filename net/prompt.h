@@ -4,27 +4,27 @@
 #include <stddef.h>
 
 #include "host/chat_template.h"
-#include "host/engine.h"
+#include "host/dispatch.h"
 #include "host/error.h"
 
 #ifdef __cplusplus
 extern "C" {
 #endif
 
-/* ERR_INVALID_REQUEST naming the field when the engine has no tokenizer (a dummy model). `error`
+/* ERR_INVALID_REQUEST naming the field when there is no tokenizer (a dummy model). `error`
  * must not be NULL, here and below. */
-int prompt_need_tokenizer(const struct engine *e, const char *field, struct error *error);
+int prompt_need_tokenizer(const struct dispatch *d, const char *field, struct error *error);
 
 /* Encodes a prompt as the model asks (bos and the like are added; text that spells a special token
  * becomes that token, so that a prompt can hold a chat template written out by hand) into
  * p->tokens. A prompt of no tokens is ERR_INVALID_REQUEST. */
-int prompt_encode_text(const struct engine *e, const char *text, size_t len,
+int prompt_encode_text(const struct dispatch *d, const char *text, size_t len,
                        struct request_params *p, struct error *error);
 
 /* Encodes a conversation through the model's chat template into p->tokens and adds the template's
  * stop strings. ERR_INVALID_REQUEST when there is no template, or it refuses the messages, or no
  * room is left for its stop strings. */
-int prompt_encode_chat(const struct engine *e, const struct chat_message *messages, size_t count,
+int prompt_encode_chat(const struct dispatch *d, const struct chat_message *messages, size_t count,
                        struct request_params *p, struct error *error);
 
 #ifdef __cplusplus

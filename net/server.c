@@ -2,9 +2,9 @@
  *
  * Threads
  *   loop thread (whoever calls server_run): owns every handle, connection, session and client
- *     request, and is the engine's one draining thread.
- *   engine thread: calls server_wake, which is uv_async_send and nothing else.
- *   libuv's worker pool: line_job_run on one long line; it sees the line, the job and the engine's
+ *     request, and is the one draining thread of the dispatch.
+ *   engine threads: call server_wake, which is uv_async_send and nothing else.
+ *   libuv's worker pool: line_job_run on one long line; it sees the line, the job and the
  *     immutable tokenizer.
  *   any thread: server_stop, which sets an atomic flag and wakes the loop.
  *
@@ -42,7 +42,7 @@ enum {
 
 struct server {
     struct server_options options;
-    struct engine *engine; /* borrowed, while running */
+    struct dispatch *dispatch; /* borrowed, while running */
     uv_loop_t loop;
     uv_tcp_t listener;
     uv_async_t wake; /* engine events, or stop was asked for */
@@ -186,7 +186,7 @@ static void start_draining(struct server *s) {
              s->options.drain_timeout_s);
     s->sessions.draining = true;
     s->conns.hurry = true;
-    engine_stop_accepting(s->engine);
+    dispatch_stop_accepting(s->dispatch);
     uv_close((uv_handle_t *)&s->listener, NULL);
     conn_set_service_all(&s->conns);
     uv_timer_start(&s->drain_timer, on_drain_timeout, (uint64_t)s->options.drain_timeout_s * 1000,
@@ -210,8 +210,8 @@ static void on_wake(uv_async_t *handle) {
     struct server *s = handle->data;
     if (!s->running)
         return;
-    engine_drain(s->engine, line_session_on_event, NULL);
-    if (!s->failure.code && engine_failure(s->engine, &s->failure)) {
+    dispatch_drain(s->dispatch, line_session_on_event, NULL);
+    if (!s->failure.code && dispatch_failure(s->dispatch, &s->failure)) {
         s->options.drain_timeout_s = FAILURE_DRAIN_S;
         start_draining(s);
     }
@@ -240,7 +240,7 @@ static void raise_file_limit(struct server *s) {
 }
 
 static void set_up(struct server *s) {
-    line_sessions_init(&s->sessions, &s->options, s->engine);
+    line_sessions_init(&s->sessions, &s->options, s->dispatch);
     conn_set_init(&s->conns);
     uv_timer_init(&s->loop, &s->drain_timer);
     s->drain_timer.data = s;
@@ -267,8 +267,8 @@ static void tear_down(struct server *s) {
     line_sessions_deinit(&s->sessions);
 }
 
-int server_run(struct server *s, struct engine *engine, struct error *error) {
-    s->engine = engine;
+int server_run(struct server *s, struct dispatch *dispatch, struct error *error) {
+    s->dispatch = dispatch;
     raise_file_limit(s);
     int rc = uv_listen((uv_stream_t *)&s->listener, LISTEN_BACKLOG, on_connection);
     if (rc != 0)

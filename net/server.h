@@ -1,8 +1,8 @@
-/* server: the line protocol on a TCP port, in front of one engine.
+/* server: the line protocol on a TCP port, in front of a dispatch of engines.
  *
  * Lifecycle: server_create binds the port (so that a port in use is found before a model is
- * loaded), engine_create is given server_wake, server_run listens and serves until server_stop or a
- * signal, engine_destroy, server_destroy. server_run and everything behind it run on the thread
+ * loaded), dispatch_create is given server_wake, server_run listens and serves until server_stop or
+ * a signal, dispatch_destroy, server_destroy. server_run and everything behind it run on the thread
  * that calls it; server_wake and server_stop may be called from any thread. See server.c for the
  * threads.
  */
@@ -11,7 +11,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "host/engine.h"
+#include "host/dispatch.h"
 #include "host/error.h"
 
 #ifdef __cplusplus
@@ -45,13 +45,13 @@ int server_parse_address(const char *text, char host[256], char port[6], struct 
 /* Binds the address. ERR_CONFIG for an address that does not parse or resolve, ERR_IO for one that
  * cannot be bound. */
 int server_create(const struct server_options *o, struct server **out, struct error *error);
-/* Signals the server's thread that the engine has events; for engine_create. */
+/* Signals the server's thread that there are events; for dispatch_create. */
 void server_wake(void *server);
 /* The address that is bound, "127.0.0.1:7070" or "[::1]:7070". */
 const char *server_address(const struct server *s);
 /* Serves until it has been stopped and has drained. Returns 0, ERR_IO when it cannot listen, or
- * ERR_INTERNAL after the engine has failed for good and its clients were told. */
-int server_run(struct server *s, struct engine *engine, struct error *error);
+ * ERR_INTERNAL after every engine has failed for good and its clients were told. */
+int server_run(struct server *s, struct dispatch *dispatch, struct error *error);
 /* Stops accepting, lets running requests end (drain_timeout_s), then makes server_run return. */
 void server_stop(struct server *s);
 void server_destroy(struct server *s);

@@ -198,7 +198,7 @@ static void on_ready(void *ctx, const char *address) {
 static void *run(void *arg) {
     struct net_fixture *f = arg;
     struct error e = {0};
-    f->status = server_run(f->server, f->engine, &e);
+    f->status = server_run(f->server, f->dispatch, &e);
     sem_post(&f->ready);
     return NULL;
 }
@@ -209,7 +209,7 @@ bool net_fixture_start(struct net_fixture *f) {
     f->options.on_ready_ctx = f;
     int rc = server_create(&f->options, &f->server, &e);
     if (rc == 0)
-        rc = engine_create(&f->engine_options, server_wake, f->server, &f->engine, &e);
+        rc = dispatch_create(&f->engine_options, server_wake, f->server, &f->dispatch, &e);
     if (rc == 0)
         f->running = pthread_create(&f->thread, NULL, run, f) == 0;
     if (rc != 0)
@@ -228,20 +228,26 @@ void net_fixture_stop(struct net_fixture *f) {
         server_stop(f->server);
         pthread_join(f->thread, NULL);
     }
-    engine_destroy(f->engine);
+    dispatch_destroy(f->dispatch);
     server_destroy(f->server);
-    f->engine = NULL;
+    f->dispatch = NULL;
     f->server = NULL;
     f->running = false;
     sem_destroy(&f->ready);
     log_set_level(LOG_INFO);
 }
 
+void net_fixture_stats(struct net_fixture *f, struct engine_stats *out) {
+    struct dispatch_stats stats;
+    dispatch_stats(f->dispatch, &stats);
+    *out = stats.total;
+}
+
 bool net_fixture_is_quiet(struct net_fixture *f) {
     struct engine_stats s;
     int64_t until_us = clock_us() + (int64_t)WAIT_MS * 1000;
     do {
-        engine_stats(f->engine, &s);
+        net_fixture_stats(f, &s);
         if (s.running == 0 && s.waiting == 0 && s.kv_blocks_used == s.kv_blocks_cached)
             return true;
         usleep(5000);

@@ -13,7 +13,7 @@
 #include <stdint.h>
 
 #include "host/buffer.h"
-#include "host/engine.h"
+#include "host/dispatch.h"
 #include "net/server.h"
 
 struct net_client {
@@ -56,7 +56,7 @@ struct net_fixture {
     struct server_options options;        /* set before net_fixture_start */
     struct engine_options engine_options; /* the same */
     struct server *server;
-    struct engine *engine;
+    struct dispatch *dispatch;
     pthread_t thread;
     sem_t ready; /* posted when the server listens, or has ended */
     bool running;
@@ -68,5 +68,7 @@ bool net_fixture_start(struct net_fixture *f);
 const char *net_fixture_address(const struct net_fixture *f);
 /* Stops, waits for the end and releases everything. */
 void net_fixture_stop(struct net_fixture *f);
+/* What its replicas say together. */
+void net_fixture_stats(struct net_fixture *f, struct engine_stats *out);
 /* Waits until nothing runs or waits and no KV block is used but by the prefix cache. */
 bool net_fixture_is_quiet(struct net_fixture *f);

@@ -483,7 +483,10 @@ TEST(LineAnswer, OperationsAnswerWhatTheProtocolPromises) {
                                            "prompt_tokens_total",
                                            "completion_tokens_total"};
     struct buffer b = {0};
-    struct engine_stats stats = {.running = 3, .last_step_age_us = -1, .healthy = true};
+    struct dispatch_stats stats = {
+        .total = {.running = 3, .last_step_age_us = -1, .healthy = true},
+        .num_replicas = 1,
+    };
     struct engine_model_info model = {"a \"name\"", 2048, 1536, 3};
     int32_t ids[2] = {4, 5};
     answer_stats(&b, "1", &stats, 9);
@@ -491,6 +494,7 @@ TEST(LineAnswer, OperationsAnswerWhatTheProtocolPromises) {
     for (size_t i = 0; i < sizeof promised / sizeof *promised; i++)
         EXPECT_TRUE(json_is_integer(json_object_get(doc, promised[i])));
     EXPECT_TRUE(json_is_true(json_object_get(doc, "healthy")));
+    EXPECT_TRUE(json_object_get(doc, "replicas") == NULL);
     json_decref(doc);
     answer_model(&b, "1", &model);
     doc = answer(&b);
@@ -507,5 +511,27 @@ TEST(LineAnswer, OperationsAnswerWhatTheProtocolPromises) {
     json_decref(answer(&b));
     answer_ping(&b, "\"p\"");
     json_decref(answer(&b));
+    buffer_deinit(&b);
+}
+
+TEST(LineAnswer, StatsListSeveralReplicas) {
+    struct buffer b = {0};
+    const struct dispatch_stats stats = {
+        .total = {.running = 8, .waiting = 5},
+        .num_replicas = 3,
+        .replica = {{.running = 7, .healthy = true}, {.waiting = 5}, {.running = 1}},
+    };
+    answer_stats(&b, "1", &stats, 9);
+    json_t *doc = answer(&b), *replicas = json_object_get(doc, "replicas"), *r;
+    size_t i;
+    EXPECT_INT_EQ(json_array_size(replicas), 3);
+    EXPECT_INT_EQ(json_integer_value(json_object_get(doc, "running")), 8);
+    EXPECT_TRUE(json_is_false(json_object_get(doc, "healthy")));
+    json_array_foreach(replicas, i, r) {
+        EXPECT_INT_EQ(json_integer_value(json_object_get(r, "running")), stats.replica[i].running);
+        EXPECT_INT_EQ(json_integer_value(json_object_get(r, "waiting")), stats.replica[i].waiting);
+        EXPECT_INT_EQ(json_is_true(json_object_get(r, "healthy")), i == 0);
+    }
+    json_decref(doc);
     buffer_deinit(&b);
 }

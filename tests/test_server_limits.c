@@ -175,7 +175,7 @@ TEST(ServerLimits, AClientThatNeverReadsIsCutOffAndCancelled) {
         usleep(10000);
     EXPECT_TRUE(net_fixture_is_quiet(&f));
     struct engine_stats s;
-    engine_stats(f.engine, &s);
+    net_fixture_stats(&f, &s);
     EXPECT_INT_LT(s.completion_tokens_total, 16 * 2000);
     net_client_close(&c);
     net_client_close(&d);
@@ -399,12 +399,12 @@ TEST(ServerClientsGone, AWaitingRequestOfAClientThatLeftIsNotRun) {
     put_request(&busy, 1, 2000, "");
     put_request(&gone, 1, 2000, ",\"stream\":false");
     do
-        engine_stats(f.engine, &s);
+        net_fixture_stats(&f, &s);
     while (s.waiting == 0 || s.running == 0);
     net_client_close(&gone); /* an orderly end: nothing was unread */
     int64_t since_us = clock_us();
     do
-        engine_stats(f.engine, &s);
+        net_fixture_stats(&f, &s);
     while (s.waiting > 0 && clock_us() - since_us < 10 * 1000000);
     EXPECT_INT_EQ(s.waiting, 0);
     EXPECT_INT_EQ(s.running, 1);
@@ -487,7 +487,7 @@ TEST(ServerStop, AClientThatNeverReadsDoesNotHoldUpTheEnd) {
         put_request(&c, i, 1900, ",\"logprobs\":20");
     while (f.running) {
         struct engine_stats s;
-        engine_stats(f.engine, &s);
+        net_fixture_stats(&f, &s);
         if (s.completion_tokens_total > 1000)
             break;
         usleep(1000);
@@ -503,9 +503,9 @@ TEST(ServerStop, StopBeforeRunIsKept) {
     struct error e = {0};
     net_fixture_init(&f);
     ASSERT_INT_EQ(server_create(&f.options, &f.server, &e), 0);
-    ASSERT_INT_EQ(engine_create(&f.engine_options, server_wake, f.server, &f.engine, &e), 0);
+    ASSERT_INT_EQ(dispatch_create(&f.engine_options, server_wake, f.server, &f.dispatch, &e), 0);
     server_stop(f.server);
-    EXPECT_INT_EQ(server_run(f.server, f.engine, &e), 0);
+    EXPECT_INT_EQ(server_run(f.server, f.dispatch, &e), 0);
     net_fixture_stop(&f);
 }
 
