@@ -250,6 +250,7 @@ static int create_model(const struct engine_options *o, const struct ops *ops, s
         .kv_dtype = kv_dtype,
         .num_kv_blocks = o->num_kv_blocks,
         .kv_bytes = o->kv_cache_memory_bytes,
+        .kv_sharers = o->num_gpus > 0 ? 0 : o->ranks * o->replicas,
         .fp8_activations = fp8_activations,
         .progress = o->progress,
         .gpus = o->gpus,

@@ -154,7 +154,8 @@ static int64_t kv_limit(const struct model *m, int64_t block) {
     if (o->kv_bytes > 0)
         return o->kv_bytes;
     for (int32_t i = 0; i < m->num_ranks; i++) {
-        int64_t budget = m->ops->kv_budget(m->rank[i].backend) / ranks_of_device(m, i);
+        int64_t sharers = o->kv_sharers > 0 ? o->kv_sharers : ranks_of_device(m, i);
+        int64_t budget = m->ops->kv_budget(m->rank[i].backend) / sharers;
         int64_t of_rank = (int64_t)kv_block_bytes(m, &m->rank[i]);
         sum += budget;
         if (of_rank > 0 && budget / of_rank < fewest)
