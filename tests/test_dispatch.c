@@ -2,6 +2,7 @@
  * function of the context, whichever replica computes it. While all models hold their steps no
  * event comes, so loads are known to the token. */
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -12,6 +13,7 @@
 #include "host/engine_model.h"
 #include "host/mem.h"
 #include "tests/engine_rig.h"
+#include "tests/net_client.h"
 #include "tests/shim.h"
 
 enum { MAX_FAKES = 3, VOCAB = RIG_VOCAB, MAX_ASKED = 128, MAX_LEN = RIG_MAX_LEN, WAIT_S = 30 };
@@ -402,6 +404,8 @@ TEST(Dispatch, EachReplicaWakesAndIsDrained) {
         struct asked *a = ask(&g, 90 * i, 10, 1);
         EXPECT_INT_EQ(replica_of(a), i);
         run_all(&g);
+        for (int32_t ms = 0; atomic_load(&g.wakes) == wakes && ms < 1000 * WAIT_S; ms++)
+            rig_sleep_ms(1); /* the caller is told after dispatch_wait is */
         EXPECT_INT_GT(atomic_load(&g.wakes), wakes);
     }
     group_close(&g);
@@ -553,6 +557,116 @@ TEST(Dispatch, DescribesTheFirstAndWhatDiffers) {
     EXPECT_TRUE(strstr(table.data, "model       fake") == table.data);
     buffer_deinit(&table);
     group_close(&g);
+}
+
+/* ---- the demo model behind a port ------------------------------------------------------------ */
+
+enum { NUM_PROMPTS = 12 };
+
+/* Sends all of them at once, every third one greedy, seeded, and without a seed; appends the
+ * answers to `out` in order. */
+static void serve_all(int32_t replicas, int32_t ranks, struct buffer *out) {
+    static const char *const kinds[] = {"\"temperature\":0", "\"temperature\":1,\"seed\":7",
+                                        "\"temperature\":1"};
+    struct net_fixture f;
+    struct net_client c;
+    struct dispatch_stats s;
+    char line[256], id[16];
+    net_fixture_init(&f);
+    f.engine_options.replicas = replicas;
+    f.engine_options.ranks = ranks;
+    f.engine_options.seed = 5;
+    ASSERT_TRUE(net_fixture_start(&f));
+    ASSERT_TRUE(net_client_open(&c, net_fixture_address(&f), 0));
+    for (int i = 0; i < NUM_PROMPTS; i++) {
+        snprintf(line, sizeof line,
+                 "{\"id\":%d,\"prompt\":\"%d of them went\",\"max_tokens\":12,"
+                 "\"stream\":false,%s}",
+                 i, 7 * i, kinds[i % 3]);
+        net_client_puts(&c, line);
+    }
+    json_t *answers[NUM_PROMPTS] = {0};
+    for (int i = 0; i < NUM_PROMPTS; i++) {
+        json_t *done = net_client_json(&c);
+        json_int_t n = json_integer_value(json_object_get(done, "id"));
+        ASSERT_TRUE(json_object_get(done, "done") && n >= 0 && n < NUM_PROMPTS && !answers[n]);
+        answers[n] = done;
+    }
+    for (int i = 0; i < NUM_PROMPTS; i++) {
+        snprintf(id, sizeof id, "%d: ", i);
+        buffer_puts(out, id);
+        buffer_puts(out, json_string_value(json_object_get(answers[i], "text")));
+        buffer_putc(out, '\n');
+        json_decref(answers[i]);
+    }
+    buffer_putc(out, 0);
+    dispatch_stats(f.dispatch, &s);
+    for (int32_t i = 0; i < replicas; i++)
+        EXPECT_INT_GT(s.replica[i].requests_total, 0);
+    net_client_puts(&c, "{\"op\":\"stats\"}");
+    json_t *stats = net_client_json(&c);
+    EXPECT_INT_EQ(json_array_size(json_object_get(stats, "replicas")), replicas > 1 ? replicas : 0);
+    json_decref(stats);
+    net_client_close(&c);
+    net_fixture_stop(&f);
+}
+
+TEST(Dispatch, AnswersAreTheSameBytesWithAnyNumberOfReplicas) {
+    struct buffer one = {0}, several = {0};
+    serve_all(1, 1, &one);
+    EXPECT_INT_GT(one.len, NUM_PROMPTS * 20);
+    for (int32_t replicas = 2; replicas <= 3; replicas++) {
+        serve_all(replicas, replicas - 1, &several);
+        EXPECT_STR_EQ(one.data, several.data);
+        buffer_clear(&several);
+    }
+    buffer_deinit(&one);
+    buffer_deinit(&several);
+}
+
+TEST(Dispatch, ThreadsAreDividedAndEachHasOne) {
+    static const char *const words[3] = {"AVX2, 2 threads", "AVX2, 1 thread", "AVX2, 1 thread"};
+    struct engine_options o, part;
+    struct error error = {0};
+    engine_options_default(&o);
+    o.model = MOESERVE_DEMO_MODEL;
+    o.cpu_isa = "avx2";
+    o.threads = 4;
+    o.replicas = 3;
+    for (int32_t i = 0; i < 3; i++) {
+        struct buffer table = {0};
+        struct engine *engine = NULL;
+        ASSERT_INT_EQ(dispatch_share(&o, i, &part, &error), 0);
+        ASSERT_INT_EQ(engine_create(&part, NULL, NULL, &engine, &error), 0);
+        engine_describe(engine, &table);
+        buffer_putc(&table, 0);
+        if (!strstr(table.data, words[i]))
+            FAIL("replica %d: no '%s' in %s", i, words[i], table.data);
+        buffer_deinit(&table);
+        engine_destroy(engine);
+    }
+}
+
+/* A KV cache that would take more than there is: 40% of free memory, for all together. */
+TEST(Dispatch, ReplicasAndRanksShareFreeMemory) {
+    struct engine_options o;
+    struct error error = {0};
+    struct dispatch_stats one, four;
+    struct dispatch *d = NULL;
+    engine_options_default(&o);
+    o.model = MOESERVE_DEMO_MODEL;
+    o.threads = 1;
+    o.max_num_seqs = o.max_num_batched_tokens = 16384; /* 66 GB */
+    for (int32_t i = 0; i < 2; i++) {
+        ASSERT_INT_EQ(dispatch_create(&o, NULL, NULL, &d, &error), 0);
+        dispatch_stats(d, i ? &four : &one);
+        dispatch_destroy(d);
+        o.ranks = o.replicas = 2;
+    }
+    if (one.total.kv_blocks_total == 16384 * 128)
+        SKIP("there is memory for all that the sequences can want");
+    double ratio = (double)four.total.kv_blocks_total / one.total.kv_blocks_total;
+    EXPECT_NEAR(ratio, 1, 0.25); /* other programs come and go */
 }
 
 /* ---- starting -------------------------------------------------------------------------------- */
