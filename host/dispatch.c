@@ -37,8 +37,8 @@ static int refuse_gpus(const struct engine_options *o, struct error *error) {
         if (o->num_gpus % n == 0)
             buffer_printf(&divisors, "%s%d", n > 1 ? ", " : "", n);
     int rc = error_set(error, ERR_CONFIG,
-                       "--replicas %d: %d GPUs (--gpus) cannot be divided evenly among them; "
-                       "numbers of replicas that fit: %.*s",
+                       "--replicas %d: does not divide the number of GPUs, %d (--gpus); with so "
+                       "many it may be %.*s",
                        o->replicas, o->num_gpus, (int)divisors.len, divisors.data);
     buffer_deinit(&divisors);
     return rc;

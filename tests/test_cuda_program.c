@@ -1,11 +1,13 @@
 /* The program itself with --gpus 1 on the golden models: log-probabilities of the prompts and
- * greedy continuations over the line protocol, against the published implementations.
+ * greedy continuations over the line protocol, against the published implementations. And the demo
+ * model on two GPUs, a replica on each.
  *
  * test_cuda_model.c compares whole rows of logits, strictly; here it is the binary, its server and
  * its sampler that are tried. The bounds are those of that file: a logit is off by at most
  * LOGIT_BOUND standard deviations, except in the one row of five that a tie of the router may have
  * changed; and a continuation may leave the reference only where two logits are within twice that.
  */
+#include <cuda_runtime_api.h>
 #include <math.h>
 #include <signal.h>
 #include <stdio.h>
@@ -217,4 +219,61 @@ TEST(CudaProgram, RunsOrSaysThatItHasNoKernels) {
     else
         unsetenv("PTXVM_ARCH");
     EXPECT_TRUE(status == 0 || status == 1); /* 1: with a message; a broken CHECK is 134 */
+}
+
+/* Answers of the demo model to a few prompts sent at once, one a line, in the prompts' order. */
+static void ask_demo(struct net_client *c, struct buffer *out) {
+    enum { PROMPTS = 6 };
+    json_t *answers[PROMPTS] = {0};
+    char line[160];
+    for (int i = 0; i < PROMPTS; i++) {
+        snprintf(line, sizeof line,
+                 "{\"id\":%d,\"prompt\":\"%d+%d=\",\"max_tokens\":4,\"temperature\":0,"
+                 "\"stream\":false}",
+                 i, 20 + 7 * i, 15 + i);
+        net_client_puts(c, line);
+    }
+    for (int i = 0; i < PROMPTS; i++) {
+        json_t *done = net_client_json(c);
+        json_int_t n = json_integer_value(json_object_get(done, "id"));
+        ASSERT_TRUE(json_object_get(done, "done") && n >= 0 && n < PROMPTS && !answers[n]);
+        answers[n] = done;
+    }
+    for (int i = 0; i < PROMPTS; i++) {
+        buffer_puts(out, json_string_value(json_object_get(answers[i], "text")));
+        json_decref(answers[i]);
+    }
+    buffer_putc(out, 0);
+}
+
+TEST(CudaProgram, ReplicasOnTwoGpusAnswerAsOneDoes) {
+    GPU_OR_SKIP();
+    NEEDS_BINARY();
+    static const char *const args[2][10] = {
+        {"--gpus", "1", "--batch-invariant", "--listen", "127.0.0.1:0", NULL},
+        {"--gpus", "1,0", "--replicas", "2", "--batch-invariant", "--listen", "127.0.0.1:0", NULL},
+    };
+    struct buffer text[2] = {{0}, {0}};
+    int devices = 0;
+    CUDA_CHECK(cudaGetDeviceCount(&devices));
+    if (devices < 2)
+        SKIP("there is one GPU, and two replicas need two");
+    for (int i = 0; i < 2; i++) {
+        struct program p;
+        struct net_client c;
+        ASSERT_TRUE(program_serve(&p, &c, args[i]));
+        ask_demo(&c, &text[i]);
+        net_client_puts(&c, "{\"op\":\"stats\"}");
+        json_t *stats = net_client_json(&c);
+        EXPECT_INT_EQ(json_array_size(json_object_get(stats, "replicas")), i ? 2 : 0);
+        EXPECT_TRUE(json_is_true(json_object_get(stats, "healthy")));
+        json_decref(stats);
+        net_client_close(&c);
+        kill(p.pid, SIGTERM);
+        EXPECT_INT_EQ(program_wait(&p), 0);
+    }
+    EXPECT_STR_EQ(text[0].data, text[1].data);
+    EXPECT_TRUE(text[0].len > 2 && !strncmp(text[0].data, "35", 2));
+    buffer_deinit(&text[0]);
+    buffer_deinit(&text[1]);
 }

@@ -695,7 +695,7 @@ TEST(Dispatch, GpusAreSharedInTheirOrder) {
     }
     o.replicas = 4;
     EXPECT_INT_EQ(dispatch_share(&o, 0, &part, &error), ERR_CONFIG);
-    EXPECT_TRUE(strstr(error.text, "--replicas 4") && strstr(error.text, "6 GPUs") &&
+    EXPECT_TRUE(strstr(error.text, "--replicas 4") && strstr(error.text, "GPUs, 6") &&
                 strstr(error.text, "1, 2, 3, 6"));
     o.replicas = MAX_REPLICAS + 1;
     EXPECT_INT_EQ(dispatch_share(&o, 0, &part, &error), ERR_CONFIG);
