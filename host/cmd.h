@@ -9,6 +9,7 @@ extern "C" {
 #endif
 
 struct options;
+struct error;
 
 int cmd_serve(int argc, char **argv);
 int cmd_generate(int argc, char **argv);
@@ -19,6 +20,11 @@ int cmd_bench(int argc, char **argv);
  * status. */
 bool cmd_start(struct options *o, unsigned command, int argc, char **argv, const char *usage,
                int *status);
+
+/* Joins the processes that were started together, if any (group.h), for `lead` in the first of them
+ * and for engine_follow in the others; returns what that returned. */
+int cmd_in_group(struct options *o, int (*lead)(void *ctx, struct error *e), void *ctx,
+                 struct error *e);
 
 #ifdef __cplusplus
 }

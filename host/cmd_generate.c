@@ -78,14 +78,22 @@ static int encode(struct options *o, struct dispatch *dispatch, const char *text
     return prompt_encode_chat(dispatch, &message, 1, &o->generation, e);
 }
 
-static int generate(struct options *o, const char *text, size_t len, struct error *e) {
+/* What there is to do. */
+struct task {
+    struct options *options;
+    struct buffer text;
+};
+
+static int generate(void *task, struct error *e) {
+    struct task *t = task;
+    struct options *o = t->options;
     struct dispatch *dispatch = NULL;
     struct generation g = {.error = e};
     uint64_t handle;
     o->engine.replicas = 1; /* one prompt, all the machine for it */
     int rc = dispatch_create(&o->engine, NULL, NULL, &dispatch, e);
     if (rc == 0)
-        rc = encode(o, dispatch, text, len, e);
+        rc = encode(o, dispatch, t->text.data, t->text.len, e);
     if (rc == 0) {
         rc = dispatch_submit(dispatch, &o->generation, NULL, &handle, e);
         memset(&o->generation, 0, sizeof o->generation); /* the engine's now */
@@ -104,19 +112,19 @@ static int generate(struct options *o, const char *text, size_t len, struct erro
 int cmd_generate(int argc, char **argv) {
     struct options o;
     struct error e = {0};
-    struct buffer text = {0};
+    struct task task = {.options = &o};
     int status;
     if (cmd_start(&o, CMD_GENERATE, argc, argv, "generate [-p TEXT] [OPTION ...]", &status)) {
         int rc = 0;
         if (o.prompt)
-            buffer_puts(&text, o.prompt);
+            buffer_puts(&task.text, o.prompt);
         else
-            rc = read_stdin(&text, &e);
+            rc = read_stdin(&task.text, &e);
         if (rc == 0) {
             o.engine.progress = isatty(STDERR_FILENO) && !o.quiet;
             o.generation.has_seed = o.seed_given;
             o.generation.sampling.seed = o.engine.seed;
-            rc = generate(&o, text.data, text.len, &e);
+            rc = cmd_in_group(&o, generate, &task, &e);
             status = rc == 0 ? 0 : 1;
         } else {
             status = 2;
@@ -124,7 +132,7 @@ int cmd_generate(int argc, char **argv) {
         if (rc != 0)
             log_error("%s", e.text);
     }
-    buffer_deinit(&text);
+    buffer_deinit(&task.text);
     options_deinit(&o);
     return status;
 }

@@ -1,4 +1,5 @@
 /* moeserve serve: the server on its own loop, one engine or several replicas behind it. */
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -6,6 +7,7 @@
 #include "host/cmd.h"
 #include "host/demo_model.h"
 #include "host/dispatch.h"
+#include "host/group.h"
 #include "host/log.h"
 #include "host/options.h"
 #include "net/server.h"
@@ -82,7 +84,40 @@ static void print_table(struct dispatch *dispatch) {
     buffer_deinit(&table);
 }
 
-static int serve(struct options *o, struct error *e) {
+/* A signal for all processes is the first one's to act upon: it drains, leaves, and the others
+ * follow it in that too. */
+static int follow(struct options *o, struct error *e) {
+    signal(SIGINT, SIG_IGN);
+    signal(SIGTERM, SIG_IGN);
+    return engine_follow(&o->engine, e);
+}
+
+int cmd_in_group(struct options *o, int (*lead)(void *ctx, struct error *e), void *ctx,
+                 struct error *e) {
+    struct group *group = NULL;
+    struct buffer text = {0};
+    int rc = group_join((int64_t)((double)o->engine.join_timeout_s * 1e6),
+                        (int64_t)((double)o->engine.comm_timeout_s * 1e6), &group, e);
+    if (rc != 0)
+        return rc;
+    if (group_size(group) > 1) {
+        o->engine.group = group;
+        group_describe(group, &text);
+        log_info("process %d of %.*s", group_rank(group), (int)text.len, text.data);
+        buffer_deinit(&text);
+        if (o->engine.replicas > 1)
+            rc = error_set(e, ERR_CONFIG,
+                           "--replicas %d: replicas are of one process, and there are %d of them",
+                           o->engine.replicas, group_size(group));
+    }
+    if (rc == 0)
+        rc = group_rank(group) > 0 ? follow(o, e) : lead(ctx, e);
+    group_leave(group);
+    return rc;
+}
+
+static int serve(void *options, struct error *e) {
+    struct options *o = options;
     struct server *server = NULL;
     struct dispatch *dispatch = NULL;
     o->server.handle_signals = true;
@@ -105,7 +140,7 @@ int cmd_serve(int argc, char **argv) {
     int status;
     if (cmd_start(&o, CMD_SERVE, argc, argv, "[serve] [OPTION ...]", &status)) {
         o.engine.progress = !o.quiet;
-        if (serve(&o, &e) != 0)
+        if (cmd_in_group(&o, serve, &o, &e) != 0)
             status = fail(&e, 1);
     }
     options_deinit(&o);

@@ -290,6 +290,13 @@ void dispatch_stop_accepting(struct dispatch *d) {
         engine_stop_accepting(d->replica[i]);
 }
 
+bool dispatch_failure(struct dispatch *d, struct error *error) {
+    bool failed = true;
+    for (int32_t i = 0; i < d->num_replicas; i++)
+        failed = engine_failure(d->replica[i], error) && failed;
+    return failed;
+}
+
 /* ---- events ---------------------------------------------------------------------------------- */
 
 struct draining {

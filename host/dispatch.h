@@ -68,6 +68,8 @@ void dispatch_drain(struct dispatch *d, engine_event_fn fn, void *ctx);
 /* May return early, without an event. */
 void dispatch_wait(struct dispatch *d, int32_t timeout_ms);
 
+/* engine_failure: have all replicas failed for good? */
+bool dispatch_failure(struct dispatch *d, struct error *error);
 void dispatch_stats(struct dispatch *d, struct dispatch_stats *out);
 const struct tokenizer *dispatch_tokenizer(const struct dispatch *d);
 const struct chat_template *dispatch_chat_template(const struct dispatch *d);

@@ -30,6 +30,7 @@ void engine_options_default(struct engine_options *o) {
         .max_queued_requests = 512,
         .gpu_memory_utilization = 0.9f,
         .embedding = "device",
+        .join_timeout_s = 300,
         .comm_timeout_s = 10,
         .enable_prefix_caching = true,
     };

@@ -70,6 +70,8 @@ static const struct option table[] = {
      "groups of ranks that own whole experts; 0: chosen by the layout"},
     {"comm-timeout", "", OPT_NUMBER, BOTH, AT(engine.comm_timeout_s), 0.1, 3600, NULL,
      "seconds that a rank waits for another one; then the step is lost, and the server recovers or leaves"},
+    {"join-timeout", "", OPT_NUMBER, BOTH, AT(engine.join_timeout_s), 1, 86400, NULL,
+     "seconds in which all processes of a group must have started (docs/CLUSTER.md)"},
     {"fault", "", OPT_STRING, BOTH, AT(engine.fault), 0, 0, NULL, NULL},
     {"threads", "-t", OPT_INT, BOTH, AT(engine.threads), 0, 4096, NULL,
      "CPU threads, all ranks and replicas together; 0: all cores"},
