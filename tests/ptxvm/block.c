@@ -278,7 +278,7 @@ enum vm_progress vm_block_run(struct vm_block *b) {
         if (atomic_load_explicit(&g->result, memory_order_relaxed) != VM_OK)
             return VM_DONE;
         if (advanced)
-            atomic_fetch_add_explicit(&g->progress, 1, memory_order_relaxed);
+            vm_advance(g);
         else if (polling)
             return VM_YIELD;
         else

@@ -136,8 +136,7 @@ static void atomic(struct vm_warp *w, const struct vm_inst *i, uint32_t m) {
             set_lane(w, i->d, i->size, l, old);
     }
     vm_order_lanes(w, m, space, seen, i->order & VM_ACQUIRE);
-    if (changed)
-        atomic_fetch_add_explicit(&w->block->grid->progress, 1, memory_order_relaxed);
+    w->block->worker->stores += changed;
     if (i->kind)
         vm_poll(w, m);
 }

@@ -77,15 +77,20 @@ static uint64_t clock_ns(void) {
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
-/* A loop that looks at the clock waits for something, like one that polls. */
+/* A loop that looks at the clock waits for something, like one that polls, but not for ever. */
+static void read_clock(struct vm_warp *w) {
+    w->polled = 1;
+    w->block->worker->clock_reads++;
+}
+
 static void clock_32(struct vm_warp *w, const struct vm_inst *i, uint32_t m) {
     uint32_t *d = VM_REG(w, i->d, uint32_t), now = (uint32_t)(clock_ns() >> i->imm);
-    w->polled = 1;
+    read_clock(w);
     VM_LANES if (m >> l & 1) d[l] = now;
 }
 static void clock_64(struct vm_warp *w, const struct vm_inst *i, uint32_t m) {
     uint64_t *d = VM_REG(w, i->d, uint64_t), now = clock_ns();
-    w->polled = 1;
+    read_clock(w);
     VM_LANES if (m >> l & 1) d[l] = now;
 }
 

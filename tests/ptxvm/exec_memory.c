@@ -2,6 +2,7 @@
  * type, stores truncate. */
 #include "tests/ptxvm/exec_memory.h"
 
+#include <immintrin.h>
 #include <string.h>
 
 #include "tests/ptxvm/access.h"
@@ -123,6 +124,7 @@ static inline uint64_t shared_offsets(const struct vm_warp *w, const struct vm_i
             if (all != VM_SH_ALL_OK)                                                               \
                 VM_LANES *(T *)(void *)(shadow + at[l]) = (T)VM_SH_ALL_OK;                         \
         }                                                                                          \
+        w->block->worker->stores++;                                                                \
     }
 SHARED(uint16_t)
 SHARED(uint32_t)
@@ -177,6 +179,53 @@ vm_exec vm_param_handler(const struct vm_inst *i) {
                                                : vm_load;
 }
 
+/* ---- vectors with an order
+ * ------------------------------------------------------------------------------------- */
+
+/* A GPU moves an aligned vector of 8 or 16 bytes at once, which kernels rely on that put a flag
+ * next to the data. The same holds for aligned moves of processors with AVX. */
+static bool moves_at_once(const struct vm_inst *i) {
+    uint32_t bytes = (uint32_t)i->size * i->vec;
+    return i->order && i->vec > 1 && (bytes == 8 || bytes == 16);
+}
+
+static void load_at_once(struct vm_warp *w, const struct vm_inst *i, uint32_t m,
+                         const uint64_t at[VM_WARP]) {
+    _Alignas(16) uint8_t bytes[16];
+    uint64_t from[VM_WARP];
+    for (; m; m &= m - 1) {
+        int l = vm_first(m);
+        if (i->size * i->vec == 8) {
+            uint64_t v = __atomic_load_n((const uint64_t *)(uintptr_t)at[l], __ATOMIC_ACQUIRE);
+            memcpy(bytes, &v, sizeof v);
+        } else {
+            _mm_store_si128((__m128i *)(void *)bytes, *(const volatile __m128i *)(uintptr_t)at[l]);
+        }
+        from[l] = (uintptr_t)bytes;
+        for (uint32_t n = 0; n < i->vec; n++)
+            loads[i->type][i->kind](w->r + i->more[n], from, n * i->size, 1u << l);
+    }
+}
+
+static void store_at_once(struct vm_warp *w, const struct vm_inst *i, uint32_t m,
+                          const uint64_t at[VM_WARP]) {
+    _Alignas(16) uint8_t bytes[16];
+    uint64_t to[VM_WARP];
+    for (; m; m &= m - 1) {
+        int l = vm_first(m);
+        to[l] = (uintptr_t)bytes;
+        for (uint32_t n = 0; n < i->vec; n++)
+            stores[i->type][i->kind](w->r + i->more[n], to, n * i->size, 1u << l);
+        if (i->size * i->vec == 8) {
+            uint64_t v;
+            memcpy(&v, bytes, sizeof v);
+            __atomic_store_n((uint64_t *)(uintptr_t)at[l], v, __ATOMIC_RELEASE);
+        } else {
+            *(volatile __m128i *)(uintptr_t)at[l] = _mm_load_si128((const __m128i *)(void *)bytes);
+        }
+    }
+}
+
 /* ---- all the others
  * ----------------------------------------------------------------------------------------- */
 
@@ -186,9 +235,13 @@ void vm_load(struct vm_warp *w, const struct vm_inst *i, uint32_t m) {
     if (i->order)
         memcpy(seen, at, sizeof seen);
     vm_resolve(w, i, m, (enum ptx_space)i->space, at, (uint32_t)i->size * i->vec, VM_READ);
-    mover move = loads[i->type][i->kind];
-    for (uint32_t n = 0; n < i->vec; n++)
-        move(w->r + i->more[n], at, n * i->size, m);
+    if (moves_at_once(i)) {
+        load_at_once(w, i, m, at);
+    } else {
+        mover move = loads[i->type][i->kind];
+        for (uint32_t n = 0; n < i->vec; n++)
+            move(w->r + i->more[n], at, n * i->size, m);
+    }
     if (!i->order)
         return;
     vm_order_lanes(w, m, (enum ptx_space)i->space, seen, i->order);
@@ -201,9 +254,12 @@ void vm_store(struct vm_warp *w, const struct vm_inst *i, uint32_t m) {
     if (i->order)
         vm_order_lanes(w, m, (enum ptx_space)i->space, at, i->order);
     vm_resolve(w, i, m, (enum ptx_space)i->space, at, (uint32_t)i->size * i->vec, VM_WRITE);
-    mover move = stores[i->type][i->kind];
-    for (uint32_t n = 0; n < i->vec; n++)
-        move(w->r + i->more[n], at, n * i->size, m);
-    if (i->order)
-        atomic_fetch_add_explicit(&w->block->grid->progress, 1, memory_order_relaxed);
+    if (moves_at_once(i)) {
+        store_at_once(w, i, m, at);
+    } else {
+        mover move = stores[i->type][i->kind];
+        for (uint32_t n = 0; n < i->vec; n++)
+            move(w->r + i->more[n], at, n * i->size, m);
+    }
+    w->block->worker->stores += i->space != PTX_LOCAL;
 }

@@ -1,8 +1,13 @@
 /* Launches: the blocks of a grid, and how a worker executes them.
  *
  * A worker takes blocks by a counter. A block whose threads only poll memory gives way: its worker
- * starts or continues others, up to MAX_CONTEXTS at once, and comes back to it. When that has gone
- * on for PTXVM_SPIN seconds without progress anywhere in the grid, it is a deadlock.
+ * starts or continues others, up to MAX_CONTEXTS at once, and comes back to it.
+ *
+ * Grids of several devices may wait for each other, and for the host. Progress is what one of them
+ * may have waited for: a block that executed something other than a loop that polls, or stored to
+ * memory; a block that ended; an operation of a stream that was pushed or is done. A loop that
+ * polls and reads a clock has a time limit of its own, so it counts as progress too. When a grid
+ * has polled for PTXVM_SPIN seconds without any progress in the process, it is a deadlock.
  */
 #include <sched.h>
 #include <stdarg.h>
@@ -19,8 +24,27 @@ enum {
     LARGE_GRID_BLOCKS = 4,
     LARGE_GRID_THREADS = 512,
     RED_ZONE = 128,
-    DEFAULT_SHARED = 48 << 10
+    DEFAULT_SHARED = 48 << 10,
+    IDLE_ROUNDS = 32,       /* turns of every context before a grid that only polls sleeps */
+    IDLE_SLEEP_NS = 20000,  /* then, between its turns */
+    STALL_CALL_NS = 200000, /* between calls to vm_on_stall's function */
 };
+
+static _Atomic uint64_t all_progress;
+static void (*_Atomic stall_function)(void);
+
+void vm_on_stall(void (*fn)(void)) {
+    atomic_store(&stall_function, fn);
+}
+
+void vm_note_progress(void) {
+    atomic_fetch_add_explicit(&all_progress, 1, memory_order_relaxed);
+}
+
+void vm_advance(struct vm_grid *g) {
+    atomic_fetch_add_explicit(&g->progress, 1, memory_order_relaxed);
+    vm_note_progress();
+}
 
 static int64_t now_ns(void) {
     struct timespec t;
@@ -136,29 +160,58 @@ static struct vm_block *next_block(struct vm_worker *worker, struct vm_queue *q)
     return b;
 }
 
+/* Notes what the blocks of the worker have done since one of them last gave way. */
+static void note_turn(struct vm_worker *worker, struct vm_queue *q) {
+    struct vm_grid *g = worker->grid;
+    if (worker->stores != q->stores)
+        vm_advance(g);
+    else if (worker->clock_reads != q->clock_reads)
+        vm_note_progress();
+    q->stores = worker->stores;
+    q->clock_reads = worker->clock_reads;
+    uint64_t progress = atomic_load(&g->progress);
+    q->idle = progress == q->grid_progress ? q->idle + 1 : 0;
+    q->grid_progress = progress;
+}
+
 /* A lane that still exists, for the report of a block that spins. */
+static _Noreturn void report_spin(struct vm_block *b) {
+    struct vm_grid *g = b->grid;
+    uint32_t n = 0;
+    while (!b->warps[n].running)
+        n++;
+    struct vm_warp *w = &b->warps[n];
+    int lane = vm_first(w->running);
+    vm_fault(w, &g->kernel->code[w->lane_pc[lane]], lane, VM_FAULT,
+             "deadlock: the grid has polled memory for %d seconds without progress of any device "
+             "(%llu of %llu blocks are left)",
+             vm_settings()->spin_seconds, (unsigned long long)atomic_load(&g->blocks_left),
+             (unsigned long long)g->num_blocks);
+}
+
 static void check_spin(struct vm_block *b, struct vm_queue *q) {
-    uint64_t progress = atomic_load(&b->grid->progress);
+    uint64_t progress = atomic_load(&all_progress);
     int64_t now = now_ns();
     if (progress != q->progress || !q->since_ns) {
         q->progress = progress;
         q->since_ns = now;
-        return;
+    } else if (now - q->since_ns >= vm_settings()->spin_seconds * (int64_t)1000000000) {
+        report_spin(b);
     }
-    int32_t limit = vm_settings()->spin_seconds;
-    if (now - q->since_ns < limit * (int64_t)1000000000)
-        return;
-    for (uint32_t i = 0; i < b->grid->num_warps; i++) {
-        struct vm_warp *w = &b->warps[i];
-        if (!w->running)
-            continue;
-        int lane = vm_first(w->running);
-        vm_fault(w, &b->grid->kernel->code[w->lane_pc[lane]], lane, VM_FAULT,
-                 "deadlock: the grid has polled memory for %d seconds without progress "
-                 "(%llu of %llu blocks are left)",
-                 limit, (unsigned long long)atomic_load(&b->grid->blocks_left),
-                 (unsigned long long)b->grid->num_blocks);
+    void (*stalled)(void) = atomic_load(&stall_function);
+    if (stalled && q->idle > q->contexts && now - q->stalled_ns >= STALL_CALL_NS) {
+        stalled();
+        q->stalled_ns = now;
     }
+}
+
+/* Lets other threads of the host run: at once while the grid goes on, with a pause when it waits.
+ */
+static void give_way(const struct vm_queue *q) {
+    if (q->idle < IDLE_ROUNDS * q->contexts)
+        sched_yield();
+    else
+        nanosleep(&(struct timespec){.tv_nsec = IDLE_SLEEP_NS}, NULL);
 }
 
 static void run_block(struct vm_worker *worker, struct vm_queue *q, struct vm_block *b) {
@@ -167,14 +220,15 @@ static void run_block(struct vm_worker *worker, struct vm_queue *q, struct vm_bl
     enum vm_progress p = vm_block_run(b);
     if (p == VM_YIELD) {
         b->stalled = true;
+        note_turn(worker, q);
         check_spin(b, q);
         put_last(q, b);
-        sched_yield();
+        give_way(q);
     } else {
         b->next = worker->idle;
         worker->idle = b;
         atomic_fetch_sub(&g->blocks_left, 1);
-        atomic_fetch_add(&g->progress, 1);
+        vm_advance(g);
     }
     q->running = NULL;
 }

@@ -140,6 +140,11 @@ enum vm_result {
 enum vm_result vm_check_launch(const struct vm_launch *l);
 /* Runs the grid to its end. A fault is reported (vm_report) and ends it. */
 enum vm_result vm_run(const struct vm_launch *l);
+/* A grid that only polls may wait for other grids, for copies or for the host. It calls fn every
+ * now and then, so that the runtime can let those run; and it is a deadlock only when it has polled
+ * for PTXVM_SPIN seconds in which no grid went on and nobody called vm_note_progress. */
+void vm_on_stall(void (*fn)(void));
+void vm_note_progress(void);
 
 /* ---- reports (report.c) ---------------------------------------------------------------------- */
 

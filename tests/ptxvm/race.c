@@ -12,8 +12,11 @@
  * when there are still too many, threads of different warps are kept rather than of one. So a race
  * can be missed where many threads collide, but what is reported is one.
  *
- * Kernels of one stream are ordered, hence memory of a race lasts for one launch. A grid that is
- * watched has one worker, which makes its reports repeatable and needs no locks here.
+ * Kernels of one stream are ordered, hence memory of a race lasts for one launch. So the accesses
+ * of two devices, or of a device and the host, are not compared with each other; but flags in
+ * pinned memory or a peer's order the threads of a grid, also when the way is through another
+ * device. A grid that is watched has one worker, which makes its reports repeatable and needs no
+ * locks here.
  */
 #include <pthread.h>
 #include <stdio.h>
@@ -21,6 +24,7 @@
 
 #include "tests/ptxvm/race_clock.h"
 #include "tests/ptxvm/rt_alloc.h"
+#include "tests/ptxvm/settings.h"
 #include "tests/ptxvm/vm.h"
 
 enum { SLOTS = 4, PAGE_BYTES = 1024, PAGE_CELLS = PAGE_BYTES / 4, MAX_PENDING = 4 };
@@ -182,9 +186,20 @@ static struct signal *signal_at(struct vm_race *r, uint64_t key) {
     return found;
 }
 
-/* What an address of shared or global memory is called among all of the grid. */
-static uint64_t key_of(const struct vm_race_block *rb, bool shared, uint64_t address) {
-    return shared ? (uint64_t)1 << 63 | (uint64_t)rb->block << 24 | address : address;
+/* Memory that other devices or the host may write to while the grid runs. */
+static bool is_outside(const struct vm_launch *l, uint64_t address) {
+    struct vm_allocation a;
+    return vm_find((const void *)(uintptr_t)address, &a) &&
+           (a.kind == VM_PINNED || a.device != l->device || vm_settings()->peers);
+}
+
+/* What an address of shared or global memory is called among all of the grid. A release to one
+ * place outside of the grid may come back, through others, as what another place is acquired with:
+ * all of them have one name. */
+static uint64_t key_of(const struct vm_block *b, bool shared, uint64_t address) {
+    if (shared)
+        return (uint64_t)1 << 63 | (uint64_t)b->race->block << 24 | address;
+    return is_outside(&b->grid->launch, address) ? UINT64_MAX : address;
 }
 
 static void publish(struct vm_race_block *rb, uint64_t key, struct race_clock *clock) {
@@ -342,7 +357,7 @@ void vm_race_order(struct vm_warp *w, uint32_t m, const uint64_t *address, bool 
     for (; rb && m; m &= m - 1) {
         int l = vm_first(m);
         uint32_t n = w->index * VM_WARP + (uint32_t)l;
-        uint64_t key = key_of(rb, shared, address[l]);
+        uint64_t key = key_of(w->block, shared, address[l]);
         if (order & VM_ACQUIRE)
             learn(rb, key, &rb->threads[n].clock);
         if (order & VM_RELEASE) {
@@ -517,7 +532,7 @@ void vm_race_access(struct vm_warp *w, const struct vm_inst *i, int lane, bool s
                .thread = (uint16_t)thread,
                .flags = (uint8_t)((write ? IS_WRITE : 0) | (atomic ? IS_ATOMIC : 0))};
     if (atomic)
-        note_atomic(rb, thread, key_of(rb, shared, address), write);
+        note_atomic(rb, thread, key_of(w->block, shared, address), write);
     uint64_t end = address + bytes;
     for (uint64_t at = address; at < end; at = (at | 3) + 1) {
         uint32_t first = at & 3, last = end - (at - first) < 4 ? end & 3 : 4;

@@ -73,6 +73,10 @@ void rt_gate_open(struct rt_gate *g) {
     atomic_store(&g->open, true);
 }
 
+bool rt_is_machine(void) {
+    return ptxvm_last_report != NULL;
+}
+
 bool rt_reported(const char *text) {
     return !ptxvm_last_report || strstr(ptxvm_last_report(), text);
 }

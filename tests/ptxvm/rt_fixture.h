@@ -15,6 +15,23 @@
  *             return;
  */
 bool rt_in_mode(const char *mode, const char *test);
+/* A test that runs in all modes: once for each in a child process. */
+#define TEST_IN_ALL_MODES(suite, name)                                                             \
+    static void in_any_mode_##name(void);                                                          \
+    TEST(suite, name##Sync) {                                                                      \
+        if (rt_in_mode("sync", #suite "." #name "Sync"))                                           \
+            in_any_mode_##name();                                                                  \
+    }                                                                                              \
+    TEST(suite, name##Async) {                                                                     \
+        if (rt_in_mode("async", #suite "." #name "Async"))                                         \
+            in_any_mode_##name();                                                                  \
+    }                                                                                              \
+    TEST(suite, name##Lazy) {                                                                      \
+        if (rt_in_mode("lazy", #suite "." #name "Lazy"))                                           \
+            in_any_mode_##name();                                                                  \
+    }                                                                                              \
+    static void in_any_mode_##name(void)
+
 /* The same with any one variable. */
 bool rt_with_setting(const char *variable, const char *value, const char *test);
 /* The mode that this process runs in. */
@@ -27,6 +44,8 @@ struct rt_gate {
 void rt_gate_close(struct rt_gate *g, cudaStream_t stream);
 void rt_gate_open(struct rt_gate *g);
 
+/* Is the runtime the stand-in? */
+bool rt_is_machine(void);
 /* Does the last report contain the text? Yes, where the runtime is the real one, which has none. */
 bool rt_reported(const char *text);
 

@@ -7,7 +7,11 @@
  *   sync   the thread that pushes an operation runs it before the call returns
  *   async  a worker thread of the stream runs it as soon as it may
  *   lazy   the worker runs only what was demanded: by a wait, by a dependency of something
- *          demanded, or by the second of two queries
+ *          demanded, by the second of two queries, or by a kernel that polls memory and may wait
+ *          for anything that was pushed
+ *
+ * Kernels of several devices that wait for each other need their launches at the same time. With
+ * synchronous streams that takes a host thread for each, which stays in its launch meanwhile.
  */
 #include "tests/ptxvm/rt.h"
 
@@ -92,6 +96,7 @@ static void run_work(struct work *w) {
         return;
     rt_unlock();
     cudaError_t e = w->run(w->args);
+    vm_note_progress();
     rt_lock();
     if (e != cudaSuccess && rt_devices[w->device].sticky == cudaSuccess)
         rt_devices[w->device].sticky = e;
@@ -186,6 +191,8 @@ struct CUstream_st *stream_create_locked(int32_t device, unsigned flags, int32_t
     rt_streams = s;
     pthread_t thread;
     if (vm_settings()->streams != VM_STREAMS_SYNC) {
+        if (vm_settings()->streams == VM_STREAMS_LAZY)
+            vm_on_stall(ptxvm_demand_all);
         if (pthread_create(&thread, NULL, worker_main, s) != 0) {
             stream_free(s);
             return NULL;
@@ -233,6 +240,7 @@ static void add_legacy_deps(struct op *op, struct CUstream_st *s) {
 struct op *queue_push_locked(struct CUstream_st *s, struct work *w, struct op *const *deps,
                              int32_t num_deps) {
     struct op *op = rt_calloc(sizeof *op);
+    vm_note_progress();
     op->refs = 3; /* the queue's, the stream's as its last, the caller's */
     op->work = w;
     op->stream = s;

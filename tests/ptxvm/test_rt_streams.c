@@ -17,23 +17,6 @@ static cudaStream_t create(unsigned flags) {
     return s;
 }
 
-/* A test that runs in all modes: once for each in a child process. */
-#define TEST_IN_ALL_MODES(suite, name)                                                             \
-    static void in_any_mode_##name(void);                                                          \
-    TEST(suite, name##Sync) {                                                                      \
-        if (rt_in_mode("sync", #suite "." #name "Sync"))                                           \
-            in_any_mode_##name();                                                                  \
-    }                                                                                              \
-    TEST(suite, name##Async) {                                                                     \
-        if (rt_in_mode("async", #suite "." #name "Async"))                                         \
-            in_any_mode_##name();                                                                  \
-    }                                                                                              \
-    TEST(suite, name##Lazy) {                                                                      \
-        if (rt_in_mode("lazy", #suite "." #name "Lazy"))                                           \
-            in_any_mode_##name();                                                                  \
-    }                                                                                              \
-    static void in_any_mode_##name(void)
-
 /* ---- order ----------------------------------------------------------------------------------- */
 
 TEST_IN_ALL_MODES(RtStreams, WorkOfAStreamIsInOrder) {

@@ -157,7 +157,7 @@ struct vm_grid {
     uint64_t num_blocks;
     _Atomic uint64_t next_block, blocks_left;
     _Atomic int result;               /* enum vm_result; the first fault */
-    _Atomic uint64_t progress;        /* counts what a spinning block may wait for */
+    _Atomic uint64_t progress;        /* counts what a spinning block of it may wait for */
     struct vm_race *race;             /* NULL: races are not looked for */
     uint32_t num_warps, shared_bytes; /* of a block, with gaps */
     uint64_t seed;                    /* of random schedules */
@@ -177,8 +177,12 @@ struct vm_queue {
     struct vm_block *stalled, *last; /* in the order of their turns */
     struct vm_block *running;        /* the one that a fault interrupts */
     int32_t contexts;
-    uint64_t progress;
-    int64_t since_ns; /* when progress had that value first */
+    int32_t idle;           /* times that a block gave way since the grid made progress */
+    uint64_t grid_progress; /* at the last time that a block gave way, as the next three are */
+    uint64_t progress;      /* of all grids */
+    uint64_t stores, clock_reads;
+    int64_t since_ns;   /* when all grids had that progress first */
+    int64_t stalled_ns; /* when the runtime was last told that the grid only polls */
 };
 
 /* What a thread of the host needs to execute blocks. Workers outlive their grids, so that a launch
@@ -192,6 +196,7 @@ struct vm_worker {
     struct vm_block *kept; /* contexts of earlier grids, the last one used first */
     int32_t num_kept;
     struct ptxvm_counters counters; /* of the grid */
+    uint64_t stores, clock_reads;   /* instructions, ever: what tells loops that wait from others */
     struct vm_range ranges[VM_RANGE_CACHE];
     uint32_t epoch, peers; /* of memory and of the launch, when the ranges were right */
     int32_t device;
@@ -287,6 +292,11 @@ uint32_t vm_memory_epoch(void);
 void vm_protect_start(void);
 /* The allocation nearest to an address that none holds. */
 bool vm_find_near(uintptr_t p, struct vm_allocation *out);
+
+/* ---- launch.c -------------------------------------------------------------------------------- */
+
+/* Something happened that a block of the grid, or of another one, may have waited for. */
+void vm_advance(struct vm_grid *g);
 
 /* ---- block.c: control flow ------------------------------------------------------------------- */
 

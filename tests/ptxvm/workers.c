@@ -53,7 +53,7 @@ static void run_worker(struct vm_worker *w, struct job *j) {
     w->peers = l->peers;
     w->grid = j->grid;
     w->counters = (struct ptxvm_counters){0};
-    w->queue = (struct vm_queue){0};
+    w->queue = (struct vm_queue){.stores = w->stores, .clock_reads = w->clock_reads};
     j->work(w);
     w->grid = NULL;
 }
