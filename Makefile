@@ -148,6 +148,10 @@ $(BUILD)/%.o: %.cu $(wildcard cuda/*.h cuda/*.cuh)
 	$(Q)$(NVCC) $(NVFLAGS) -c -o $@ $< 2>$(@:.o=.ptxas); rc=$$?; \
 	  grep -v 'ptxas info\|bytes stack frame' $(@:.o=.ptxas) >&2; exit $$rc
 
+# Kernels whose sums are float64, so that double precision is no slip there.
+COMMA := ,
+$(BUILD)/%_f64.o: NVFLAGS := $(subst $(COMMA)-warn-double-usage,,$(NVFLAGS))
+
 # Stand-ins for the CUDA libraries that execute the shipped PTX on a CPU (tests/ptxvm/README.md): tests
 # put them first with LD_LIBRARY_PATH.
 VM        := $(BUILD)/ptxvm

@@ -20,6 +20,13 @@ DEVICE uint32_t shared_address(const void *p) {
     return (uint32_t)__cvta_generic_to_shared(p);
 }
 
+/* The same number, of which the compiler knows nothing: what is computed from it inside of a loop stays
+ * there instead of taking registers outside. */
+DEVICE int opaque(int v) {
+    asm volatile("" : "+r"(v));
+    return v;
+}
+
 /* ---- asynchronous copies, global to shared ----------------------------------------------------- */
 
 /* 16 bytes, past the L1 cache; zeros when !valid (global must be a valid address all the same). The
@@ -53,6 +60,52 @@ DEVICE uint2 load_stream8(const void *p) {
                  : "=r"(v.x), "=r"(v.y)
                  : "l"(p));
     return v;
+}
+
+/* ---- memory that other GPUs and the host write too --------------------------------------------- */
+
+/* Accesses of single values that are never torn and never held in a cache (relaxed, system-wide);
+ * with acquire and release they also order what the thread, and those that it met at a barrier, read
+ * after and wrote before. A pair is two values of 8 bytes, each whole in itself, in any order. */
+DEVICE uint32_t load_relaxed(const uint32_t *p) {
+    uint32_t v;
+    asm volatile("ld.relaxed.sys.global.u32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
+    return v;
+}
+DEVICE uint32_t load_acquire(const uint32_t *p) {
+    uint32_t v;
+    asm volatile("ld.acquire.sys.global.u32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
+    return v;
+}
+DEVICE void store_release(uint32_t *p, uint32_t v) {
+    asm volatile("st.release.sys.global.u32 [%0], %1;" ::"l"(p), "r"(v) : "memory");
+}
+DEVICE uint64_t load_relaxed_u64(const uint64_t *p) {
+    uint64_t v;
+    asm volatile("ld.relaxed.sys.global.u64 %0, [%1];" : "=l"(v) : "l"(p) : "memory");
+    return v;
+}
+DEVICE void store_relaxed_u64(uint64_t *p, uint64_t v) {
+    asm volatile("st.relaxed.sys.global.u64 [%0], %1;" ::"l"(p), "l"(v) : "memory");
+}
+DEVICE ulonglong2 load_relaxed_pair(const void *p) {
+    ulonglong2 v;
+    asm volatile("ld.relaxed.sys.global.v2.u64 {%0, %1}, [%2];"
+                 : "=l"(v.x), "=l"(v.y)
+                 : "l"(p)
+                 : "memory");
+    return v;
+}
+DEVICE void store_relaxed_pair(void *p, uint64_t first, uint64_t second) {
+    asm volatile("st.relaxed.sys.global.v2.u64 [%0], {%1, %2};" ::"l"(p), "l"(first), "l"(second)
+                 : "memory");
+}
+
+/* Nanoseconds of a clock that all GPUs of a machine count alike, in steps of up to a microsecond. */
+DEVICE uint64_t global_timer() {
+    uint64_t t;
+    asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(t));
+    return t;
 }
 
 /* ---- matrices ---------------------------------------------------------------------------------- */
