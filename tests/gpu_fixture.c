@@ -47,11 +47,16 @@ bool gpu_available(const char **reason) {
     return sm >= 80;
 }
 
+enum { GPU_MAX_DEVICES = 64 };
+
 cudaStream_t gpu_stream(void) {
-    static cudaStream_t stream;
-    if (!stream)
-        CUDA_CHECK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
-    return stream;
+    static cudaStream_t streams[GPU_MAX_DEVICES];
+    int device;
+    CUDA_CHECK(cudaGetDevice(&device));
+    CHECK(device < GPU_MAX_DEVICES, "device %d", device);
+    if (!streams[device])
+        CUDA_CHECK(cudaStreamCreateWithFlags(&streams[device], cudaStreamNonBlocking));
+    return streams[device];
 }
 
 static void wait(void) {

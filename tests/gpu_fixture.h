@@ -6,7 +6,7 @@
  *
  * A device buffer is poisoned with 0xff bytes, which are NaNs as float32, bf16 and E4M3 and -1 as
  * an integer, and lies between canaries, which are NaNs as well; gpu_free checks the canaries. All
- * work goes to one stream, gpu_stream(); downloads wait for it.
+ * work goes to one stream of the current device, gpu_stream(); downloads wait for it.
  */
 #pragma once
 
