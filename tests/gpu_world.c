@@ -17,10 +17,10 @@ struct world world_open_config(int32_t num_ranks, enum allreduce_payload payload
     int devices = 0;
     CUDA_CHECK(cudaGetDeviceCount(&devices));
     config.num_ranks = num_ranks;
-    config.devices = w.devices;
     config.payload = payload;
     for (int32_t r = 0; r < num_ranks; r++)
-        w.devices[r] = r % devices;
+        w.devices[r] = config.devices ? config.devices[r] : r % devices;
+    config.devices = w.devices;
     CHECK(staged_create(&w.staged, &config, &error) == 0, "%s", error.text);
     for (int32_t r = 0; r < num_ranks; r++) {
         CUDA_CHECK(cudaSetDevice(w.devices[r]));

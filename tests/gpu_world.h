@@ -1,7 +1,7 @@
 /* gpu_world: the ranks of a test of cuda/staged.h: a thread, a stream and random numbers each, and
  * what their sums come to.
  *
- * Rank r has GPU r % (number of GPUs), so that several may share one.
+ * Rank r has GPU r % (number of GPUs), so that several may share one, unless the config says which.
  */
 #pragma once
 
@@ -23,7 +23,7 @@ struct world {
 /* lines, flags, piece: the limits of staged_config in bytes. CHECKs that all went well. */
 struct world world_open(int32_t num_ranks, enum allreduce_payload payload, int64_t lines,
                         int64_t flags, int64_t piece, bool peers);
-/* The same with a config; devices, num_ranks and payload are filled in. */
+/* The same with a config; num_ranks and payload are filled in, and devices where it has none. */
 struct world world_open_config(int32_t num_ranks, enum allreduce_payload payload,
                                struct staged_config config);
 void world_close(struct world *w);
