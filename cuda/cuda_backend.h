@@ -12,6 +12,7 @@
 
 #include <pthread.h>
 
+#include "cuda/comm.h"
 #include "cuda/cuda_check.h"
 #include "cuda/cuda_gemm.h"
 #include "cuda/kernels.h"
@@ -43,6 +44,7 @@ struct step_arrays {
     int32_t *cu_seqlens, *seq_lens;             /* [max_seqs + 1], [max_seqs] */
     int32_t *logits_rows;                       /* [max_logits] */
     struct attention_tile *tiles;
+    uint32_t *step;        /* [1] the step's number, for comm */
     int32_t *block_tables; /* [max_seqs, stride]; last, as a step often needs a part of it */
 };
 
@@ -61,6 +63,7 @@ struct backend {
     char description[256];
     cudaStream_t stream;
     struct gemm *gemm;
+    struct comm *comm; /* NULL: this rank is alone */
 
     /* Weights. */
     cudaStream_t upload; /* of weights */
@@ -83,6 +86,7 @@ struct backend {
     int32_t num_recorded;
     struct recorded *recording; /* this step's, when it is being recorded */
     bool said_unrecorded;       /* that steps of some sizes are not recorded */
+    uint32_t num_steps;         /* since the last comm_reset */
 
     /* Scratch of the ops; device, one allocation. */
     void *scratch;
@@ -144,8 +148,10 @@ enum weight_scale cuda_scale(const struct weight *w);
 size_t cuda_step_arrays(const struct backend_config *c, int32_t max_group, char *memory,
                         struct step_arrays *out);
 const struct batch *cuda_begin_step(struct backend *b, const struct batch *batch, bool eager);
-int cuda_end_step(struct backend *b, struct error *error);
+int cuda_end_step(struct backend *b, bool replayed, struct error *error);
 void cuda_drop_recorded(struct backend *b);
+void cuda_abort(struct backend *b);
+int cuda_recover(struct backend *b, struct error *error);
 
 /* ---- cuda_sample.c --------------------------------------------------------------------------- */
 int cuda_sample(struct backend *b, const float *logits, const struct sample_job *jobs,
@@ -155,6 +161,8 @@ int cuda_sample(struct backend *b, const float *logits, const struct sample_job 
 void cuda_embed(struct backend *b, float *hidden, const int32_t *tokens, int32_t num_tokens);
 void cuda_add_norm(struct backend *b, void *x, float *hidden, void *partial, const float *norm,
                    float eps, int32_t num_tokens, int32_t hidden_size);
+void cuda_gather_logits(struct backend *b, float *all, int32_t vocab_size, const float *mine,
+                        struct range vocab, int32_t num_rows);
 void cuda_gather_rows(struct backend *b, float *out, const float *hidden, void *partial,
                       const int32_t *rows, int32_t num_rows, int32_t hidden_size);
 void cuda_matmul(struct backend *b, void *y, int64_t ldy, const void *x, int64_t ldx,

@@ -212,6 +212,7 @@ static void cuda_destroy(struct backend *b) {
     CUDA_CHECK(cudaSetDevice(b->device));
     CUDA_CHECK(cudaDeviceSynchronize());
     cuda_drop_recorded(b);
+    comm_destroy(b->comm);
     gemm_destroy(b->gemm);
     for (int i = 0; i < NUM_STAGES; i++) {
         cudaFreeHost(b->stages[i].memory);
@@ -374,6 +375,61 @@ static int cuda_create(const struct backend_config *config, struct backend **out
     return 0;
 }
 
+/* ---- ranks ----------------------------------------------------------------------------------- */
+
+static int choose_payload(const struct backend_config *c, enum comm_payload *out,
+                          struct error *error) {
+    *out = COMM_BF16;
+    if (!strcmp(c->allreduce_dtype, "f32"))
+        *out = COMM_F32;
+    else if (!strcmp(c->allreduce_dtype, "fp8"))
+        *out = COMM_F8;
+    else if (strcmp(c->allreduce_dtype, "bf16") && strcmp(c->allreduce_dtype, "auto"))
+        return error_set(error, ERR_CONFIG,
+                         "--allreduce-dtype %s: unknown, there are auto, bf16, f32 and fp8",
+                         c->allreduce_dtype);
+    return 0;
+}
+
+static int choose_engine(const struct backend_config *c, enum comm_choice *out,
+                         struct error *error) {
+    *out = COMM_AUTO;
+    if (!strcmp(c->allreduce, "staged"))
+        *out = COMM_STAGED;
+    else if (!strcmp(c->allreduce, "nccl"))
+        *out = COMM_NCCL;
+    else if (strcmp(c->allreduce, "auto"))
+        return error_set(error, ERR_CONFIG,
+                         "--allreduce %s: unknown, there are auto, staged and nccl", c->allreduce);
+    return 0;
+}
+
+static int cuda_connect(struct backend *b, struct error *error) {
+    const struct backend_config *c = &b->config;
+    struct comm_config config = {
+        .ranks = c->ranks,
+        .rank = c->rank,
+        .device = b->device,
+        .stream = b->stream,
+        .hidden_size = c->hidden_size,
+        .max_tokens = c->max_tokens,
+        .max_logits = c->max_logits,
+        .vocab = c->vocab,
+        .step = (const void *)(b->arrays.device + ((char *)b->arrays.step - b->arrays.host)),
+        .timeout_us = c->comm_timeout_us,
+    };
+    if (!c->ranks || ranks_world_size(c->ranks) == 1)
+        return 0;
+    int rc = choose_payload(c, &config.payload, error);
+    if (rc == 0)
+        rc = choose_engine(c, &config.choice, error);
+    if (rc != 0)
+        return rc;
+    CUDA_CHECK(cudaSetDevice(b->device));
+    CUDA_CHECK(cudaStreamSynchronize(b->stream));
+    return comm_create(&config, &b->comm, error);
+}
+
 /* ---- the table ------------------------------------------------------------------------------- */
 
 static const char *cuda_describe(struct backend *b) {
@@ -388,6 +444,9 @@ static const struct ops table = {
     .block_cut = FRAGMENT_COLS, /* groups of rows with one scale have half as many */
     .create = cuda_create,
     .destroy = cuda_destroy,
+    .connect = cuda_connect,
+    .abort = cuda_abort,
+    .recover = cuda_recover,
     .alloc = cuda_alloc,
     .free = cuda_free,
     .write = cuda_write,
@@ -404,6 +463,7 @@ static const struct ops table = {
     .embed = cuda_embed,
     .add_norm = cuda_add_norm,
     .gather_rows = cuda_gather_rows,
+    .gather_logits = cuda_gather_logits,
     .matmul = cuda_matmul,
     .logits = cuda_logits,
     .matmul_partial = cuda_matmul_partial,
@@ -418,6 +478,10 @@ static const struct ops table = {
 
 const struct ops *cuda_ops(const int32_t *devices, int32_t num_devices, struct error *error) {
     int count = 0;
+    /* Ranks wait for each other in kernels, while which no code can be loaded: all of it comes
+     * first. */
+    if (num_devices > 1)
+        setenv("CUDA_MODULE_LOADING", "EAGER", 0);
     cudaError_t rc = cudaGetDeviceCount(&count);
     if (rc != cudaSuccess) {
         error_set(error, ERR_UNSUPPORTED, "GPUs: %s (%s); --gpus 0 serves on the CPU",

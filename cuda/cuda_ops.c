@@ -18,13 +18,25 @@ void cuda_add_norm(struct backend *b, void *x, float *hidden, void *partial, con
         .num_tokens = num_tokens,
         .hidden_size = hidden_size,
     };
-    norm_launch(&a, b->stream);
+    if (b->comm && partial)
+        comm_sum_norm(b->comm, partial, &a);
+    else
+        norm_launch(&a, b->stream);
     b->xq_of = x;
 }
 
 void cuda_gather_rows(struct backend *b, float *out, const float *hidden, void *partial,
                       const int32_t *rows, int32_t num_rows, int32_t hidden_size) {
-    gather_rows_launch(out, hidden, partial, rows, num_rows, hidden_size, b->stream);
+    if (b->comm && partial)
+        comm_sum_rows(b->comm, out, hidden, partial, rows, num_rows);
+    else
+        gather_rows_launch(out, hidden, partial, rows, num_rows, hidden_size, b->stream);
+}
+
+void cuda_gather_logits(struct backend *b, float *all, int32_t vocab_size, const float *mine,
+                        struct range vocab, int32_t num_rows) {
+    (void)vocab; /* comm knows everyone's */
+    comm_gather_logits(b->comm, all, vocab_size, mine, num_rows);
 }
 
 /* ---- products -------------------------------------------------------------------------------- */
@@ -123,6 +135,8 @@ void cuda_qk_sum_squares(struct backend *b, void *sums, const struct qkv_args *a
                          int32_t first_kv_head, int32_t num_counted) {
     const struct rope_args args = rope_args_of(a);
     qk_sum_squares_launch(sums, &args, first_kv_head, num_counted, b->stream);
+    if (b->comm)
+        comm_sum(b->comm, sums, (int64_t)a->batch->num_tokens * 2);
 }
 
 void cuda_qk_rope_kv_write(struct backend *b, const struct qkv_args *a) {

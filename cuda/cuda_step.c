@@ -8,8 +8,11 @@
  * leaves; where it is short, steps run as they are, which is said once.
  */
 #include <string.h>
+#include <unistd.h>
 
 #include "cuda/cuda_backend.h"
+#include "host/clock.h"
+#include "host/guard.h"
 #include "host/log.h"
 
 enum { ARRAY_ALIGN = 256 };
@@ -39,6 +42,7 @@ size_t cuda_step_arrays(const struct backend_config *c, int32_t max_group, char 
     out->cu_seqlens = carve_array(memory, &used, (S + 1) * i4);
     out->seq_lens = carve_array(memory, &used, S * i4);
     out->logits_rows = carve_array(memory, &used, (size_t)c->max_logits * i4);
+    out->step = carve_array(memory, &used, sizeof *out->step);
     out->tiles = carve_array(memory, &used,
                              (size_t)attention_max_tiles(c->max_tokens, c->max_seqs, max_group) *
                                  sizeof *out->tiles);
@@ -166,6 +170,20 @@ static void describe_batch(struct backend *b, int32_t num_tokens, int32_t num_se
     };
 }
 
+/* Ranks number their steps alike. When the numbers are used up all of them begin anew: no rank is
+ * in a step then, as each waits for the end of its own. */
+static void number_step(struct backend *b) {
+    struct error error = {0};
+    if (!b->comm)
+        return;
+    if (b->num_steps == COMM_STEPS) {
+        if (comm_reset(b->comm, &error) != 0)
+            guard_fail("%s", error.text);
+        b->num_steps = 0;
+    }
+    *b->arrays.step = b->num_steps++;
+}
+
 const struct batch *cuda_begin_step(struct backend *b, const struct batch *batch, bool eager) {
     int32_t most = max_table_stride(&b->config), stride = padded_blocks(batch, most);
     bool decode = is_decode(batch) && !b->config.enforce_eager;
@@ -175,6 +193,7 @@ const struct batch *cuda_begin_step(struct backend *b, const struct batch *batch
     CUDA_CHECK(cudaEventSynchronize(b->arrays_read));
     if (!r)
         seqs = batch->num_seqs;
+    number_step(b);
     fill_arrays(b, batch, seqs, stride);
     attention_make_plan(&b->plan, b->arrays.tiles, b->arrays.cu_seqlens, b->arrays.seq_lens, seqs,
                         b->max_group, b->max_splits, b->config.batch_invariant);
@@ -196,21 +215,89 @@ const struct batch *cuda_begin_step(struct backend *b, const struct batch *batch
     }
     if (r)
         r->warm = true;
+    if (b->comm)
+        comm_begin_step(b->comm);
     return &b->batch;
 }
 
-int cuda_end_step(struct backend *b, struct error *error) {
-    (void)error;
+/* Ends a recording and runs it. */
+static void launch_recorded(struct backend *b) {
     struct recorded *r = b->recording;
     cudaGraph_t graph;
-    if (!r)
-        return 0;
     b->recording = NULL;
     CUDA_CHECK(cudaStreamEndCapture(b->stream, &graph));
     CUDA_CHECK(cudaGraphInstantiate(&r->graph, graph, 0));
     CUDA_CHECK(cudaGraphDestroy(graph));
     CUDA_CHECK(cudaGraphLaunch(r->graph, b->stream));
-    return 0;
+}
+
+/* Is the stream idle? "Not ready" is no error, though the runtime would hand it to whoever asks for
+ * the last one. */
+static cudaError_t query(struct backend *b) {
+    cudaError_t e = cudaStreamQuery(b->stream);
+    if (e == cudaErrorNotReady)
+        cudaGetLastError();
+    return e;
+}
+
+/* Until the stream is idle. Kernels that wait for other ranks give up by themselves; comm says so,
+ * or that NCCL does not come to an end. */
+static int wait_for_step(struct backend *b, struct error *error) {
+    enum { SPINS = 200, SLEEP_US = 20 };
+    int32_t polls = 0;
+    cudaError_t e;
+    while ((e = query(b)) == cudaErrorNotReady) {
+        if (++polls > SPINS)
+            usleep(SLEEP_US);
+        if (comm_status(b->comm, error) != 0)
+            return ERR_INTERNAL;
+    }
+    CUDA_CHECK(e);
+    return comm_status(b->comm, error);
+}
+
+int cuda_end_step(struct backend *b, bool replayed, struct error *error) {
+    if (b->comm && !replayed)
+        comm_end_step(b->comm);
+    if (b->recording)
+        launch_recorded(b);
+    return b->comm ? wait_for_step(b, error) : 0;
+}
+
+/* ---- trouble --------------------------------------------------------------------------------- */
+
+void cuda_abort(struct backend *b) {
+    if (b->comm)
+        comm_abort(b->comm);
+}
+
+/* A recording that was given up in the middle. */
+static void end_recording(struct backend *b) {
+    enum cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+    cudaGraph_t graph = NULL;
+    b->recording = NULL;
+    CUDA_CHECK(cudaStreamIsCapturing(b->stream, &status));
+    if (status == cudaStreamCaptureStatusNone)
+        return;
+    if (cudaStreamEndCapture(b->stream, &graph) == cudaSuccess)
+        CUDA_CHECK(cudaGraphDestroy(graph));
+    cudaGetLastError(); /* of a recording that went wrong */
+}
+
+int cuda_recover(struct backend *b, struct error *error) {
+    int64_t deadline_us = clock_us() + b->config.comm_timeout_us;
+    cudaError_t e = cudaErrorNotReady;
+    CUDA_CHECK(cudaSetDevice(b->device));
+    end_recording(b);
+    while ((e = query(b)) == cudaErrorNotReady && clock_us() < deadline_us)
+        usleep(1000);
+    if (e == cudaErrorNotReady)
+        return error_set(error, ERR_INTERNAL, "GPU %d does not come to an end", b->device);
+    if (e != cudaSuccess)
+        return error_set(error, ERR_INTERNAL, "GPU %d: %s (%s)", b->device, cudaGetErrorString(e),
+                         cudaGetErrorName(e));
+    b->num_steps = 0;
+    return b->comm ? comm_reset(b->comm, error) : 0;
 }
 
 void cuda_drop_recorded(struct backend *b) {

@@ -29,6 +29,8 @@ void engine_options_default(struct engine_options *o) {
         .max_num_batched_tokens = 512,
         .max_queued_requests = 512,
         .gpu_memory_utilization = 0.9f,
+        .allreduce = "auto",
+        .allreduce_dtype = "auto",
         .embedding = "device",
         .join_timeout_s = 300,
         .comm_timeout_s = 10,

@@ -66,6 +66,8 @@ struct engine_options {
     int32_t num_kv_blocks;          /* 0: from kv_cache_memory_bytes; else exactly this many */
     float gpu_memory_utilization;   /* share of each GPU's memory that may be used, default 0.9 */
     const char *embedding;          /* where GPUs read the embedding table: "device", "host" */
+    const char *allreduce;          /* what adds over GPUs: "auto" (default), "staged", "nccl" */
+    const char *allreduce_dtype;    /* in what sums travel: "auto" (bf16), "bf16", "f32", "fp8" */
     bool enforce_eager;             /* no CUDA graphs */
     bool batch_invariant;           /* GPUs: orders of sums independent of the batch */
     bool enable_prefix_caching;     /* default true */

@@ -75,11 +75,6 @@ static int choose_ops(const struct engine_options *o, const struct ops **out, st
         return 0;
     }
     if (!strcmp(o->device, "cuda")) {
-        if (o->num_gpus > 1)
-            return error_set(error, ERR_UNSUPPORTED,
-                             "--gpus: %d were asked for, and a model over several GPUs is not "
-                             "served yet; use --gpus 1 or one number with a comma",
-                             o->num_gpus);
         *out = cuda_ops(o->gpus, o->num_gpus, error);
         return *out ? 0 : ERR_UNSUPPORTED;
     }
@@ -255,6 +250,8 @@ static int create_model(const struct engine_options *o, const struct ops *ops, s
         .progress = o->progress,
         .gpus = o->gpus,
         .gpu_memory_utilization = o->gpu_memory_utilization,
+        .allreduce = o->allreduce,
+        .allreduce_dtype = o->allreduce_dtype,
         .batch_invariant = o->batch_invariant,
         .enforce_eager = o->enforce_eager,
         .embedding_on_host = !strcmp(o->embedding, "host"),

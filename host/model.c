@@ -42,6 +42,10 @@ static int make_rope(struct model *m, struct error *error) {
     return 0;
 }
 
+static int64_t comm_timeout_us(const struct model *m) {
+    return m->options.comm_timeout_us ? m->options.comm_timeout_us : COMM_TIMEOUT_US;
+}
+
 static int32_t max_of(int32_t a, int32_t b) {
     return a > b ? a : b;
 }
@@ -74,6 +78,10 @@ static int create_backend(struct model *m, struct rank *r, struct error *error) 
         .batch_invariant = m->options.batch_invariant,
         .enforce_eager = m->options.enforce_eager,
         .embedding_on_host = m->options.embedding_on_host,
+        .vocab = m->vocab,
+        .comm_timeout_us = comm_timeout_us(m),
+        .allreduce = m->options.allreduce ? m->options.allreduce : "auto",
+        .allreduce_dtype = m->options.allreduce_dtype ? m->options.allreduce_dtype : "auto",
         .ranks = m->ranks,
         .rank = r->index,
     };
@@ -212,10 +220,9 @@ static int alloc_kv(struct model *m, struct rank *r, struct error *error) {
 }
 
 static int start_ranks(struct model *m, struct error *error) {
-    int64_t timeout_us = m->options.comm_timeout_us;
     const struct ranks_options options = {
         .local_size = m->options.num_ranks,
-        .timeout_us = timeout_us ? timeout_us : COMM_TIMEOUT_US,
+        .timeout_us = comm_timeout_us(m),
         .group = m->options.group,
     };
     m->num_ranks = options.local_size;
@@ -225,6 +232,8 @@ static int start_ranks(struct model *m, struct error *error) {
 /* Everything of the ranks but their KV pools, whose size depends on what memory is left. */
 static int create_ranks(struct model *m, struct error *error) {
     int rc = 0;
+    for (int32_t i = 0; i < m->layout.world_size; i++)
+        m->vocab[i] = m->layout.rank[i].vocab;
     for (int32_t i = 0; i < m->num_ranks && rc == 0; i++) {
         struct rank *r = &m->rank[i];
         r->model = m;

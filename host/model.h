@@ -30,12 +30,12 @@ struct model_options {
     int32_t max_seqs;   /* largest S */
     int32_t max_logits; /* largest R */
     int32_t max_model_len;
-    enum dtype kv_dtype;   /* DTYPE_NONE: what the backend prefers */
-    int32_t num_kv_blocks; /* 0: from kv_bytes */
-    int64_t kv_bytes;      /* over all ranks; 0: what max_seqs x max_model_len needs, capped */
-    int32_t kv_sharers;    /* ranks, of all models, that find the same free memory; 0: those that
-                              share a GPU */
-    bool fp8_activations;  /* ops.h, backend_config */
+    enum dtype kv_dtype;     /* DTYPE_NONE: what the backend prefers */
+    int32_t num_kv_blocks;   /* 0: from kv_bytes */
+    int64_t kv_bytes;        /* over all ranks; 0: what max_seqs x max_model_len needs, capped */
+    int32_t kv_sharers;      /* ranks, of all models, that find the same free memory; 0: those that
+                                share a GPU */
+    bool fp8_activations;    /* ops.h, backend_config */
     int64_t comm_timeout_us; /* of a rank for another one; 0: 10 s */
     struct fault fault;      /* for tests */
     bool progress;
@@ -43,6 +43,7 @@ struct model_options {
     /* GPUs: ops.h, backend_config. */
     const int32_t *gpus; /* [num_ranks] or NULL; borrowed until model_create returns */
     float gpu_memory_utilization;
+    const char *allreduce, *allreduce_dtype; /* NULL: "auto" */
     bool batch_invariant, enforce_eager, embedding_on_host;
 };
 

@@ -59,9 +59,10 @@ struct model {
     const struct ops *ops;
     struct model_options options;
     struct layout layout;
-    struct ranks *ranks;       /* owned */
-    struct model_group *group; /* owned; NULL: this process is alone */
-    int32_t num_ranks;         /* of this process */
+    struct range vocab[MAX_RANKS]; /* of layout.rank */
+    struct ranks *ranks;           /* owned */
+    struct model_group *group;     /* owned; NULL: this process is alone */
+    int32_t num_ranks;             /* of this process */
     struct rank rank[MAX_RANKS];
     enum dtype kv_dtype;
     int32_t num_kv_blocks;

@@ -71,13 +71,17 @@ struct backend_config {
     int32_t rank;                /* this one among them */
 
     /* GPUs only. */
-    int32_t device;           /* its number */
-    int32_t max_logits;       /* largest R */
-    int32_t vocab_size;       /* V */
-    float memory_utilization; /* share of the card's memory that may be used, all told */
-    bool batch_invariant;     /* orders of sums independent of the batch */
-    bool enforce_eager;       /* no recorded steps (CUDA graphs) */
-    bool embedding_on_host;   /* the embedding table stays in pinned host memory */
+    int32_t device;              /* its number */
+    int32_t max_logits;          /* largest R */
+    int32_t vocab_size;          /* V */
+    float memory_utilization;    /* share of the card's memory that may be used, all told */
+    bool batch_invariant;        /* orders of sums independent of the batch */
+    bool enforce_eager;          /* no recorded steps (CUDA graphs) */
+    bool embedding_on_host;      /* the embedding table stays in pinned host memory */
+    const struct range *vocab;   /* [world] rows of lm_head of every rank; borrowed */
+    int64_t comm_timeout_us;     /* of a wait for another rank */
+    const char *allreduce;       /* what adds over the ranks: "auto", "staged", "nccl" */
+    const char *allreduce_dtype; /* in what partials travel: "auto", "bf16", "f32", "fp8" */
 };
 
 struct sample_job;
@@ -229,11 +233,12 @@ struct ops {
 
     /* A step begins. Returns the batch that its ops are to be given: on a GPU its arrays lie in
      * device memory, and it may be padded with rows that come to nothing (slot -1). NULL: the step
-     * was recorded before and runs already; not with `eager`. end_step follows in either case. A
-     * rank that is not alone waits in it until all of the step's work is done: 0, or ERR_INTERNAL
-     * when the step has failed. NULL functions: the batch is taken as it is. */
+     * was recorded before and runs already; not with `eager`. end_step follows in either case
+     * (`replayed`: in this one). A rank that is not alone waits in it until all of the step's work
+     * is done: 0, or ERR_INTERNAL when the step has failed. NULL functions: the batch is taken as
+     * it is. */
     const struct batch *(*begin_step)(struct backend *b, const struct batch *batch, bool eager);
-    int (*end_step)(struct backend *b, struct error *error);
+    int (*end_step)(struct backend *b, bool replayed, struct error *error);
     /* A step has failed. abort: makes those that run end soon; called by any thread. recover: on
      * each rank's thread, when nobody runs a step any more: makes the backend ready for another
      * one, or ERR_INTERNAL. NULL functions: there is nothing to do. */

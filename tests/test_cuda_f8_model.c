@@ -381,7 +381,7 @@ static void check_refused(const struct ops *ops, const char *hint) {
     ASSERT_INT_EQ(model_config_load(dir, &config, &error), 0);
     ASSERT_INT_EQ(weights_open(dir, &config, &weights, &error), 0);
     const struct model_options o = {.ops = ops,
-                                    .world_size = 1,
+                                    .num_ranks = 1,
                                     .threads = 1,
                                     .max_tokens = 8,
                                     .max_seqs = 2,
