@@ -472,5 +472,5 @@ void model_describe(const struct model *m, struct buffer *out) {
                   dtype_name(m->kv_dtype));
     buffer_printf(out, "  loaded      %.3f GB in %.2f s (%.2f GB/s)\n", (double)m->load_bytes / 1e9,
                   m->load_seconds, (double)m->load_bytes / 1e9 / m->load_seconds);
-    layout_describe(&m->layout, c, out);
+    layout_draw(&m->layout, c, out);
 }

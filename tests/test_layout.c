@@ -130,7 +130,10 @@ static void check_shape(const struct model_config *c, int32_t n, int32_t ep) {
     struct layout_options o = {.expert_parallel_size = ep};
     struct layout l;
     struct range q[MAX_RANKS], v[MAX_RANKS], f[MAX_RANKS], kv[MAX_RANKS];
+    struct error e = {0};
     ASSERT_INT_EQ(layout_make(c, n, &o, &l, NULL), 0);
+    if (layout_check(&l, c, &e) != 0)
+        FAIL("%d ranks, %d groups: %s", n, ep, e.text);
     int32_t group = c->num_attention_heads / c->num_key_value_heads;
     int64_t held = 0;
     for (int32_t r = 0; r < n; r++) {
