@@ -14,10 +14,11 @@ struct error;
 int cmd_serve(int argc, char **argv);
 int cmd_generate(int argc, char **argv);
 int cmd_bench(int argc, char **argv);
+int cmd_plan(int argc, char **argv);
 
-/* What serve and generate do first: parses, then answers --help and --version, sets the log level,
- * and finds the model. Returns true when the command should go on; otherwise *status is its exit
- * status. */
+/* What serve, generate and plan do first: parses, then answers --help and --version, sets the log
+ * level, and finds the model. Returns true when the command should go on; otherwise *status is its
+ * exit status. */
 bool cmd_start(struct options *o, unsigned command, int argc, char **argv, const char *usage,
                int *status);
 

@@ -63,7 +63,8 @@ bool cmd_start(struct options *o, unsigned command, int argc, char **argv, const
     }
     if (o->verbose || o->quiet)
         log_set_level(o->verbose ? LOG_DEBUG : LOG_WARN);
-    if (choose_model(o, &e) != 0 || suggested_sampling(o, &e) != 0) {
+    bool samples = command != CMD_PLAN;
+    if (choose_model(o, &e) != 0 || (samples && suggested_sampling(o, &e) != 0)) {
         *status = fail(&e, 1);
         return false;
     }

@@ -262,30 +262,57 @@ static bool solve(const struct model_config *c, const struct layout_options *o, 
     return true;
 }
 
-/* What is missing where, in a layout with even heads. */
-static int no_memory(const struct layout *l, const struct layout_fit *f, struct error *error) {
-    struct buffer text = {0};
+/* "rank 3 needs", "ranks 0 to 5 need" and figures, for each run of ranks that miss the same.
+ * Returns what all ranks together miss; below 0: what they have to spare. */
+static int64_t put_missing(const struct layout *l, const struct layout_fit *f, struct buffer *out) {
     int64_t missing = 0;
-    for (int32_t r = 0; r < l->world_size; r++) {
-        missing += f->load[r] - f->memory[r];
-        if (f->load[r] > f->memory[r])
-            buffer_printf(&text, "%srank %d needs %.2f GB and may use %.2f, %.2f too few",
-                          text.len ? "; " : "", r, (double)f->load[r] / 1e9,
-                          (double)f->memory[r] / 1e9, (double)(f->load[r] - f->memory[r]) / 1e9);
+    for (int32_t r = 0, end; r < l->world_size; r = end) {
+        int64_t load = f->load[r], memory = f->memory[r];
+        for (end = r; end < l->world_size && f->memory[end] == memory; end++)
+            if ((f->load[end] - load) / 10000000 != 0) /* the figures show 10 MB */
+                break;
+        missing += (load - memory) * (end - r);
+        if (load <= memory)
+            continue;
+        if (end - r > 1)
+            buffer_printf(out, "ranks %d to %d need", r, end - 1);
+        else
+            buffer_printf(out, "rank %d needs", r);
+        buffer_printf(out, " %.2f GB and may use %.2f, %.2f too few; ", (double)load / 1e9,
+                      (double)memory / 1e9, (double)(load - memory) / 1e9);
     }
+    return missing;
+}
+
+/* Would everything but the KV cache fit? */
+static bool fits_without_kv(const struct layout *l) {
+    for (int32_t r = 0; r < l->world_size; r++) {
+        struct layout_bytes b = layout_bytes(l, r);
+        if (b.total - b.kv > l->rank[r].memory)
+            return false;
+    }
+    return true;
+}
+
+/* What is missing where, in a layout with even heads. */
+static int no_memory(const struct model_config *c, const struct layout *l,
+                     const struct layout_fit *f, struct error *error) {
+    struct buffer text = {0};
+    int64_t missing = put_missing(l, f, &text);
     if (missing > 0)
-        buffer_printf(&text, "; in all %.2f GB too few", (double)missing / 1e9);
+        buffer_printf(&text, "in all %.2f GB too few", (double)missing / 1e9);
     else
-        buffer_puts(&text, "; in all there is enough, but it cannot be cut finely enough");
-    if (l->kv_tokens > 0)
+        buffer_puts(&text, "in all there is enough, but it cannot be cut finely enough");
+    buffer_puts(&text, "; take more GPUs, a higher --gpu-memory-utilization, --embedding host");
+    if (!c->fp8)
+        buffer_puts(&text, ", an FP8 checkpoint");
+    if (fits_without_kv(l))
         buffer_printf(&text,
-                      " with a KV cache of %lld tokens (lower --max-model-len or "
-                      "--max-num-seqs, or take --kv-cache-dtype fp8)",
+                      ", or a KV cache of less than %lld tokens (--max-model-len, --max-num-seqs, "
+                      "--kv-cache-dtype fp8)",
                       (long long)l->kv_tokens);
-    int rc = error_set(error, ERR_NO_MEMORY,
-                       "the model does not fit on %d ranks: %.*s; take more GPUs, "
-                       "--embedding host, a higher --gpu-memory-utilization or an FP8 checkpoint",
-                       l->world_size, (int)text.len, text.data);
+    int rc = error_set(error, ERR_NO_MEMORY, "the model does not fit on %d rank%s: %.*s",
+                       l->world_size, l->world_size > 1 ? "s" : "", (int)text.len, text.data);
     buffer_deinit(&text);
     return rc;
 }
@@ -308,5 +335,5 @@ int layout_make(const struct model_config *c, int32_t world_size,
     out->sizes = layout_sizes_of(c, &options->elements);
     bool fit = solve(c, options, out, &f);
     write_table(c, &f, out);
-    return fit ? 0 : no_memory(out, &f, error);
+    return fit ? 0 : no_memory(c, out, &f, error);
 }

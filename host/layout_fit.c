@@ -66,6 +66,43 @@ static void give(const struct layout_fit *f, struct range ranks, int32_t count, 
     }
 }
 
+/* Room for units below a level, but not less than `given`, which rounding may have hidden. */
+static int32_t room_below(const struct layout_fit *f, int32_t rank, int64_t bytes, double level,
+                          int32_t given, int32_t most) {
+    int32_t units = units_below(f, rank, f->load[rank], bytes, level, most);
+    return units > given ? units : given;
+}
+
+/* The same as give for the last kind, of which no finer one has to even anything out: as evenly as
+ * it goes without a share above the largest that give comes to. */
+static void give_evenly(struct layout_fit *f, int32_t count, int64_t bytes, int32_t *out) {
+    struct range all = {0, f->world_size};
+    int64_t load[MAX_RANKS];
+    int32_t room[MAX_RANKS] = {0}, left = count;
+    double level = 0;
+    memcpy(load, f->load, sizeof load);
+    give(f, all, count, bytes, load, out);
+    for (int32_t r = 0; r < f->world_size; r++)
+        level = share(f, r, load[r]) > level ? share(f, r, load[r]) : level;
+    for (int32_t r = 0; r < f->world_size && bytes > 0; r++) {
+        room[r] = room_below(f, r, bytes, level, out[r], count);
+        out[r] = 0;
+    }
+    while (left > 0 && bytes > 0) {
+        int32_t open = 0;
+        for (int32_t r = 0; r < f->world_size; r++)
+            open += room[r] > out[r];
+        for (int32_t r = 0, part = left / open > 0 ? left / open : 1; r < f->world_size; r++) {
+            int32_t take = room[r] - out[r] < part ? room[r] - out[r] : part;
+            take = take < left ? take : left;
+            out[r] += take;
+            left -= take;
+        }
+    }
+    for (int32_t r = 0; r < f->world_size; r++)
+        f->load[r] += out[r] * bytes;
+}
+
 /* ---- experts --------------------------------------------------------------------------------- */
 
 static struct range group_ranks(const struct layout_fit *f, int32_t group) {
@@ -134,7 +171,7 @@ static void give_rest(struct layout_fit *f) {
     if (ffn_is_coarser)
         give_experts(f);
     give(f, all, f->shared_units, f->shared_unit_bytes, f->load, f->shared);
-    give(f, all, f->vocab_rows, f->vocab_row_bytes, f->load, f->vocab);
+    give_evenly(f, f->vocab_rows, f->vocab_row_bytes, f->vocab);
 }
 
 static bool fits(const struct layout_fit *f) {

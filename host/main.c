@@ -16,6 +16,7 @@ static const struct command {
 } commands[] = {
     {"serve", cmd_serve, "serve a model over TCP (the default)"},
     {"generate", cmd_generate, "answer one prompt and leave"},
+    {"plan", cmd_plan, "say whether a model fits, and how it is spread; needs config.json only"},
     {"bench", cmd_bench, "measure a server under load"},
     {"help", cmd_help, "print this text"},
     {"version", cmd_version, "print the version"},

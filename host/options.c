@@ -24,7 +24,11 @@ enum option_type {
     OPT_LISTEN
 };
 
-enum { BOTH = CMD_SERVE | CMD_GENERATE, MAX_GENERATION_CONFIG_BYTES = 1 << 20 };
+enum {
+    BOTH = CMD_SERVE | CMD_GENERATE,
+    ALL = BOTH | CMD_PLAN,
+    MAX_GENERATION_CONFIG_BYTES = 1 << 20
+};
 
 struct option {
     const char *name;    /* without dashes; NULL: a heading of --help, in `help` */
@@ -38,35 +42,39 @@ struct option {
 };
 
 #define AT(member) offsetof(struct options, member)
-#define HEADING(text)                                                                              \
-    { NULL, NULL, OPT_BOOL, BOTH, 0, 0, 0, NULL, text }
+#define HEADING(commands, text)                                                                    \
+    { NULL, NULL, OPT_BOOL, commands, 0, 0, 0, NULL, text }
 
 /* clang-format off */
 static const struct option table[] = {
-    HEADING("Model"),
-    {"model", "-m --model-path", OPT_STRING, BOTH, AT(engine.model), 0, 0, NULL,
+    HEADING(ALL, "Model"),
+    {"model", "-m --model-path", OPT_STRING, ALL, AT(engine.model), 0, 0, NULL,
      "folder of a checkpoint: config.json, *.safetensors, tokenizer; without it the demo model"},
     {"served-model-name", "-a --alias --model-name", OPT_STRING, BOTH, AT(engine.served_model_name), 0, 0, NULL,
      "name that clients see; without it the folder's name"},
     {"load-format", "", OPT_CHOICE, BOTH, AT(engine.load_format), 0, 0, "auto dummy",
      "dummy: weights from a seeded generator, config.json and tokenizer only"},
-    {"max-model-len", "-c --ctx-size --context-length --session-len", OPT_INT, BOTH, AT(engine.max_model_len), 0, INT32_MAX, NULL,
+    {"max-model-len", "-c --ctx-size --context-length --session-len", OPT_INT, ALL, AT(engine.max_model_len), 0, INT32_MAX, NULL,
      "longest prompt and answer together, in tokens; 0: what the model allows"},
     {"chat-template", "", OPT_STRING, BOTH, AT(engine.chat_template), 0, 0, NULL,
      "name of the template for messages; without it the model's own, if it is known"},
 
-    HEADING("Device"),
+    HEADING(ALL, "Device"),
     {"device", "", OPT_CHOICE, BOTH, AT(engine.device), 0, 0, "cpu cuda ref",
      "cpu; ref: the scalar reference; cuda: a GPU, the same as --gpus 1"},
-    {"gpus", "", OPT_STRING, BOTH, AT(gpus), 0, 0, NULL,
+    {"gpus", "", OPT_STRING, ALL, AT(gpus), 0, 0, NULL,
      "number of GPUs, or a list of their numbers such as 0,2,3; 0: serve on the CPU"},
-    {"ranks", "-tp --tp --tensor-parallel-size", OPT_INT, BOTH, AT(engine.ranks), 1, 256, NULL,
+    {"gpu-memory", "", OPT_STRING, CMD_PLAN, AT(gpu_memory), 0, 0, NULL,
+     "memory of each GPU or rank, such as 24G, or one size for each of them: 24G,24G,12G"},
+    {"layout", "", OPT_BOOL, CMD_PLAN, AT(layout), 0, 0, NULL,
+     "draw what every rank holds"},
+    {"ranks", "-tp --tp --tensor-parallel-size", OPT_INT, ALL, AT(engine.ranks), 1, 256, NULL,
      "CPU ranks that the model, or each of its replicas, is spread over"},
     {"replicas", "-dp --dp --data-parallel-size --dp-size", OPT_INT, CMD_SERVE, AT(engine.replicas), 1, MAX_REPLICAS, NULL,
      "copies of the model that share the requests; the GPUs, or the CPU threads, are divided among them"},
-    {"enable-expert-parallel", "", OPT_BOOL, BOTH, AT(engine.enable_expert_parallel), 0, 0, NULL,
+    {"enable-expert-parallel", "", OPT_BOOL, ALL, AT(engine.enable_expert_parallel), 0, 0, NULL,
      "whole experts per rank instead of a slice of each"},
-    {"expert-parallel-size", "--ep --ep-size", OPT_INT, BOTH, AT(engine.expert_parallel_size), 0, 256, NULL,
+    {"expert-parallel-size", "--ep --ep-size", OPT_INT, ALL, AT(engine.expert_parallel_size), 0, 256, NULL,
      "groups of ranks that own whole experts; 0: chosen by the layout"},
     {"comm-timeout", "", OPT_NUMBER, BOTH, AT(engine.comm_timeout_s), 0.1, 3600, NULL,
      "seconds that a rank waits for another one; then the step is lost, and the server recovers or leaves"},
@@ -87,28 +95,28 @@ static const struct option table[] = {
      "GPUs: output does not depend on what else runs, somewhat slower; always so on the CPU"},
     {"enforce-eager", "", OPT_BOOL, BOTH, AT(engine.enforce_eager), 0, 0, NULL,
      "GPUs: launch every kernel of every step instead of replaying CUDA graphs"},
-    {"embedding", "", OPT_CHOICE, BOTH, AT(engine.embedding), 0, 0, "device host",
+    {"embedding", "", OPT_CHOICE, ALL, AT(engine.embedding), 0, 0, "device host",
      "GPUs: where the embedding table is kept; host: in pinned memory, read over PCIe"},
 
-    HEADING("Memory and scheduling"),
-    {"max-num-seqs", "-np --parallel --max-running-requests --max-batch-size", OPT_INT, BOTH, AT(engine.max_num_seqs), 1, 65536, NULL,
+    HEADING(ALL, "Memory and scheduling"),
+    {"max-num-seqs", "-np --parallel --max-running-requests --max-batch-size", OPT_INT, ALL, AT(engine.max_num_seqs), 1, 65536, NULL,
      "requests that run at once, of each replica"},
-    {"max-num-batched-tokens", "-b --chunked-prefill-size --max-prefill-token-num", OPT_INT, BOTH, AT(engine.max_num_batched_tokens), 1, 1 << 20, NULL,
+    {"max-num-batched-tokens", "-b --chunked-prefill-size --max-prefill-token-num", OPT_INT, ALL, AT(engine.max_num_batched_tokens), 1, 1 << 20, NULL,
      "tokens of one step of a replica, decodes and prefill chunks together"},
     {"max-queued-requests", "", OPT_INT, BOTH, AT(engine.max_queued_requests), 1, 1 << 20, NULL,
      "requests that wait for a replica; more are refused as overloaded"},
-    {"kv-cache-dtype", "-ctk --cache-type-k", OPT_CHOICE, BOTH, AT(engine.kv_cache_dtype), 0, 0, "auto f32 bf16 f16 fp8",
+    {"kv-cache-dtype", "-ctk --cache-type-k", OPT_CHOICE, ALL, AT(engine.kv_cache_dtype), 0, 0, "auto f32 bf16 f16 fp8",
      "type of the KV cache"},
     {"kv-cache-memory-bytes", "", OPT_BYTES, BOTH, AT(engine.kv_cache_memory_bytes), 0, 1LL << 50, NULL,
      "size of each replica's KV cache; 0: for max-num-seqs full contexts, within 40% of free memory (all replicas together) or what gpu-memory-utilization leaves"},
-    {"gpu-memory-utilization", "", OPT_NUMBER, BOTH, AT(engine.gpu_memory_utilization), 0.05, 1, NULL,
+    {"gpu-memory-utilization", "", OPT_NUMBER, ALL, AT(engine.gpu_memory_utilization), 0.05, 1, NULL,
      "share of each GPU's memory for weights, activations and KV cache together"},
     {"num-kv-blocks", "--num-gpu-blocks-override", OPT_INT, BOTH, AT(engine.num_kv_blocks), 0, INT32_MAX, NULL,
      "exactly this many KV blocks of 16 tokens in each replica; 0: from kv-cache-memory-bytes"},
     {"enable-prefix-caching", "", OPT_BOOL, BOTH, AT(engine.enable_prefix_caching), 0, 0, NULL,
      "share KV blocks between prompts that begin alike"},
 
-    HEADING("Sampling (serve: for fields that a request leaves out)"),
+    HEADING(BOTH, "Sampling (serve: for fields that a request leaves out)"),
     {"generation-config", "", OPT_CHOICE, BOTH, AT(generation_config), 0, 0, "auto none",
      "auto: temperature, top-k, top-p, min-p and repetition-penalty as the model's generation_config.json says"},
     {"max-tokens", "-n --n-predict", OPT_INT, BOTH, AT(generation.max_tokens), 1, INT32_MAX, NULL,
@@ -158,13 +166,13 @@ static const struct option table[] = {
     {"chat", "", OPT_BOOL, CMD_GENERATE, AT(chat), 0, 0, NULL,
      "the prompt is a user's message, put into the model's chat template"},
 
-    HEADING("General"),
-    {"config", "", OPT_STRING, BOTH, AT(config), 0, 0, NULL,
+    HEADING(ALL, "General"),
+    {"config", "", OPT_STRING, ALL, AT(config), 0, 0, NULL,
      "INI file with options as `name = value` lines; flags win"},
-    {"verbose", "-v", OPT_BOOL, BOTH, AT(verbose), 0, 0, NULL, "log more"},
-    {"quiet", "-q", OPT_BOOL, BOTH, AT(quiet), 0, 0, NULL, "log errors and warnings only"},
-    {"help", "-h", OPT_BOOL, BOTH, AT(help), 0, 0, NULL, "print this text"},
-    {"version", "-V", OPT_BOOL, BOTH, AT(version), 0, 0, NULL, "print the version"},
+    {"verbose", "-v", OPT_BOOL, ALL, AT(verbose), 0, 0, NULL, "log more"},
+    {"quiet", "-q", OPT_BOOL, ALL, AT(quiet), 0, 0, NULL, "log errors and warnings only"},
+    {"help", "-h", OPT_BOOL, ALL, AT(help), 0, 0, NULL, "print this text"},
+    {"version", "-V", OPT_BOOL, ALL, AT(version), 0, 0, NULL, "print the version"},
 };
 /* clang-format on */
 enum { NUM_OPTIONS = sizeof table / sizeof *table };
@@ -403,11 +411,11 @@ static char *next_ini_line(char *line, int size, void *stream) {
 /* By name or alias, without dashes. */
 static const struct option *find_in_file(const char *name) {
     static const char *const dashes[] = {"-", "--"};
-    const struct option *opt = find(CMD_SERVE | CMD_GENERATE, name, "");
+    const struct option *opt = find(ALL, name, "");
     for (int i = 0; !opt && i < 2; i++) {
         char dashed[64];
         snprintf(dashed, sizeof dashed, "%s%s", dashes[i], name);
-        opt = find(CMD_SERVE | CMD_GENERATE, NULL, dashed);
+        opt = find(ALL, NULL, dashed);
     }
     return opt;
 }
@@ -591,6 +599,28 @@ static int parse_gpus(struct engine_options *e, const char *text, struct error *
     return 0;
 }
 
+/* "24G", or "24G,24G,12G": sizes of at least a MiB. */
+static int parse_gpu_memory(struct options *o, struct error *error) {
+    const double least = 1 << 20, most = (double)(1LL << 50);
+    o->num_memory = 0;
+    for (const char *p = o->gpu_memory; p;) {
+        char size[32];
+        int len = (int)strcspn(p, ",");
+        double bytes = 0;
+        snprintf(size, sizeof size, "%.*s", len, p);
+        if (len >= (int)sizeof size || !parse_bytes(size, &bytes) || bytes < least || bytes > most)
+            return error_set(error, ERR_CONFIG,
+                             "--gpu-memory %s: expected sizes such as 24G or 24G,24G,12G",
+                             o->gpu_memory);
+        if (o->num_memory == MAX_GPUS)
+            return error_set(error, ERR_CONFIG, "--gpu-memory %s: up to %d sizes are possible",
+                             o->gpu_memory, MAX_GPUS);
+        o->memory[o->num_memory++] = (int64_t)bytes;
+        p = p[len] ? p + len + 1 : NULL;
+    }
+    return 0;
+}
+
 /* --gpus and --device say the same thing twice. */
 static int choose_device(struct options *o, struct error *error) {
     struct engine_options *e = &o->engine;
@@ -616,6 +646,8 @@ int options_parse(struct options *o, unsigned command, int argc, char **argv, st
         rc = pass(o, command, argc, argv, false, error);
     if (rc == 0)
         rc = choose_device(o, error);
+    if (rc == 0)
+        rc = parse_gpu_memory(o, error);
     if (rc == 0 && o->generation.min_tokens > o->generation.max_tokens)
         rc = error_set(error, ERR_CONFIG, "--min-tokens %d: more than --max-tokens %d",
                        o->generation.min_tokens, o->generation.max_tokens);

@@ -19,7 +19,7 @@ extern "C" {
 #endif
 
 /* Commands that read this table, as bits. */
-enum { CMD_SERVE = 1, CMD_GENERATE = 2 };
+enum { CMD_SERVE = 1, CMD_GENERATE = 2, CMD_PLAN = 4 };
 
 /* The values of all options. options_init fills in the defaults; strings given by the user are
  * owned by `strings`. */
@@ -31,6 +31,10 @@ struct options {
     const char *gpus;                 /* as given, or NULL */
     const char *prompt;               /* generate; NULL: from standard input */
     bool chat;                        /* generate: the prompt is a user's message */
+    const char *gpu_memory;           /* plan: as given, or NULL; in bytes, one a rank: */
+    int64_t memory[MAX_GPUS];         /* plan: one stands for every rank */
+    int32_t num_memory;
+    bool layout; /* plan: draw it */
     bool seed_given;
     const char *generation_config; /* "auto" or "none" */
     uint64_t given; /* options that the user set, as bits of their place in the table */

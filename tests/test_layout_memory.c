@@ -89,14 +89,14 @@ TEST(LayoutMemory, WhatDoesNotFitIsRefusedWithFigures) {
     struct layout l;
     struct error e = {0};
     EXPECT_INT_EQ(layout_make(&c, 8, &o, &l, &e), ERR_NO_MEMORY);
-    EXPECT_TRUE(strstr(e.text, "rank 0 needs 19.") != NULL);
+    EXPECT_TRUE(strstr(e.text, "ranks 0 to 7 need 19.") != NULL);
     EXPECT_TRUE(strstr(e.text, "may use 17.18, 2.") != NULL);
-    EXPECT_TRUE(strstr(e.text, "; in all ") != NULL);
+    EXPECT_TRUE(strstr(e.text, "too few; in all ") != NULL);
     EXPECT_TRUE(strstr(e.text, "KV cache") == NULL);
     o = equal_memory(&c, DTYPE_F16, 20 * GIB, GIB);
     o.kv_tokens = 32768;
     EXPECT_INT_EQ(layout_make(&c, 8, &o, &l, &e), ERR_NO_MEMORY);
-    EXPECT_TRUE(strstr(e.text, "a KV cache of 32768 tokens (lower --max-model-len") != NULL);
+    EXPECT_TRUE(strstr(e.text, "a KV cache of less than 32768 tokens (--max-model-len") != NULL);
     o.kv_tokens_min = 1024;
     EXPECT_INT_EQ(layout_make(&c, 8, &o, &l, &e), 0);
     EXPECT_INT_LT(l.kv_tokens, 32768);
