@@ -324,6 +324,8 @@ int model_create(const struct model_config *config, const struct weights *weight
     if (rc == 0)
         rc = layout_make(config, ranks_world_size(m->ranks), &options->layout, &m->layout, error);
     if (rc == 0)
+        rc = layout_check(&m->layout, config, error);
+    if (rc == 0)
         rc = check_block_scales(config, m->ops, error);
     if (rc == 0)
         rc = create_ranks(m, error);

@@ -36,6 +36,24 @@ static bool report(const struct golden *g, const struct error *e) {
     return false;
 }
 
+static struct layout_options layout_options(const struct model_config *c,
+                                            const struct golden_options *o) {
+    struct layout_options l = {.expert_parallel_size = o->expert_parallel_size};
+    struct layout whole;
+    int64_t sum = 0;
+    if (!o->memory)
+        return l;
+    struct layout_options one = {.elements = layout_elements_of(c, DTYPE_NONE)};
+    CHECK(layout_make(c, 1, &one, &whole, NULL) == 0, "one rank");
+    for (int32_t r = 0; r < o->ranks; r++)
+        sum += o->memory[r];
+    for (int32_t r = 0; r < o->ranks; r++)
+        l.memory[r] =
+            whole.sizes.replicated + layout_bytes(&whole, 0).weights * 5 / 2 * o->memory[r] / sum;
+    l.elements = one.elements;
+    return l;
+}
+
 bool golden_open(struct golden *g, const char *name, const struct golden_options *o) {
     struct error error = {0};
     char path[320];
@@ -55,7 +73,7 @@ bool golden_open(struct golden *g, const char *name, const struct golden_options
         .ops = o->ops,
         .num_ranks = o->ranks ? o->ranks : 1,
         .threads = o->threads ? o->threads : 1,
-        .layout.expert_parallel_size = o->expert_parallel_size,
+        .layout = layout_options(&g->config, o),
         .max_tokens = MAX_CHUNK,
         .max_seqs = MAX_SEQS,
         .max_logits = MAX_CHUNK,

@@ -22,7 +22,8 @@ struct golden {
 struct golden_options {
     const struct ops *ops;
     int32_t ranks, threads, expert_parallel_size;
-    enum dtype kv_dtype; /* DTYPE_NONE: the backend's choice */
+    const int32_t *memory; /* [ranks] proportions of 2.5 times the model; NULL: equal */
+    enum dtype kv_dtype;   /* DTYPE_NONE: the backend's choice */
     bool fp8_activations;
 
     /* GPUs only. */

@@ -133,6 +133,53 @@ TEST(Golden, RefOnManyRanksIsBitwiseOneRank) {
     check_all_ranks(&ref_ops);
 }
 
+/* Ranks of unequal memory, down to one that holds next to nothing. */
+static void check_unequal(const struct ops *ops) {
+    static const int32_t five[] = {24, 24, 12, 8, 48}, four[] = {30, 1, 9, 2};
+    static const struct {
+        const char *name;
+        int32_t ranks, ep;
+        const int32_t *memory;
+    } cases[] = {
+        {"skywork_moe", 5, 1, five}, {"qwen3_moe", 5, 1, five},
+        {"qwen3_moe", 5, 5, five},   {"qwen3_moe", 4, 2, four},
+        {"skywork_moe", 4, 1, four}, {"qwen3_moe_fp8_block", 4, 1, four},
+        {"llama3", 4, 1, four},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct golden_options o = {.ops = ops, .ranks = 1, .threads = 2};
+        int32_t tokens[MAX_PROMPT], n = 0, V = 0;
+        float *logits[2] = {0};
+        for (int j = 0; j < 2; j++) {
+            struct golden g;
+            if (golden_open(&g, cases[i].name, &o)) {
+                V = g.config.vocab_size;
+                n = golden_ids(&g, 2, "tokens", tokens, MAX_PROMPT);
+                logits[j] = xcalloc((size_t)n * (size_t)V, sizeof *logits[j]);
+                golden_run(&g, tokens, 0, n, 0, logits[j]);
+                EXPECT_INT_EQ(layout_check(model_layout(g.model), &g.config, NULL), 0);
+                const struct rank_layout *r = model_layout(g.model)->rank;
+                if (j == 1) /* it is no even split */
+                    EXPECT_INT_GT(
+                        r[0].ffn_columns.count + r[0].expert_columns.count * r[0].experts.count,
+                        r[3].ffn_columns.count + r[3].expert_columns.count * r[3].experts.count);
+            }
+            golden_close(&g);
+            o.ranks = cases[i].ranks;
+            o.expert_parallel_size = cases[i].ep;
+            o.memory = cases[i].memory;
+        }
+        if (logits[0] && logits[1])
+            EXPECT_MEM_EQ(logits[1], logits[0], (size_t)n * (size_t)V * sizeof(float));
+        free(logits[0]);
+        free(logits[1]);
+    }
+}
+
+TEST(Golden, RefOnRanksOfUnequalMemoryIsBitwiseOneRank) {
+    check_unequal(&ref_ops);
+}
+
 /* Runs fn for every CPU instruction set of this machine. */
 static void for_each_isa(void (*fn)(const struct ops *ops)) {
     static const char *const isas[] = {"avx2", "avx512", "avx512bf16"};
@@ -165,4 +212,8 @@ TEST(Golden, CpuAgreesWithThePublishedImplementations) {
 
 TEST(Golden, CpuOnManyRanksIsBitwiseOneRank) {
     for_each_isa(check_all_ranks);
+}
+
+TEST(Golden, CpuOnRanksOfUnequalMemoryIsBitwiseOneRank) {
+    for_each_isa(check_unequal);
 }
