@@ -1,13 +1,16 @@
 /* layout_fit: how many units of everything each rank gets. The search behind layout_make, and not
  * for other modules: it knows units and their bytes, nothing of models.
  *
- * Two problems. Heads: as even as memory allows, so first an even split, and if that leaves some
- * rank over its memory the least maximum with which all ranks fit, then the largest minimum, both
- * found by dynamic programming over the ranks. Everything else: identical units of one kind, each
- * of which goes to the rank that is least full afterwards. That is optimal: take an assignment that
- * is better; some rank has fewer units in it than ours, some other more; the last unit that we put
- * on the former went there because the latter would have been at least as full with one more, and
- * there it has one more.
+ * Heads are as even as memory allows: an even split first, and if that leaves some rank over its
+ * memory, the least maximum with which all ranks fit, then the largest minimum, both found by
+ * dynamic programming over the ranks.
+ *
+ * Everything else is given out by kinds, from coarse to fine, so that the finer even out the
+ * coarser. Of one kind each unit goes to the rank that is least full afterwards, which makes the
+ * fullest rank as little full as can be. For if our fullest rank had fewer units, some other rank
+ * would have more than we gave it; but ours got its last one because that other rank would have
+ * been at least as full with one more. The vocabulary comes last, and is spread evenly below the
+ * share that it cannot lower.
  */
 #pragma once
 
