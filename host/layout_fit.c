@@ -209,16 +209,12 @@ struct head_table {
 };
 #define IMPOSSIBLE INT64_MIN
 
-/* What makes a split of heads good: room for the coarsest other units, few copies of KV heads, even
- * heads. The first two compete where KV heads are replicated, so either may come first. */
-enum priority { ROOM_FIRST, COPIES_FIRST, NUM_PRIORITIES };
-
-/* The worth of a rank's share; IMPOSSIBLE where its heads alone are too much. A step of what comes
- * first outweighs all that comes after it, over all ranks together. */
-static int64_t worth(const struct layout_fit *f, enum priority priority, int32_t rank,
-                     int32_t first, int32_t units) {
+/* What a rank's share is worth: above all room for the coarsest other units, then few copies of KV
+ * heads (where they are replicated), then even heads; a step of each outweighs all that comes after
+ * it, over all ranks together. IMPOSSIBLE where the heads alone are too much. */
+static int64_t worth(const struct layout_fit *f, int32_t rank, int32_t first, int32_t units) {
     const int64_t SQUARES = (int64_t)MAX_RANKS * MAX_HEADS * MAX_HEADS + 1;
-    const int64_t COPIES = MAX_RANKS + MAX_HEADS, ROOM = MAX_RANKS * (int64_t)MAX_INTERMEDIATE;
+    const int64_t COPIES = MAX_RANKS + MAX_HEADS;
     int32_t per_unit = heads_per_unit(f), count;
     int64_t bytes = coarsest(f, &count);
     int64_t room =
@@ -227,22 +223,21 @@ static int64_t worth(const struct layout_fit *f, enum priority priority, int32_t
         return IMPOSSIBLE;
     int64_t others = bytes == 0 ? 0 : room / bytes < count ? room / bytes : count;
     int64_t copies = layout_fit_kv_heads(f, first * per_unit, units * per_unit).count;
-    int64_t sum = priority == ROOM_FIRST ? others * COPIES - copies : others - copies * ROOM;
-    return sum * SQUARES - (int64_t)units * units;
+    return (others * COPIES - copies) * SQUARES - (int64_t)units * units;
 }
 
 static int32_t num_head_units(const struct layout_fit *f) {
     return f->num_q_heads / heads_per_unit(f);
 }
 
-static void fill_row(const struct layout_fit *f, struct head_table *t, enum priority priority,
-                     int32_t rank, int32_t fewest, int32_t most) {
+static void fill_row(const struct layout_fit *f, struct head_table *t, int32_t rank, int32_t fewest,
+                     int32_t most) {
     int32_t num_units = num_head_units(f);
     for (int32_t p = 0; p <= num_units; p++) {
         t->best[rank][p] = IMPOSSIBLE;
         for (int32_t n = most < num_units - p ? most : num_units - p; n >= fewest; n--) {
             int64_t after = t->best[rank + 1][p + n];
-            int64_t here = after == IMPOSSIBLE ? IMPOSSIBLE : worth(f, priority, rank, p, n);
+            int64_t here = after == IMPOSSIBLE ? IMPOSSIBLE : worth(f, rank, p, n);
             if (here == IMPOSSIBLE || here + after <= t->best[rank][p])
                 continue;
             t->best[rank][p] = here + after;
@@ -253,26 +248,18 @@ static void fill_row(const struct layout_fit *f, struct head_table *t, enum prio
 
 /* The best split of heads with `fewest` to `most` units a rank, and all else on top of it; false
  * when it does not fit. */
-static bool split_by(struct layout_fit *f, struct head_table *t, enum priority priority,
-                     int32_t fewest, int32_t most) {
+static bool split_within(struct layout_fit *f, struct head_table *t, int32_t fewest, int32_t most) {
     int32_t num_units = num_head_units(f);
     for (int32_t p = 0; p <= num_units; p++)
         t->best[f->world_size][p] = p == num_units ? 0 : IMPOSSIBLE;
     for (int32_t r = f->world_size - 1; r >= 0; r--)
-        fill_row(f, t, priority, r, fewest, most);
+        fill_row(f, t, r, fewest, most);
     if (t->best[0][0] == IMPOSSIBLE)
         return false;
     for (int32_t r = 0, p = 0; r < f->world_size; p += t->take[r++][p])
         f->q_heads[r] = t->take[r][p] * heads_per_unit(f);
     give_rest(f);
     return fits(f);
-}
-
-static bool split_within(struct layout_fit *f, struct head_table *t, int32_t fewest, int32_t most) {
-    for (int priority = 0; priority < NUM_PRIORITIES; priority++)
-        if (split_by(f, t, priority, fewest, most))
-            return true;
-    return false;
 }
 
 /* The most even split that fits, with fewest..most units a rank; false when there is none. */

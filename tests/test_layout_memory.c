@@ -132,6 +132,22 @@ TEST(LayoutMemory, HeadsAreEvenUntilMemoryIsShort) {
     EXPECT_INT_EQ(layout_check(&l, &c, &e), 0);
 }
 
+/* The first of eight cards has half a gigabyte less: it becomes one of those with four heads, and
+ * all else stays as it was. */
+TEST(LayoutMemory, ACardWithADisplayHasAHeadLess) {
+    struct model_config c = skywork_moe_fp8();
+    struct layout_options o = equal_memory(&c, DTYPE_F16, 23 * GIB, GIB);
+    struct layout l;
+    o.memory[0] -= 500 * MIB;
+    o.kv_tokens = 64 * 8192;
+    o.kv_tokens_min = 8192;
+    ASSERT_INT_EQ(layout_make(&c, 8, &o, &l, NULL), 0);
+    for (int32_t r = 0; r < 8; r++) {
+        EXPECT_INT_EQ(l.rank[r].q_heads.count, r > 0 && r < 5 ? 5 : 4);
+        EXPECT_INT_EQ(l.rank[r].expert_columns.count, 1536);
+    }
+}
+
 /* A card of 8 GB among larger ones holds less of everything but heads, and no card is over. */
 TEST(LayoutMemory, MixedCardsAreFilledToOneShare) {
     struct model_config c = model(32, 0, 4096, 32, 8, 128, 8, 14336, 0, 32000);
