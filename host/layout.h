@@ -92,8 +92,9 @@ struct layout_options {
     struct layout_elements elements;
     int64_t memory[MAX_RANKS]; /* bytes that a rank may use; 0 everywhere: no limit */
     int64_t fixed[MAX_RANKS];  /* spent whatever the rank holds: activations, embedding, ... */
-    int64_t kv_tokens;         /* tokens that the KV cache shall hold, all sequences together */
-    int64_t kv_tokens_min;     /* if they do not fit: as many as do, but not fewer than these */
+    int64_t kv_tokens;         /* that the KV cache shall hold, all sequences together */
+    int64_t kv_tokens_min;     /* > 0: if those do not fit, as many as do, but not fewer than this;
+                                * both are rounded up to whole blocks */
 };
 
 /* What one rank holds, in bytes. */
@@ -128,10 +129,13 @@ struct layout_sizes layout_sizes_of(const struct model_config *c, const struct l
 
 /* ERR_CONFIG when world_size is out of 1..MAX_RANKS, expert_parallel_size does not divide it, or
  * the memory of some ranks only is known. ERR_NO_MEMORY when no layout keeps every rank within its
- * memory; the text says how much is missing where, and what helps. Exact but for this: columns are
+ * memory; the text says how much is missing where and what helps, and *out is then the layout with
+ * even heads, for drawing. Ranks in several processes must all call it with the memory of all.
+ * Exact but for this: columns are
  * counted in whole units, a rank may be left with less than a vocabulary row (or, in models with
- * dense layers beside experts, less than a unit of the finer kind), and in grids a search over
- * heads weighs groups of ranks as if experts were spread evenly over them. */
+ * dense layers beside experts, less than a unit of the finer kind), in grids a search over
+ * heads weighs groups of ranks as if experts were spread evenly over them, and where KV heads are
+ * replicated it prefers room for columns to fewer copies. */
 int layout_make(const struct model_config *config, int32_t world_size,
                 const struct layout_options *options, struct layout *out, struct error *error);
 
