@@ -84,6 +84,9 @@ CPPFLAGS  += -isystem $(CUDA_HOME)/include
 LDLIBS    += -L$(CUDA_HOME)/lib64 -Wl,--enable-new-dtags,-rpath,$(CUDA_HOME)/lib64 -lcudart -lcublasLt
 SRC       := $(filter-out host/cuda_none.c,$(SRC)) $(wildcard cuda/*.c)
 CUDA_OBJ  := $(patsubst %.cu,$(BUILD)/%.o,$(wildcard cuda/*.cu))
+# NCCL is opened at run time, where it is wanted; its header says how.
+HAVE_NCCL := $(wildcard $(CUDA_HOME)/include/nccl.h /usr/include/nccl.h)
+CPPFLAGS  += $(if $(HAVE_NCCL),-DHAVE_NCCL)
 endif
 OBJ       := $(SRC:%.c=$(BUILD)/%.o) $(SRC_CXX:%.cc=$(BUILD)/%.o) $(CUDA_OBJ)
 LIB_OBJ   := $(filter-out $(BUILD)/host/main.o,$(OBJ))
@@ -159,22 +162,24 @@ VM_TEST   := $(wildcard tests/ptxvm/test_*.c tests/ptxvm/*_fixture.c)
 VM_OBJ    := $(patsubst %.c,$(BUILD)/%.o,$(filter-out $(VM_TEST),$(wildcard tests/ptxvm/*.c)))
 VM_BLAS   := $(patsubst %,$(BUILD)/tests/ptxvm/%.o,cublas gemm rt_alloc)
 VM_LT     := $(patsubst %,$(BUILD)/tests/ptxvm/%.o,cublaslt gemm rt_alloc)
-VM_RT     := $(filter-out %/cublas.o %/gemm.o %/cublaslt.o,$(VM_OBJ))
+VM_NCCL   := $(patsubst %,$(BUILD)/tests/ptxvm/%.o,nccl nccl_group nccl_meet nccl_reduce rt_alloc)
+VM_RT     := $(filter-out %/cublas.o %/gemm.o %/cublaslt.o $(filter-out %/rt_alloc.o,$(VM_NCCL)),$(VM_OBJ))
 VM_CORE   := $(filter-out $(BUILD)/tests/ptxvm/rt_%,$(VM_RT)) $(BUILD)/tests/ptxvm/rt_alloc.o
-VM_LIBS   := $(VM)/libcudart.so.13 $(VM)/libcublas.so.13 $(VM)/libcublasLt.so.13
+VM_LIBS   := $(VM)/libcudart.so.13 $(VM)/libcublas.so.13 $(VM)/libcublasLt.so.13 $(if $(HAVE_NCCL),$(VM)/libnccl.so.2)
 $(VM_OBJ): CFLAGS += -O3 -march=x86-64-v3 -fno-strict-aliasing -fwrapv -fPIC -Wno-maybe-uninitialized
 $(VM)/libcudart.so.13: $(VM_RT)
 $(VM)/libcublas.so.13: $(VM_BLAS) | $(VM)/libcudart.so.13
 $(VM)/libcublasLt.so.13: $(VM_LT) | $(VM)/libcudart.so.13
-$(VM)/lib%.so.13:
+$(VM)/libnccl.so.2: $(VM_NCCL) | $(VM)/libcudart.so.13
+$(VM)/libcudart.so.13 $(VM)/libcublas.so.13 $(VM)/libcublasLt.so.13 $(VM)/libnccl.so.2:
 	@mkdir -p $(@D)
 	@echo "  LINK $@"
-	$(Q)$(CC) -shared -pthread -o $@ $^ -Wl,-soname,$(@F),--version-script=tests/ptxvm/lib$*.map,-z,defs $(if $|,-L$(VM) -l:libcudart.so.13) -lm
+	$(Q)$(CC) -shared -pthread -o $@ $^ -Wl,-soname,$(@F),--version-script=tests/ptxvm/$(firstword $(subst ., ,$(@F))).map,-z,defs $(if $|,-L$(VM) -l:libcudart.so.13) -lm
 
 # Test programs: of the CPU program; of the machine; of the stand-ins' runtime; of the kernels and the
 # CUDA backend, which use the CUDA runtime alone and so run on the stand-ins or on a GPU.
 objects    = $(patsubst %,$(BUILD)/%.o,$(basename $(wildcard $(1))))
-RT_TEST_OBJ  := $(call objects,tests/ptxvm/test_rt_*.c tests/ptxvm/rt_fixture.c tests/ptxvm/rt_kernels.cu tests/ptxvm/fatbin.c host/dtype.c)
+RT_TEST_OBJ  := $(filter-out $(if $(HAVE_NCCL),,%/test_rt_nccl.o),$(call objects,tests/ptxvm/test_rt_*.c tests/ptxvm/rt_fixture.c tests/ptxvm/rt_kernels.cu tests/ptxvm/fatbin.c host/dtype.c))
 VM_TEST_OBJ  := $(filter-out $(RT_TEST_OBJ),$(call objects,$(VM_TEST)))
 GPU_TEST_OBJ := $(filter-out $(if $(PKGS),,%/test_cuda_engine.o %/test_cuda_program.o),$(call objects,tests/test_cuda_*.c tests/gpu_*.c tests/cuda_*.cu)) \
                 $(patsubst %,$(BUILD)/tests/%.o,alloc_guard ops_fixture golden $(if $(PKGS),engine_fixture invariance program net_client))
@@ -184,7 +189,7 @@ $(BUILD)/gpu_tests: $(GPU_TEST_OBJ) $(LIB_OBJ) $(BUILD)/tests/$(SHIM).o
 $(BUILD)/machine_tests $(BUILD)/runtime_tests $(BUILD)/gpu_tests:
 	@echo "  LINK $@"
 	$(Q)$(CXX) $(LDFLAGS) -o $@ $^ $(GTEST) $(LDLIBS)
-$(BUILD)/runtime_tests: LDLIBS += -lcublas
+$(BUILD)/runtime_tests: LDLIBS += -lcublas $(if $(HAVE_NCCL),-L$(VM) -l:libnccl.so.2)
 
 # What ptxas said of every kernel, and the shared memory that the tests launch them with.
 cuda-report: $(CUDA_OBJ) $(if $(NVCC),$(BUILD)/gpu_tests $(VM)/libcudart.so.13 $(VM)/libcublasLt.so.13)  ## what every kernel takes; fails on a spill
