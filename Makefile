@@ -80,13 +80,12 @@ CUDA_HOME ?= $(abspath $(dir $(realpath $(NVCC)))/..)
 NVFLAGS   := -std=c++17 -O3 -lineinfo --no-compress -cudart shared -I. -Xcompiler -Wall,-Wextra,-fPIC \
              --Werror all-warnings -Xptxas -v,-warn-spills,-warn-double-usage \
              $(foreach a,$(ARCHS),-gencode arch=compute_$(a),code=[sm_$(a),compute_$(a)])
-CPPFLAGS  += -isystem $(CUDA_HOME)/include
-LDLIBS    += -L$(CUDA_HOME)/lib64 -Wl,--enable-new-dtags,-rpath,$(CUDA_HOME)/lib64 -lcudart -lcublasLt
-SRC       := $(filter-out host/cuda_none.c,$(SRC)) $(wildcard cuda/*.c)
-CUDA_OBJ  := $(patsubst %.cu,$(BUILD)/%.o,$(wildcard cuda/*.cu))
-# NCCL is opened at run time, where it is wanted; its header says how.
+# (NCCL is opened at run time, where several GPUs are wanted; only its header is needed here.)
 HAVE_NCCL := $(wildcard $(CUDA_HOME)/include/nccl.h /usr/include/nccl.h)
-CPPFLAGS  += $(if $(HAVE_NCCL),-DHAVE_NCCL)
+CPPFLAGS  += -isystem $(CUDA_HOME)/include
+LDLIBS    += -L$(CUDA_HOME)/lib64 -Wl,--enable-new-dtags,-rpath,$(CUDA_HOME)/lib64 -lcudart -lcublasLt -ldl
+SRC       := $(filter-out host/cuda_none.c,$(SRC)) $(filter-out $(if $(HAVE_NCCL),%_none.c,%/nccl.c),$(wildcard cuda/*.c))
+CUDA_OBJ  := $(patsubst %.cu,$(BUILD)/%.o,$(wildcard cuda/*.cu))
 endif
 OBJ       := $(SRC:%.c=$(BUILD)/%.o) $(SRC_CXX:%.cc=$(BUILD)/%.o) $(CUDA_OBJ)
 LIB_OBJ   := $(filter-out $(BUILD)/host/main.o,$(OBJ))

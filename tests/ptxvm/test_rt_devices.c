@@ -121,8 +121,8 @@ TEST(RtDevices, RacesAreNotSeenBetweenThem) {
 TEST(RtDevices, OrderComesThroughAnotherDevice) {
     if (!rt_with_setting("PTXVM_RACES", "1", "RtDevices.OrderComesThroughAnotherDevice"))
         return;
-    if (num_devices() < 2)
-        SKIP("it takes two devices");
+    if (rt_is_mode("sync") || num_devices() < 2)
+        SKIP("it takes two devices and streams that do not block");
     struct rt_box *box;
     ASSERT_CUDA(cudaHostAlloc((void **)&box, 2 * sizeof *box, cudaHostAllocPortable));
     memset(box, 0, 2 * sizeof *box);
@@ -283,8 +283,8 @@ static void sleep_700_ms(void *arg) {
 TEST(RtDevices, WorkOfAnotherDeviceIsProgress) {
     if (!rt_with_setting("PTXVM_SPIN", "1", "RtDevices.WorkOfAnotherDeviceIsProgress"))
         return;
-    if (num_devices() < 2)
-        SKIP("it takes two devices");
+    if (rt_is_mode("sync") || num_devices() < 2)
+        SKIP("it takes two devices and streams that do not block");
     int *flag, *seen = rt_device_ints(1, 0);
     ASSERT_CUDA(cudaHostAlloc((void **)&flag, sizeof *flag, cudaHostAllocPortable));
     *flag = 0;
@@ -301,8 +301,8 @@ TEST(RtDevices, WorkOfAnotherDeviceIsProgress) {
 
 /* A GPU would wait for ever. */
 TEST(RtDevices, PollingForNobodyIsADeadlock) {
-    if (!rt_is_machine())
-        SKIP("a GPU hangs");
+    if (!rt_is_machine() || rt_is_mode("sync"))
+        SKIP("a GPU hangs, and so does a launch that blocks");
     if (!rt_with_setting("PTXVM_SPIN", "1", "RtDevices.PollingForNobodyIsADeadlock"))
         return;
     int *flag, *seen = rt_device_ints(1, 0);
