@@ -17,8 +17,8 @@
  *                            float32. Ada and Hopper keep 13.
  *   PTXVM_P2P=0              1: devices can be given access to each other's memory
  *   PTXVM_BANKS=0            1: count the bank conflicts of shared memory (slower)
- *   PTXVM_SPIN=10            seconds that a grid may spin without progress of any device before it is a
- *                            deadlock
+ *   PTXVM_SPIN=10            seconds that a grid may spin without progress of any device before it
+ *                            is a deadlock, and after which NCCL says whom it waits for
  *   PTXVM_TRACE=0            1: a line for each launch, with its time and what was counted
  */
 #pragma once

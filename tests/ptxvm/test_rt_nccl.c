@@ -492,6 +492,10 @@ TEST(RtNccl, BadArgumentsAreRefusedInWords) {
     EXPECT_NCCL(ncclCommInitRank(&comm, 2, id, 2), ncclInvalidArgument);
     EXPECT_NCCL(ncclCommInitRank(&comm, 1, other, 0), ncclInvalidArgument);
     EXPECT_TRUE(rt_reported("not one of ncclGetUniqueId"));
+    other = id;
+    other.internal[16]++; /* the process */
+    EXPECT_NCCL(ncclCommInitRank(&comm, 1, other, 0), ncclSystemError);
+    EXPECT_TRUE(rt_reported("connects ranks of one process only"));
     EXPECT_NCCL(ncclCommInitRank(&comm, 1, id, 0), ncclSuccess);
     EXPECT_NCCL(ncclCommInitRank(&second, 1, id, 0), ncclInvalidUsage);
     EXPECT_TRUE(rt_reported("has joined before"));
