@@ -216,11 +216,18 @@ static __global__ void __launch_bounds__(32) wait_kernel(const int *flag, int va
 static __global__ void __launch_bounds__(32) tear_kernel(const unsigned *x, int n, int *torn) {
     for (int i = 0; i < n; i++) {
         unsigned v[4];
+        unsigned long long w[2];
         asm volatile("ld.volatile.global.v4.u32 {%0, %1, %2, %3}, [%4];"
                      : "=r"(v[0]), "=r"(v[1]), "=r"(v[2]), "=r"(v[3])
                      : "l"(x)
                      : "memory");
+        asm volatile("ld.relaxed.sys.global.v2.u64 {%0, %1}, [%2];"
+                     : "=l"(w[0]), "=l"(w[1])
+                     : "l"(x)
+                     : "memory");
         if (v[0] != v[1] || v[0] != v[2] || v[0] != v[3])
+            atomicAdd(torn, 1);
+        if (w[0] != w[1] || (unsigned)w[0] != (unsigned)(w[0] >> 32))
             atomicAdd(torn, 1);
     }
 }

@@ -50,7 +50,8 @@ cudaError_t rt_relay_launch(enum rt_mail mail, const struct rt_box *in, struct r
                             cudaStream_t stream);
 /* Waits until flag[0] is value, without a limit; then seen[0] = value. */
 cudaError_t rt_wait_launch(const int *flag, int value, int *seen, cudaStream_t stream);
-/* Each lane loads x[0..4) at once, n times; torn[0] += how often the four were not the same. */
+/* Each lane loads x[0..4) at once, n times in two ways; torn[0] += how often the four were not the
+ * same. */
 cudaError_t rt_tear_launch(const unsigned *x, int n, int *torn, cudaStream_t stream);
 /* Two blocks: the first writes x[0] = value and puts into out; the second takes from in, and writes
  * result[0] = x[0]. Only who carries the number from out to in orders the two. */
