@@ -42,7 +42,7 @@ struct expert_share {
     int32_t part, parts; /* 0 <= part < parts: token i of the expert belongs to part i % parts */
 };
 
-enum { MAX_REPLICAS = 16 }; /* of a rank */
+enum { MAX_EXPERT_COPIES = 16 }; /* of a rank */
 
 struct rank_layout {
     struct range q_heads;        /* query heads */
@@ -53,7 +53,7 @@ struct rank_layout {
     struct range shared_columns; /* of the shared experts' FFN */
     struct range ffn_columns;    /* of dense layers */
     struct range vocab;          /* rows of lm_head */
-    struct expert_share replicas[MAX_REPLICAS]; /* held besides the home shares, part >= 1 */
+    struct expert_share replicas[MAX_EXPERT_COPIES]; /* held besides the home shares, part >= 1 */
     int32_t num_replicas;
     int64_t memory; /* bytes that the rank may use; 0: not known */
     int64_t fixed;  /* of these, spent whatever it holds */

@@ -176,7 +176,7 @@ static const struct option table[] = {
 };
 /* clang-format on */
 enum { NUM_OPTIONS = sizeof table / sizeof *table };
-_Static_assert(NUM_OPTIONS <= 64, "options.given has a bit for each");
+_Static_assert((int)NUM_OPTIONS <= (int)MAX_OPTIONS, "options.given has a place for each");
 
 void options_init(struct options *o) {
     memset(o, 0, sizeof *o);
@@ -381,7 +381,7 @@ static int set_value(struct options *o, const struct option *opt, const char *va
     }
     if (!ok)
         return bad_value(opt, value, error);
-    o->given |= UINT64_C(1) << (opt - table);
+    o->given[opt - table] = true;
     return 0;
 }
 
@@ -476,7 +476,7 @@ int options_read_generation_config(struct options *o, const char *model_dir, str
         const struct option *opt = find(CMD_SERVE, names[i], "");
         json_t *v = json_object_get(root, names[i]);
         char value[32];
-        if (!v || json_is_null(v) || o->given >> (opt - table) & 1)
+        if (!v || json_is_null(v) || o->given[opt - table])
             continue;
         snprintf(value, sizeof value, "%.9g", json_number_value(v));
         if (!json_is_number(v))
@@ -632,7 +632,7 @@ static int choose_device(struct options *o, struct error *error) {
         return error_set(error, ERR_CONFIG, "--device cuda: --gpus 0 leaves none");
     if (!cuda && e->num_gpus > 0) {
         const struct option *device = find(CMD_SERVE, "device", "");
-        if (o->given & UINT64_C(1) << (device - table))
+        if (o->given[device - table])
             return error_set(error, ERR_CONFIG, "--gpus %s: --device %s uses no GPU", o->gpus,
                              e->device);
         e->device = "cuda";

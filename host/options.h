@@ -21,6 +21,8 @@ extern "C" {
 /* Commands that read this table, as bits. */
 enum { CMD_SERVE = 1, CMD_GENERATE = 2, CMD_PLAN = 4 };
 
+enum { MAX_OPTIONS = 128 };
+
 /* The values of all options. options_init fills in the defaults; strings given by the user are
  * owned by `strings`. */
 struct options {
@@ -37,7 +39,7 @@ struct options {
     bool layout; /* plan: draw it */
     bool seed_given;
     const char *generation_config; /* "auto" or "none" */
-    uint64_t given; /* options that the user set, as bits of their place in the table */
+    bool given[MAX_OPTIONS]; /* by their place in the table: those that the user set */
     bool verbose, quiet;
     bool help, version;
     char **strings; /* owned */
