@@ -1,10 +1,12 @@
 /* comm: engines of a process's GPUs, how they come up, and what each call goes through (comm.h). */
 #include "cuda/comm.h"
 
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "cuda/comm_internal.h"
+#include "cuda/cuda_check.h"
 #include "host/clock.h"
 #include "host/log.h"
 
@@ -72,8 +74,7 @@ static void release_shared(struct comm_shared *s) {
 
 /* ---- coming up ------------------------------------------------------------------------------- */
 
-/* Does every rank of the process say yes? On all its threads at once. */
-static bool all_agree(struct comm *c, bool yes) {
+bool comm_all_agree(struct comm *c, bool yes) {
     bool votes[MAX_RANKS], *all[MAX_RANKS], agreed = true;
     votes[0] = yes;
     if (ranks_exchange(c->config.ranks, c->config.rank, votes, (void **)all) != 0)
@@ -100,7 +101,7 @@ static bool try_staged(struct comm *c, bool peers) {
     if (tested) {
         rc = staged_self_test(s->staged, c->config.rank, c->config.timeout_us * 1000,
                               c->config.stream, &error);
-        tested = all_agree(c, rc == 0);
+        tested = comm_all_agree(c, rc == 0);
     }
     if (rc != 0) { /* each rank has its own reasons */
         pthread_mutex_lock(&s->lock);
@@ -116,15 +117,38 @@ static bool try_staged(struct comm *c, bool peers) {
     return tested;
 }
 
+/* NCCL; each rank has its own reasons why not. */
+static bool try_nccl(struct comm *c) {
+    struct comm_shared *s = c->shared;
+    struct error error = {0};
+    if (comm_nccl_start(c, &error))
+        return true;
+    pthread_mutex_lock(&s->lock);
+    leave_out(s, "NCCL", &error);
+    pthread_mutex_unlock(&s->lock);
+    return false;
+}
+
 static int start_engines(struct comm *c, struct error *error) {
     enum comm_choice choice = c->config.choice;
     bool alone = ranks_group(c->config.ranks) == NULL;
     bool staged = alone && choice != COMM_NCCL && (try_staged(c, true) || try_staged(c, false));
+    bool nccl = (!alone || choice != COMM_STAGED) && try_nccl(c);
+    if (!staged && !nccl)
+        return error_set(
+            error, ERR_UNSUPPORTED, "nothing adds up what the GPUs compute (--allreduce): %.*s",
+            (int)c->shared->left_out.len, c->shared->left_out.len ? c->shared->left_out.data : "");
+    for (int32_t i = 0; i < NUM_COMM_SIZES; i++)
+        c->engine[i] = staged ? ENGINE_STAGED : ENGINE_NCCL;
     if (!staged)
-        return error_set(error, ERR_UNSUPPORTED,
-                         "the GPUs do not reach each other: no engine for sums over ranks is left");
+        return 0;
     staged_set_step(c->shared->staged, c->config.rank, c->config.step);
-    return 0;
+    if (!nccl)
+        return 0;
+    comm_begin_step(c);
+    int rc = comm_choose(c, error);
+    comm_end_step(c);
+    return rc == 0 ? comm_wait(c, error) : rc;
 }
 
 int comm_create(const struct comm_config *config, struct comm **out, struct error *error) {
@@ -139,8 +163,10 @@ int comm_create(const struct comm_config *config, struct comm **out, struct erro
     }
     struct comm *first = all[0];
     c->shared = first->shared;
-    for (int32_t i = 0; i < ranks_world_size(config->ranks); i++)
-        c->first_column[i + 1] = c->first_column[i] + config->vocab[i].count;
+    for (int32_t i = 0; i < ranks_world_size(config->ranks); i++) {
+        c->columns[i] = config->vocab[i].count;
+        c->first_column[i + 1] = c->first_column[i] + c->columns[i];
+    }
     int rc = start_engines(c, error);
     if (rc == 0)
         *out = c;
@@ -152,50 +178,107 @@ int comm_create(const struct comm_config *config, struct comm **out, struct erro
 void comm_destroy(struct comm *c) {
     if (!c)
         return;
+    if (c->nccl)
+        comm_nccl_stop(c);
     if (c->shared)
         release_shared(c->shared);
     free(c);
 }
 
+/* "1: 8.1 10.5, 4: 9.0 11.2, ..." and what of it is taken. */
+static void describe_timings(const struct comm *c, struct buffer *out) {
+    const struct comm_shared *s = c->shared;
+    buffer_puts(out, "  timed       tokens: us built in, NCCL:");
+    for (int32_t i = 0; i < s->num_timings; i++) {
+        const struct comm_timing *t = &s->timing[i];
+        bool nccl = c->engine[comm_size_of(t->rows)] == ENGINE_NCCL;
+        buffer_printf(out, "%s %d: %s%.0f%s %s%.0f%s", i ? "," : "", t->rows, nccl ? "" : "[",
+                      t->us[ENGINE_STAGED], nccl ? "" : "]", nccl ? "[" : "", t->us[ENGINE_NCCL],
+                      nccl ? "]" : "");
+    }
+    buffer_puts(out, "; [taken]\n");
+}
+
 void comm_describe(const struct comm *c, struct buffer *out) {
     const struct comm_shared *s = c->shared;
     static const char *const payloads[] = {"bf16", "f32", "f64", "fp8"};
-    buffer_printf(out, "  all-reduce  %s, %s\n",
-                  staged_uses_peers(s->staged) ? "built in, between the GPUs' memories"
-                                               : "built in, through pinned host memory",
-                  payloads[c->config.payload]);
+    buffer_puts(out, "  all-reduce  ");
+    if (s->staged)
+        buffer_puts(out, staged_uses_peers(s->staged) ? "built in, between the GPUs' memories"
+                                                      : "built in, through pinned host memory");
+    if (c->nccl)
+        buffer_printf(out, "%sNCCL %s", s->staged ? "; " : "", nccl_version());
+    buffer_printf(out, "; sums travel as %s\n", payloads[c->config.payload]);
+    if (s->num_timings > 0)
+        describe_timings(c, out);
+    if (s->left_out.len > 0)
+        buffer_printf(out, "  left out    %.*s", (int)s->left_out.len, s->left_out.data);
 }
 
 /* ---- steps ----------------------------------------------------------------------------------- */
 
 void comm_begin_step(struct comm *c) {
-    staged_begin_step(c->shared->staged, c->config.rank);
+    if (c->shared->staged)
+        staged_begin_step(c->shared->staged, c->config.rank);
 }
 
 void comm_end_step(struct comm *c) {
-    staged_end_step(c->shared->staged, c->config.rank, c->config.stream);
+    if (c->shared->staged)
+        staged_end_step(c->shared->staged, c->config.rank, c->config.stream);
+}
+
+void comm_sum_by(struct comm *c, enum comm_engine engine, const struct allreduce_array *a) {
+    struct staged *s = c->shared->staged;
+    if (engine == ENGINE_NCCL)
+        comm_nccl_sum(c, a);
+    else if (a->norm.x)
+        staged_allreduce_norm(s, c->config.rank, a->partial, &a->norm, c->config.stream);
+    else
+        staged_allreduce_rows(s, c->config.rank, a->out, a->add, a->partial, a->rows, a->num_rows,
+                              a->row_len, c->config.stream);
 }
 
 void comm_sum_norm(struct comm *c, void *partial, const struct norm_args *norm) {
-    staged_allreduce_norm(c->shared->staged, c->config.rank, partial, norm, c->config.stream);
+    const struct allreduce_array a = {
+        .partial = partial,
+        .num_rows = norm->num_tokens,
+        .row_len = norm->hidden_size,
+        .count = (int64_t)norm->num_tokens * norm->hidden_size,
+        .norm = *norm,
+    };
+    comm_sum_by(c, c->engine[comm_size_of(norm->num_tokens)], &a);
 }
 
 void comm_sum_rows(struct comm *c, float *out, const float *hidden, void *partial,
                    const int32_t *rows, int32_t num_rows) {
-    staged_allreduce_rows(c->shared->staged, c->config.rank, out, hidden, partial, rows, num_rows,
-                          c->config.hidden_size, c->config.stream);
+    const struct allreduce_array a = {
+        .partial = partial,
+        .rows = rows,
+        .num_rows = num_rows,
+        .row_len = c->config.hidden_size,
+        .out = out,
+        .add = hidden,
+    };
+    comm_sum_by(c, c->engine[comm_size_of(num_rows)], &a);
 }
 
 void comm_sum(struct comm *c, void *data, int64_t count) {
-    staged_allreduce(c->shared->staged, c->config.rank, data, count, c->config.stream);
+    if (c->shared->staged)
+        staged_allreduce(c->shared->staged, c->config.rank, data, count, c->config.stream);
+    else
+        comm_nccl_sum_plain(c, data, count);
 }
 
 void comm_gather_logits(struct comm *c, float *all, int32_t vocab_size, const float *mine,
                         int32_t num_rows) {
     int32_t rank = c->config.rank;
+    if (!c->shared->staged) {
+        comm_nccl_gather(c, all, vocab_size, mine, num_rows);
+        return;
+    }
     const struct staged_gather g = {
         .logits = mine,
-        .ld = c->config.vocab[rank].count,
+        .ld = c->columns[rank],
         .out = all,
         .num_rows = num_rows,
         .vocab_size = vocab_size,
@@ -207,17 +290,51 @@ void comm_gather_logits(struct comm *c, float *all, int32_t vocab_size, const fl
 /* ---- trouble --------------------------------------------------------------------------------- */
 
 void comm_abort(struct comm *c) {
-    staged_abort(c->shared->staged);
+    if (atomic_exchange(&c->aborted, true))
+        return;
+    if (c->shared->staged)
+        staged_abort(c->shared->staged);
+    if (c->nccl)
+        nccl_abort(c->nccl);
 }
 
-int comm_status(struct comm *c, struct error *error) {
-    return staged_status(c->shared->staged, c->config.rank, error);
+int comm_status(struct comm *c, int64_t waited_us, struct error *error) {
+    int rc = 0;
+    if (c->shared->staged)
+        rc = staged_status(c->shared->staged, c->config.rank, error);
+    if (rc == 0 && c->nccl)
+        rc = comm_nccl_status(c, waited_us, error);
+    return rc;
+}
+
+int comm_wait(struct comm *c, struct error *error) {
+    int64_t start_us = clock_us();
+    cudaError_t e;
+    while ((e = cudaStreamQuery(c->config.stream)) == cudaErrorNotReady) {
+        cudaGetLastError(); /* that it is not ready is no error */
+        int64_t waited_us = clock_us() - start_us;
+        if (waited_us > c->config.timeout_us)
+            return error_set(error, ERR_INTERNAL, "GPU %d has not come to an end for %.1f s",
+                             c->config.device, (double)waited_us / 1e6);
+        if (comm_status(c, waited_us, error) != 0)
+            return ERR_INTERNAL;
+        sched_yield();
+    }
+    CUDA_CHECK(e);
+    return comm_status(c, 0, error);
 }
 
 int comm_reset(struct comm *c, struct error *error) {
-    if (ranks_barrier(c->config.ranks, c->config.rank) == 0 && c->config.rank == 0)
+    bool aborted = atomic_load(&c->aborted);
+    if (ranks_barrier(c->config.ranks, c->config.rank) == 0 && c->config.rank == 0 &&
+        c->shared->staged)
         staged_reset(c->shared->staged);
     if (ranks_barrier(c->config.ranks, c->config.rank) != 0)
         return error_set(error, ERR_INTERNAL, "the ranks did not come together");
-    return 0;
+    atomic_store(&c->aborted, false);
+    if (!c->nccl || !aborted)
+        return 0;
+    nccl_abort(c->nccl); /* perhaps it is not what was aborted for, but it is gone */
+    comm_nccl_stop(c);
+    return comm_nccl_start(c, error) ? 0 : ERR_INTERNAL;
 }

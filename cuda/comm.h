@@ -35,7 +35,7 @@ struct comm_config {
     enum comm_choice choice;
     int32_t hidden_size, max_tokens, max_logits;
     const struct range *vocab; /* [world] rows of lm_head; borrowed */
-    const uint32_t *step;      /* device memory: the step's number, below COMM_STEPS */
+    const uint32_t *step;      /* device memory: the step's number, 1 .. COMM_STEPS - 1; now 0 */
     int64_t timeout_us;
 };
 
@@ -68,9 +68,9 @@ void comm_gather_logits(struct comm *c, float *all, int32_t vocab_size, const fl
 
 /* Makes what waits for other ranks end soon, with garbage. Any thread. */
 void comm_abort(struct comm *c);
-/* Looked at while the stream is waited for, and once it is idle: 0, or ERR_INTERNAL with the rank
- * or GPU at fault. */
-int comm_status(struct comm *c, struct error *error);
+/* Looked at while the stream is waited for, since waited_us, and once it is idle: 0, or
+ * ERR_INTERNAL with the rank or GPU at fault. */
+int comm_status(struct comm *c, int64_t waited_us, struct error *error);
 /* On all ranks' threads at once, inside ranks_run, when all streams are idle: forgets a failure and
  * all numbers of steps, and makes NCCL's communicators anew. */
 int comm_reset(struct comm *c, struct error *error);

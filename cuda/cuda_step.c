@@ -176,12 +176,12 @@ static void number_step(struct backend *b) {
     struct error error = {0};
     if (!b->comm)
         return;
-    if (b->num_steps == COMM_STEPS) {
+    if (b->num_steps + 1 == COMM_STEPS) {
         if (comm_reset(b->comm, &error) != 0)
             guard_fail("%s", error.text);
         b->num_steps = 0;
     }
-    *b->arrays.step = b->num_steps++;
+    *b->arrays.step = ++b->num_steps; /* 0 is what comm_create calls its own */
 }
 
 const struct batch *cuda_begin_step(struct backend *b, const struct batch *batch, bool eager) {
@@ -244,16 +244,17 @@ static cudaError_t query(struct backend *b) {
  * or that NCCL does not come to an end. */
 static int wait_for_step(struct backend *b, struct error *error) {
     enum { SPINS = 200, SLEEP_US = 20 };
+    int64_t start_us = clock_us();
     int32_t polls = 0;
     cudaError_t e;
     while ((e = query(b)) == cudaErrorNotReady) {
         if (++polls > SPINS)
             usleep(SLEEP_US);
-        if (comm_status(b->comm, error) != 0)
+        if (comm_status(b->comm, clock_us() - start_us, error) != 0)
             return ERR_INTERNAL;
     }
     CUDA_CHECK(e);
-    return comm_status(b->comm, error);
+    return comm_status(b->comm, 0, error);
 }
 
 int cuda_end_step(struct backend *b, bool replayed, struct error *error) {
@@ -296,6 +297,7 @@ int cuda_recover(struct backend *b, struct error *error) {
     if (e != cudaSuccess)
         return error_set(error, ERR_INTERNAL, "GPU %d: %s (%s)", b->device, cudaGetErrorString(e),
                          cudaGetErrorName(e));
+    cuda_drop_recorded(b); /* they may hold an NCCL communicator that is gone */
     b->num_steps = 0;
     return b->comm ? comm_reset(b->comm, error) : 0;
 }
