@@ -63,6 +63,7 @@ TEST(Options, DefaultsAreThoseOfTheParts) {
     EXPECT_INT_EQ(o.server.max_line_bytes, 4 << 20);
     EXPECT_INT_EQ(o.server.drain_timeout_s, 30);
     EXPECT_INT_EQ(o.engine.max_queued_requests, 512);
+    EXPECT_INT_EQ(o.engine.replicas, 1);
     EXPECT_INT_EQ(o.server.defaults.max_tokens, 256);
     EXPECT_TRUE(o.engine.model == NULL && o.engine.enable_prefix_caching && !o.seed_given);
     options_deinit(&o);
@@ -94,8 +95,10 @@ TEST(Options, NamesOfOtherSystemsAreUnderstood) {
     struct options o;
     struct error e;
     ASSERT_INT_EQ(parse(&o, CMD_SERVE,
-                        "-m /m -c 512 -np 7 -tp 2 -a name -b 99 --temp 0 --max_num_seqs 9", &e),
+                        "-m /m -c 512 -np 7 -tp 2 -dp 3 -a name -b 99 --temp 0 --max_num_seqs 9",
+                        &e),
                   0);
+    EXPECT_INT_EQ(o.engine.replicas, 3);
     EXPECT_STR_EQ(o.engine.model, "/m");
     EXPECT_INT_EQ(o.engine.max_model_len, 512);
     EXPECT_INT_EQ(o.engine.max_num_seqs, 9);
@@ -105,7 +108,8 @@ TEST(Options, NamesOfOtherSystemsAreUnderstood) {
     options_deinit(&o);
     ASSERT_INT_EQ(parse(&o, CMD_SERVE,
                         "--model-path /p --context-length 5 --max-running-requests 6 "
-                        "--tensor-parallel-size 4 --chunked-prefill-size 8 --ep-size 2",
+                        "--tensor-parallel-size 4 --chunked-prefill-size 8 --ep-size 2 "
+                        "--data-parallel-size 16",
                         &e),
                   0);
     EXPECT_STR_EQ(o.engine.model, "/p");
@@ -113,6 +117,7 @@ TEST(Options, NamesOfOtherSystemsAreUnderstood) {
     EXPECT_INT_EQ(o.engine.max_num_seqs, 6);
     EXPECT_INT_EQ(o.engine.ranks, 4);
     EXPECT_INT_EQ(o.engine.expert_parallel_size, 2);
+    EXPECT_INT_EQ(o.engine.replicas, 16);
     options_deinit(&o);
 }
 
@@ -154,6 +159,7 @@ TEST(Options, WhatIsWrongIsSaidOnOneLine) {
         {"--model", "--model: a value is missing"},
         {"--ranks 0", "--ranks 0: expected an integer from 1 to 256"},
         {"--ranks 257", "--ranks 257: expected an integer from 1 to 256"},
+        {"--replicas 17", "--replicas 17: expected an integer from 1 to 16"},
         {"--ranks two", "--ranks two: expected an integer from 1 to 256"},
         {"--ranks=", "--ranks : expected an integer from 1 to 256"},
         {"--ranks 1.5", "--ranks 1.5: expected an integer from 1 to 256"},

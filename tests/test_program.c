@@ -33,6 +33,9 @@ TEST(Program, ExitStatusesTellWhatWentWrong) {
         {{"--listen", "nowhere"}, 2, ""},
         {{"--model", "/no/such/model"}, 1, ""},
         {{"--gpus", "2"}, 1, ""},
+        {{"--gpus", "4", "--replicas", "3"}, 1, ""},
+        {{"--replicas", "0"}, 2, ""},
+        {{"generate", "--replicas", "2"}, 2, ""},
         {{"generate", "-p", "x", "--model", "/no/such/model"}, 1, ""},
         {{"generate", "-p", "Once upon", "--max-tokens", "4"}, 0, ""},
         {{"generate", "--prompt=", "--max-tokens", "4"}, 1, ""},
@@ -43,6 +46,21 @@ TEST(Program, ExitStatusesTellWhatWentWrong) {
         if (!strstr(line, cases[i].prints))
             FAIL("%s: prints '%s'", cases[i].args[0], line);
     }
+}
+
+/* A configuration for a server, with which generate runs on all that is there. */
+TEST(Program, GenerateIsOneReplica) {
+    NEEDS_BINARY();
+    char path[512], line[256];
+    snprintf(path, sizeof path, "%s/replicas.ini", shim_scratch_dir());
+    FILE *f = fopen(path, "w");
+    ASSERT_TRUE(f != NULL);
+    fputs("replicas = 3\nthreads = 1\n", f);
+    fclose(f);
+    const char *const args[] = {"generate", "--config",      path, "-p", "27+15=", "--max-tokens",
+                                "2",        "--temperature", "0",  NULL};
+    EXPECT_INT_EQ(program_run(args, line, sizeof line), 0);
+    EXPECT_STR_EQ(line, "42");
 }
 
 TEST(Program, SigtermDrainsAndExitsWithZero) {
