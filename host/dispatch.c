@@ -224,17 +224,23 @@ void dispatch_destroy(struct dispatch *d) {
 
 /* ---- requests -------------------------------------------------------------------------------- */
 
+/* One whose last step failed but that has nothing to do is given a request: only the next step
+ * tells whether it is well again. */
+static bool takes_requests(const struct engine_stats *s) {
+    return !s->failed && (s->healthy || s->running + s->waiting == 0);
+}
+
 /* Who may be given a request now, as bits. Nobody but dispatch_submit fills the queues, under the
  * lock, so what has room here still has it then. */
 static uint32_t open_replicas(const struct dispatch *d) {
-    uint32_t all = (1u << d->num_replicas) - 1, healthy = 0, room = 0;
+    uint32_t all = (1u << d->num_replicas) - 1, well = 0, room = 0;
     for (int32_t i = 0; i < d->num_replicas; i++) {
         struct engine_stats stats;
         engine_stats(d->replica[i], &stats);
-        healthy |= (uint32_t)stats.healthy << i;
+        well |= (uint32_t)takes_requests(&stats) << i;
         room |= (uint32_t)(stats.waiting < d->max_queued_requests) << i;
     }
-    uint32_t asked = healthy ? healthy : all;
+    uint32_t asked = well ? well : all;
     return asked & room ? asked & room : asked; /* all full: any of them says so */
 }
 
@@ -291,10 +297,12 @@ void dispatch_stop_accepting(struct dispatch *d) {
 }
 
 bool dispatch_failure(struct dispatch *d, struct error *error) {
-    bool failed = true;
+    struct error last = {0};
     for (int32_t i = 0; i < d->num_replicas; i++)
-        failed = engine_failure(d->replica[i], error) && failed;
-    return failed;
+        if (!engine_failure(d->replica[i], &last))
+            return false;
+    *error = last;
+    return true;
 }
 
 /* ---- events ---------------------------------------------------------------------------------- */
@@ -345,6 +353,7 @@ static void add_stats(struct engine_stats *sum, const struct engine_stats *s) {
         (s->last_step_age_us >= 0 && s->last_step_age_us < sum->last_step_age_us))
         sum->last_step_age_us = s->last_step_age_us;
     sum->healthy = sum->healthy && s->healthy;
+    sum->failed = sum->failed && s->failed;
 }
 
 void dispatch_stats(struct dispatch *d, struct dispatch_stats *out) {

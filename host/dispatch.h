@@ -9,9 +9,10 @@
  * Threads: any thread may submit and cancel; one at a time drains. `lock` guards the choice; it is
  * held while an engine's lock is taken, never the other way round, and never while a callback runs.
  *
- * Who gets new requests: replicas that are healthy and have room in their queue. When all healthy
- * ones are full, a request is refused as overloaded; when none is healthy, all are asked, as one
- * engine alone would be. Handles hold the number of the replica in their top byte.
+ * Who gets new requests: replicas that have not failed for good, are healthy or idle, and have room
+ * in their queue. When all but the unhealthy are full, a request is refused as overloaded; when
+ * none is well, all are asked, as one engine alone would be. Handles hold the number of the replica
+ * in their top byte.
  */
 #pragma once
 
@@ -28,7 +29,7 @@ struct dispatch; /* opaque */
 
 /* The replicas together, and each of them. */
 struct dispatch_stats {
-    /* Sums; last_step_age_us is that of the latest step of all; healthy: all of them are. */
+    /* Sums; last_step_age_us is that of the latest step of all; healthy, failed: all of them. */
     struct engine_stats total;
     int32_t num_replicas;
     struct engine_stats replica[MAX_REPLICAS];
@@ -68,7 +69,7 @@ void dispatch_drain(struct dispatch *d, engine_event_fn fn, void *ctx);
 /* May return early, without an event. */
 void dispatch_wait(struct dispatch *d, int32_t timeout_ms);
 
-/* engine_failure: have all replicas failed for good? */
+/* Have all replicas failed for good? Then the error says why the last one did (engine_failure). */
 bool dispatch_failure(struct dispatch *d, struct error *error);
 void dispatch_stats(struct dispatch *d, struct dispatch_stats *out);
 const struct tokenizer *dispatch_tokenizer(const struct dispatch *d);

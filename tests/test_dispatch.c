@@ -67,8 +67,10 @@ static void group_init(struct group *g, int32_t replicas) {
 }
 
 static int try_open(struct group *g, struct error *error) {
-    for (int32_t i = 0; i < g->options.replicas; i++)
+    for (int32_t i = 0; i < g->options.replicas; i++) {
         fake_model_init(&g->model[i], VOCAB, g->num_blocks[i], g->options.max_num_seqs + 8);
+        g->model[i].recovers = true;
+    }
     starting = g;
     return dispatch_create_with(&g->options, start, on_wake, g, &g->d, error);
 }
@@ -285,32 +287,97 @@ TEST(Dispatch, AFullQueueGoesToAnotherAndAllFullAreOverloaded) {
     group_close(&g);
 }
 
-TEST(Dispatch, AFailedReplicaGetsNothingWhileAnotherIsHealthy) {
+/* Makes the replica that gets the next request fail for good with it. */
+static int32_t lose_next(struct group *g) {
+    for (int32_t i = 0; i < g->options.replicas; i++) {
+        g->model[i].lost = true;
+        atomic_store(&g->model[i].fail_steps, 1);
+    }
+    struct asked *fatal = ask(g, 150, 3, 4);
+    run_until(g, g->num_asked);
+    EXPECT_INT_EQ(fatal->error_code, ERR_INTERNAL);
+    for (int32_t i = 0; i < g->options.replicas; i++)
+        atomic_store(&g->model[i].fail_steps, 0);
+    return replica_of(fatal);
+}
+
+TEST(Dispatch, AFailedReplicaGetsNothingMore) {
     static struct group g;
     struct dispatch_stats s;
     struct request_params p;
+    struct error error = {0};
     group_init(&g, 2);
     group_open(&g);
-    g.model[0].fail_token = g.model[1].fail_token = 200;
-    struct asked *fatal = ask(&g, 199, 3, 4);
-    run_until(&g, 1);
-    EXPECT_INT_EQ(fatal->error_code, ERR_INTERNAL);
-    int32_t bad = replica_of(fatal);
+    int32_t bad = lose_next(&g);
     dispatch_stats(g.d, &s);
-    EXPECT_FALSE(s.total.healthy);
-    EXPECT_FALSE(s.replica[bad].healthy);
-    EXPECT_TRUE(s.replica[1 - bad].healthy);
-    for (int32_t i = 0; i < 8; i++) /* far more than the idle one has */
-        EXPECT_INT_EQ(replica_of(ask(&g, 10 * i, 30, 5)), 1 - bad);
+    EXPECT_TRUE(!s.total.healthy && !s.total.failed);
+    EXPECT_TRUE(!s.replica[bad].healthy && s.replica[bad].failed);
+    EXPECT_TRUE(s.replica[1 - bad].healthy && !s.replica[1 - bad].failed);
+    EXPECT_FALSE(dispatch_failure(g.d, &error));
+    EXPECT_INT_EQ(error.code, 0);     /* the others go on */
+    for (int32_t i = 0; i < 8; i++) { /* far more than the failed one has */
+        struct asked *a = ask(&g, 10 * i, 30, 5);
+        EXPECT_INT_EQ(replica_of(a), 1 - bad);
+    }
     run_all(&g);
-    struct asked *second = ask(&g, 199, 3, 4);
-    EXPECT_INT_EQ(replica_of(second), 1 - bad);
-    run_until(&g, 10);
-    EXPECT_INT_EQ(second->error_code, ERR_INTERNAL);
-    struct asked *last = prepare(&g, 0, 30, &p, 5); /* none is healthy: as with one engine */
-    EXPECT_INT_EQ(submit(&g, last, &p), 0);
-    run_until(&g, 11);
-    EXPECT_INT_EQ(last->num_tokens, 5);
+    EXPECT_INT_EQ(g.asked[8].num_tokens, 5);
+    EXPECT_INT_EQ(lose_next(&g), 1 - bad);
+    dispatch_stats(g.d, &s);
+    EXPECT_TRUE(s.total.failed);
+    EXPECT_TRUE(dispatch_failure(g.d, &error));
+    EXPECT_TRUE(strstr(error.text, "the fake model") != NULL);
+    struct asked *last = prepare(&g, 0, 30, &p, 5);
+    EXPECT_INT_EQ(submit(&g, last, &p), ERR_INTERNAL);
+    group_close(&g);
+}
+
+/* Its clients leave while it recovers: it is idle then, and not known to be well. */
+TEST(Dispatch, AReplicaWhoseLastStepFailedIsTriedAgain) {
+    static struct group g;
+    struct dispatch_stats s;
+    group_init(&g, 2);
+    group_open(&g);
+    struct asked *gone = ask(&g, 0, 30, 5);
+    int32_t shaken = replica_of(gone);
+    run_all(&g);
+    hold(&g, true);
+    atomic_store(&g.model[shaken].fail_steps, 1);
+    gone = ask(&g, 0, 30, 5); /* to its prefix */
+    EXPECT_INT_EQ(replica_of(gone), shaken);
+    wait_for_running(&g, shaken, 1);
+    dispatch_cancel(g.d, gone->handle);
+    hold(&g, false);
+    run_until(&g, 2);
+    dispatch_stats(g.d, &s);
+    EXPECT_INT_EQ(gone->reason, FINISH_CANCELLED);
+    EXPECT_TRUE(!s.replica[shaken].healthy && !s.replica[shaken].failed);
+    struct asked *again = ask(&g, 0, 30, 5);
+    EXPECT_INT_EQ(replica_of(again), shaken);
+    run_all(&g);
+    dispatch_stats(g.d, &s);
+    EXPECT_TRUE(s.total.healthy);
+    group_close(&g);
+}
+
+TEST(Dispatch, ABusyReplicaThatIsNotHealthyIsAvoided) {
+    static struct group g;
+    struct dispatch_stats s;
+    group_init(&g, 2);
+    group_open(&g);
+    int32_t stuck = replica_of(ask(&g, 0, 130, 1));
+    run_all(&g);
+    atomic_store(&g.model[stuck].hold, true);
+    ask(&g, 0, 130, 1); /* to its prefix */
+    int64_t until_us = clock_us() + (int64_t)WAIT_S * 1000000;
+    do {
+        rig_sleep_ms(20);
+        dispatch_stats(g.d, &s);
+    } while (s.replica[stuck].healthy && clock_us() < until_us);
+    EXPECT_INT_EQ(replica_of(ask(&g, 0, 130, 1)), 1 - stuck);
+    atomic_store(&g.model[stuck].hold, false);
+    run_all(&g);
+    EXPECT_INT_EQ(replica_of(ask(&g, 0, 150, 1)), stuck); /* well again */
+    run_all(&g);
     group_close(&g);
 }
 
