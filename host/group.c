@@ -10,6 +10,7 @@
 /* Everybody's host name to all: the first collective, in which those that joined early wait for
  * the last. */
 static int tell_hosts(struct group *g, int64_t deadline_us, struct error *error) {
+    struct error why = {0};
     char mine[GROUP_HOST_BYTES] = "";
     if (gethostname(mine, sizeof mine - 1) != 0)
         strcpy(mine, "unknown host");
@@ -18,10 +19,12 @@ static int tell_hosts(struct group *g, int64_t deadline_us, struct error *error)
         return 0;
     int64_t left_us = deadline_us - clock_us();
     g->wait_us = left_us > g->timeout_us ? left_us : g->timeout_us;
-    int rc = group_all_gather(g, mine, g->host, sizeof mine, error);
+    int rc = group_all_gather(g, mine, g->host, sizeof mine, &why);
     g->wait_us = g->timeout_us;
     for (int32_t i = 0; i < g->size; i++)
         g->host[i][sizeof mine - 1] = '\0';
+    if (rc != 0)
+        error_set(error, rc, "joining a group of %d processes: %s", g->size, why.text);
     return rc;
 }
 
@@ -43,7 +46,7 @@ static int join_engine(struct group *g, const struct group_env *env, int64_t dea
         return 0;
     }
     g->stage = xcalloc((size_t)(g->size - 1) * GROUP_PIECE, sizeof *g->stage);
-    return group_life_start(g, deadline_us - clock_us(), error);
+    return group_life_start(g, error);
 }
 
 int group_join(int64_t join_us, int64_t timeout_us, struct group **out, struct error *error) {
@@ -65,6 +68,7 @@ int group_join(int64_t join_us, int64_t timeout_us, struct group **out, struct e
         group_leave(g);
         return rc;
     }
+    atomic_store(&g->joined, true);
     *out = g;
     return 0;
 }

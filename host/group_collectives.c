@@ -29,7 +29,9 @@ static int exchange(struct group *g, enum group_call call, struct group_op *ops,
                     struct error *error) {
     if (num_ops == 0)
         return 0;
-    return g->engine->exchange(g, call, ops, num_ops, g->wait_us, error);
+    /* Process 0 sees who is missing; the others give it time to say so. */
+    int64_t wait_us = g->rank == 0 ? g->wait_us : g->wait_us + g->wait_us / 4;
+    return g->engine->exchange(g, call, ops, num_ops, wait_us, error);
 }
 
 /* From process 0 the same bytes to all others. */
@@ -122,6 +124,9 @@ static int reduce_outside(struct group *g, double *data, int64_t count, struct e
  * keeping it. Each element is summed in one place, so all have the same bytes. */
 static int reduce_ring(struct group *g, double *data, int64_t count, struct error *error) {
     int32_t n = g->size, next = (g->rank + 1) % n, before = (g->rank + n - 1) % n;
+    int rc = group_barrier(g, error); /* in the ring alone nobody could say who is missing */
+    if (rc != 0)
+        return rc;
     for (int32_t step = 0; step < 2 * (n - 1); step++) {
         bool sum = step < n - 1;
         int32_t turn = step % (n - 1) - (sum ? 0 : 1);
@@ -139,8 +144,7 @@ static int reduce_ring(struct group *g, double *data, int64_t count, struct erro
                 ops[num_ops++] = op_send(next, out.data, out.bytes);
             if (in.count > 0)
                 ops[num_ops++] = op_receive(before, sum ? g->stage : in.data, in.bytes);
-            int rc = exchange(g, CALL_ALL_REDUCE, ops, num_ops, error);
-            if (rc != 0)
+            if ((rc = exchange(g, CALL_ALL_REDUCE, ops, num_ops, error)))
                 return rc;
             if (sum)
                 add(in.data, g->stage, in.count);

@@ -106,6 +106,7 @@ struct group {
 
     pthread_t life;
     bool life_runs;
+    atomic_bool joined;          /* all are there */
     atomic_bool stop;            /* the life thread shall end */
     int64_t heard_us[GROUP_MAX]; /* life thread: when each neighbour last gave a sign */
     atomic_bool left[GROUP_MAX]; /* has left in order */
@@ -117,8 +118,8 @@ struct group {
 
 /* ---- life ------------------------------------------------------------------------------------ */
 
-/* Starts the thread. Neighbours count as heard until now + grace_us. */
-int group_life_start(struct group *g, int64_t grace_us, struct error *error);
+/* Starts the thread. Signs of life are sent and expected once g->joined is set. */
+int group_life_start(struct group *g, struct error *error);
 /* Says goodbye (unless the group has failed) and ends the thread; true when no neighbour remains
  * that has not left. */
 bool group_life_end(struct group *g);

@@ -163,12 +163,23 @@ static void check_silence(struct group *g) {
         }
 }
 
+static void hear_all(struct group *g) {
+    for (int32_t r = 0; r < g->size; r++)
+        g->heard_us[r] = clock_us();
+}
+
 static void *life_main(void *arg) {
     struct group *g = arg;
     struct group_life m;
+    bool joined = false;
     int64_t next_us = 0;
     while (!atomic_load(&g->stop) && !atomic_load(&g->failed)) {
-        if (clock_us() >= next_us) {
+        /* While the last are awaited, nobody says anything, and only what ends is noticed. */
+        if (!joined && atomic_load(&g->joined)) {
+            joined = true;
+            hear_all(g);
+        }
+        if (joined && clock_us() >= next_us) {
             next_us = clock_us() + sign_us(g);
             pthread_mutex_lock(&g->lock);
             tell_neighbours(g, LIFE_ALIVE, "");
@@ -178,15 +189,13 @@ static void *life_main(void *arg) {
          * the one that was stopped. */
         if (g->engine->life_receive(g, &m))
             hear(g, &m);
-        else
+        else if (joined)
             check_silence(g);
     }
     return NULL;
 }
 
-int group_life_start(struct group *g, int64_t grace_us, struct error *error) {
-    for (int32_t r = 0; r < g->size; r++)
-        g->heard_us[r] = clock_us() + (grace_us > 0 ? grace_us : 0);
+int group_life_start(struct group *g, struct error *error) {
     int rc = pthread_create(&g->life, NULL, life_main, g);
     if (rc != 0)
         return error_set(error, ERR_NO_MEMORY, "cannot start the group's thread: %s", strerror(rc));

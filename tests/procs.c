@@ -17,7 +17,7 @@
 #include "host/group_internal.h"
 #include "tests/shim.h"
 
-enum { MAX_ARGS = 32 };
+enum { MAX_PREFIX = 24, MAX_ARGS = 40 };
 
 static const char *const group_variables[] = {
     "OMPI_COMM_WORLD_SIZE", "PMI_SIZE",    "PMIX_RANK",    "RANK",         "WORLD_SIZE",
@@ -55,8 +55,10 @@ void procs_start(struct procs *p, const char *const *in, const char *const *vari
                  const char *const *arguments) {
     const char *argv[MAX_ARGS + 3] = {NULL};
     int n = 0, fds[2];
-    for (; in && *in && n < MAX_ARGS / 2; in++)
+    for (; in && *in; in++) {
+        ASSERT_TRUE(n < MAX_PREFIX);
         argv[n++] = *in;
+    }
     argv[n++] = own_program();
     argv[n++] = "--program=group";
     for (; *arguments && n < MAX_ARGS; arguments++)

@@ -207,7 +207,7 @@ static void check_death(enum engine engine, int32_t size, const char *scenario, 
     struct procs p;
     start(&p, engine, size, (const char *const[]){TIMEOUT, scenario, how, NULL});
     EXPECT_TRUE(procs_wait_for(&p, "failed at", size - 1, WAIT_MS));
-    procs_finish(&p, strcmp(how, "stop") == 0 ? 1500 : 10000);
+    procs_finish(&p, strcmp(how, "stop") == 0 ? 500 : 10000);
     EXPECT_INT_EQ(p.stragglers, strcmp(how, "stop") == 0);
     expect_failures(&p, size, culprit, why, within_ms);
 }
