@@ -173,13 +173,14 @@ static void *life_main(void *arg) {
     struct group_life m;
     bool joined = false;
     int64_t next_us = 0;
-    while (!atomic_load(&g->stop) && !atomic_load(&g->failed)) {
+    while (!atomic_load(&g->stop)) {
         /* While the last are awaited, nobody says anything, and only what ends is noticed. */
         if (!joined && atomic_load(&g->joined)) {
             joined = true;
             hear_all(g);
         }
-        if (joined && clock_us() >= next_us) {
+        bool failed = atomic_load(&g->failed);
+        if (joined && !failed && clock_us() >= next_us) {
             next_us = clock_us() + sign_us(g);
             pthread_mutex_lock(&g->lock);
             tell_neighbours(g, LIFE_ALIVE, "");
@@ -189,7 +190,7 @@ static void *life_main(void *arg) {
          * the one that was stopped. */
         if (g->engine->life_receive(g, &m))
             hear(g, &m);
-        else if (joined)
+        else if (joined && !failed)
             check_silence(g);
     }
     return NULL;

@@ -19,7 +19,7 @@
 #include "host/mem.h"
 
 enum { MESSAGE_BYTES = 1 << 20, LIFE_TAG = 1 };
-enum { NUM_SLOTS = 4 * GROUP_MAX, FLUSH_US = 200000 };
+enum { NUM_SLOTS = 4 * GROUP_MAX, FLUSH_US = 100000 };
 /* How long after goodbye a message that was sent before it may still arrive. */
 enum { LEFT_GRACE_US = 200000 };
 
@@ -206,10 +206,6 @@ static void mpi_life_send(struct group *g, int32_t to, const struct group_life *
     pthread_mutex_lock(&m->lock);
     MPI_Isend(&m->slot[i].m, sizeof *message, MPI_BYTE, to, LIFE_TAG, m->life, &m->slot[i].request);
     pthread_mutex_unlock(&m->lock);
-    /* A process that fails may end at once: what it says should be on its way by then. */
-    int64_t until_us = message->kind == LIFE_FAILED ? clock_us() + FLUSH_US : 0;
-    while (!slot_free(m, i) && clock_us() < until_us)
-        sched_yield();
 }
 
 static bool mpi_life_receive(struct group *g, struct group_life *message) {
@@ -278,12 +274,22 @@ static int mpi_join(struct group *g, const struct group_env *env, int64_t deadli
     return 0;
 }
 
+/* A process that has failed ends soon: what it has said should be on its way by then. */
+static void flush_slots(struct mpi *m) {
+    int64_t until_us = clock_us() + FLUSH_US;
+    for (int i = 0; i < NUM_SLOTS; i++)
+        while (!slot_free(m, i) && clock_us() < until_us)
+            sched_yield();
+}
+
 static void mpi_close(struct group *g, bool in_order) {
     struct mpi *m = g->state;
     if (!m)
         return;
-    if (!in_order)
+    if (!in_order) {
+        flush_slots(m);
         return; /* MPI may still look at the messages under way */
+    }
     for (int i = 0; i < NUM_SLOTS; i++)
         slot_free(m, i);
     MPI_Comm_free(&m->data);

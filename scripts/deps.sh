@@ -10,7 +10,7 @@
 set -eu
 
 run="gcc g++ make libc6-dev pkg-config libuv1-dev libjansson-dev libpcre2-dev libsentencepiece-dev libinih-dev libutf8proc-dev netcat-openbsd ca-certificates"
-test="libgtest-dev libsimde-dev"
+test="libgtest-dev libsimde-dev libopenmpi-dev openmpi-bin iproute2"
 dev="clang clang-format"
 # clang's sanitizers are in a package that carries its version.
 version=$(apt-cache depends clang 2>/dev/null | sed -n 's/.*Depends: clang-\([0-9]*\)$/\1/p' || true)
