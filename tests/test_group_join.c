@@ -184,11 +184,15 @@ TEST(GroupJoin, StrangersBlockNobody) {
     struct procs p;
     int32_t port = procs_free_port();
     int fds[STRANGERS];
+    char lie[4096]; /* a hello of nonsense, and more */
+    memset(lie, 0xe9, sizeof lie);
+    memcpy(lie, "moegroup", 8);
     procs_open(&p);
     procs_start_tcp(&p, 0, 0, 3, port, join_now);
     for (int i = 0; i < STRANGERS; i++) {
         static const char *const says[] = {"", "GET / HTTP/1.1\r\n\r\n", "moegroup", "m"};
-        fds[i] = stranger(port, says[i % 4], strlen(says[i % 4]));
+        fds[i] = i % 5 == 4 ? stranger(port, lie, sizeof lie)
+                            : stranger(port, says[i % 4], strlen(says[i % 4]));
     }
     int64_t from_us = clock_us();
     procs_start_tcp(&p, 1, 2, 3, port, join_now);
