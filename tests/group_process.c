@@ -249,7 +249,8 @@ static int compare(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
-/* Commands every 3 ms that carry the time at which they are sent, then none for 2 seconds. */
+/* Commands every 3 ms that carry the time at which they are sent, then none for 2 seconds. The
+ * latency is that of a quarter of them: the machine may be busy with other things. */
 static void play_idle(struct player *p) {
     struct error error = {0};
     struct buffer data = {0};
@@ -273,7 +274,7 @@ static void play_idle(struct player *p) {
     }
     if (p->rank > 0) {
         qsort(late_us, LATENCIES, sizeof *late_us, compare);
-        say(p->rank, "latency %lld us", (long long)late_us[LATENCIES / 2]);
+        say(p->rank, "latency %lld us", (long long)late_us[LATENCIES / 4]);
     }
     buffer_deinit(&data);
 }

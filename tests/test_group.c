@@ -243,13 +243,11 @@ TEST(GroupMpi, AKilledProcessIsNamedByAll) {
 TEST(GroupMpi, AStoppedProcessIsNamedByAll) {
     NEEDS_MPI();
     check_death(BY_MPI, 3, "die", "stop", 2, "silent for", TIMEOUT_MS);
-    check_death(BY_MPI, 3, "die_idle", "stop", 2, "silent for", TIMEOUT_MS);
     check_death(BY_MPI, 3, "die_first", "stop", 0, "silent for", TIMEOUT_MS);
 }
 TEST(GroupMpi, AProcessThatGivesUpSaysWhy) {
     NEEDS_MPI();
     check_death(BY_MPI, 3, "die", "abort", 2, "out of \"memory\"", 500);
-    check_death(BY_MPI, 3, "die_idle", "abort", 2, "out of \"memory\"", 500);
     check_death(BY_MPI, 3, "die_first", "abort", 0, "out of \"memory\"", 500);
 }
 

@@ -250,7 +250,8 @@ TEST(GroupJoin, AProcessThatIsStartedAgainTakesItsPlace) {
     int32_t port = procs_free_port();
     procs_open(&p);
     procs_start_tcp(&p, 0, 0, 3, port, join_now);
-    procs_start_tcp(&p, 1, 1, 3, port, (const char *const[]){"join=300", "join", NULL});
+    procs_start_tcp(&p, 1, 1, 3, port,
+                    (const char *const[]){"timeout=300", "join=300", "join", NULL});
     EXPECT_TRUE(procs_wait_for(&p, "refused", 1, 4000)); /* process 2 is not there in time */
     procs_start_tcp(&p, 1, 2, 3, port, join_now);
     expect_joined(&p, 3);
