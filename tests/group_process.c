@@ -249,8 +249,8 @@ static int compare(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
-/* Commands every 3 ms that carry the time at which they are sent, then none for 2 seconds. The
- * latency is that of a quarter of them: the machine may be busy with other things. */
+/* Commands every 3 to 12 ms that carry the time at which they are sent, then none for 2 seconds.
+ * The latency is that of a quarter of them: the machine may be busy with other things. */
 static void play_idle(struct player *p) {
     struct error error = {0};
     struct buffer data = {0};
@@ -258,7 +258,7 @@ static void play_idle(struct player *p) {
     uint32_t kind;
     for (int i = 0; i <= LATENCIES; i++) {
         if (p->rank == 0) {
-            usleep(i < LATENCIES ? 3000 : 2000000);
+            usleep(i < LATENCIES ? 3000 + (unsigned)(i * 7919 % 9000) : 2000000);
             now = clock_us();
             MUST(p, group_send(p->g, 1, &now, sizeof now, &error) == 0, "%s", error.text);
             continue;
