@@ -23,8 +23,15 @@ struct entry {
     void (*fn)(void);
 };
 
+struct program {
+    const char *name;
+    int (*fn)(int argc, char **argv);
+};
+
 static struct entry *entries;
 static int32_t num_entries;
+static struct program *programs;
+static int32_t num_programs;
 static char running[256], scratch[] = "/tmp/moeserve-test-XXXXXX";
 static bool failed, skipped; /* the running test */
 
@@ -36,6 +43,11 @@ void shim_register(const char *suite, const char *name, const char *file, int li
     (void)line;
     entries = xrealloc(entries, (size_t)(num_entries + 1) * sizeof *entries);
     entries[num_entries++] = (struct entry){suite, name, fn};
+}
+
+void shim_register_program(const char *name, int (*fn)(int argc, char **argv)) {
+    programs = xrealloc(programs, (size_t)(num_programs + 1) * sizeof *programs);
+    programs[num_programs++] = (struct program){name, fn};
 }
 
 void shim_fail(const char *file, int line, const char *fmt, ...) {
@@ -177,7 +189,19 @@ static void run_one(const struct entry *e, bool brief) {
     fflush(stdout);
 }
 
+static int run_program(int argc, char **argv) {
+    argv[1] += sizeof "--program=" - 1;
+    signal(SIGPIPE, SIG_IGN);
+    for (int32_t i = 0; i < num_programs; i++)
+        if (!strcmp(programs[i].name, argv[1]))
+            return programs[i].fn(argc - 1, argv + 1);
+    fprintf(stderr, "there is no program %s\n", argv[1]);
+    return 2;
+}
+
 int main(int argc, char **argv) {
+    if (argc > 1 && !strncmp(argv[1], "--program=", 10))
+        return run_program(argc, argv);
     const char *filter = "";
     bool brief = false, list = false;
     int32_t passed = 0, num_failed = 0, num_skipped = 0;
