@@ -5,12 +5,16 @@
  *   reduce   its own slice from all ranks' parts, in rank order, to all
  *   collect  all slices of each row: the sum
  *
- * Two sets of messages that take turns suffice, without a barrier at a call's end. What call k + 2
- * overwrites was read in call k. A rank writes in k + 2 when its kernel of k + 1 has ended, and that
- * ended when it had the result of some slice, whose owner had waited for the parts of all ranks in
- * k + 1; and each of these sent its part after its own kernel of k had ended, with all its reads. A
- * call with at least one element has a slice that is not empty, so this holds however few there are.
- * It holds for any mixture of ways, all of which end like this.
+ * One set of messages suffices, without a barrier at a call's end: what a call overwrites has been
+ * read.
+ *   parts     Rank a overwrites its part for rank b in a later call. What b read of the old one, it
+ *             read before it sent its result, and a's old call ended with that result in hand: of every
+ *             column of slice b, and with flags even where the slice is empty.
+ *   results   Rank b overwrites columns of its result when it has all ranks' parts of these columns,
+ *             and each rank sent its part after its call before had ended, with all its reads.
+ * So it is of no importance which slices are empty, and how sizes and ways (which have memory of their
+ * own) follow each other. A rank is at most one call ahead of another: to end a call takes the result
+ * of a slice that is not empty, for which every rank has sent its part.
  *
  * Memory order. LINES: a line is two values of 8 bytes, {payload, number} each; 8-byte accesses are
  * not torn, so no other order is needed. FLAGS: the block meets at a barrier, then one thread for

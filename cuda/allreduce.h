@@ -59,8 +59,7 @@ static inline __host__ __device__ uint64_t allreduce_status(enum allreduce_troub
 }
 
 /* How a rank takes part in one call. Memory of a message is as large as allreduce_message_bytes
- * says, aligned to 16 bytes, and is not used by the call before nor by the one after: two sets that
- * take turns will do (allreduce.cuh). */
+ * says, aligned to 16 bytes; the next call may use the same (allreduce.cuh). */
 struct allreduce_channel {
     int32_t rank, num_ranks;
     const uint32_t *step; /* number of the step */

@@ -1,10 +1,9 @@
 /* staged: memory, lifecycle and trouble (staged.h).
  *
- * A rank's box has two sets of slots, which calls use in turn. In pinned memory a set is n + 1
- * slots: slot r takes what rank r sends, and slot n holds the rank's own result, which the others
- * come to read. With peer access the box lies in the rank's GPU, and a set is 2 n slots: what rank
- * r sends, and the result of rank r, which r brings: writing to another GPU is fast, reading from
- * it is not.
+ * A rank has a box of slots. In pinned memory it has n + 1: slot r takes what rank r sends, and
+ * slot n holds the rank's own result, which the others come to read. With peer access the box lies
+ * in the rank's GPU and has 2 n slots: slot r, and slot n + r for the result of rank r, which r
+ * brings: writing to another GPU is fast, reading from it is not.
  */
 #include "cuda/staged.h"
 
@@ -45,7 +44,7 @@ static struct slot_layout slot_of(const struct staged_config *c) {
 
 static size_t box_bytes(const struct staged_config *c, bool peers) {
     size_t n = (size_t)c->num_ranks;
-    return 2 * (peers ? 2 * n : n + 1) * slot_of(c).bytes;
+    return (peers ? 2 * n : n + 1) * slot_of(c).bytes;
 }
 
 /* A rank's place for logits: all, or as many rows as fit in 2 MB, at least one. */
@@ -257,7 +256,7 @@ int staged_status(struct staged *s, int32_t rank, struct error *error) {
 
 /* What holds numbers: lines, flags, and the header of copies. */
 static void clear_slots(const struct staged *s, struct staged_rank *r) {
-    int32_t slots = 2 * (s->peers ? 2 * s->num_ranks : s->num_ranks + 1);
+    int32_t slots = s->peers ? 2 * s->num_ranks : s->num_ranks + 1;
     CUDA_CHECK(cudaSetDevice(r->device));
     for (int32_t i = 0; i < slots; i++) {
         char *slot = r->box + (size_t)i * s->slot.bytes;

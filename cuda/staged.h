@@ -7,8 +7,8 @@
  * _create, _destroy, _reset, _self_test and _status only put work on the stream, and may be
  * recorded into a graph. All ranks make the same calls with the same sizes in the same order.
  *
- * A step is what lies between staged_begin_step and staged_end_step; its number (step_number below)
- * is read from device memory when the kernels run. A recorded graph holds a whole step.
+ * A step begins with staged_begin_step; its number (step_number below) is read from device memory
+ * when the kernels run. A recorded graph holds all calls of a step.
  */
 #pragma once
 
@@ -57,9 +57,6 @@ int staged_self_test(struct staged *s, int32_t rank, int64_t timeout_ns, cudaStr
  * below ALLREDUCE_STEPS, another one for each step. Once all numbers were used: staged_reset. */
 void staged_set_step(struct staged *s, int32_t rank, const uint32_t *step_number);
 void staged_begin_step(struct staged *s, int32_t rank);
-/* Makes the number of calls of the step even, so that the next one begins with the other set of
- * messages. */
-void staged_end_step(struct staged *s, int32_t rank, cudaStream_t stream);
 
 /* hidden += sum of all ranks' partials, then as norm_launch: hidden, x, xq and rows as there.
  * norm->partial is not looked at: partial is [*, H] float, with F64 double. */

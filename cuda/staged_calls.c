@@ -13,13 +13,12 @@ void staged_set_step(struct staged *s, int32_t rank, const uint32_t *step_number
 }
 
 void staged_begin_step(struct staged *s, int32_t rank) {
-    s->ranks[rank].calls = s->ranks[rank].turns = 0;
+    s->ranks[rank].calls = 0;
 }
 
-/* A slot of a rank's box: [2][slots]. */
-static char *slot_at(const struct staged *s, int32_t box, int32_t turn, int32_t index) {
-    int32_t slots = s->peers ? 2 * s->num_ranks : s->num_ranks + 1;
-    return s->ranks[box].box + (size_t)(turn * slots + index) * s->slot.bytes;
+/* A slot of a rank's box. */
+static char *slot_at(const struct staged *s, int32_t box, int32_t index) {
+    return s->ranks[box].box + (size_t)index * s->slot.bytes;
 }
 
 /* A call without memory. */
@@ -41,18 +40,18 @@ static struct allreduce_channel next_call(struct staged *s, int32_t rank) {
 struct allreduce_channel staged_next_channel(struct staged *s, int32_t rank,
                                              enum allreduce_way way) {
     struct allreduce_channel c = next_call(s, rank);
-    int32_t n = s->num_ranks, turn = s->ranks[rank].turns++ & 1;
+    int32_t n = s->num_ranks;
     size_t at = way == ALLREDUCE_LINES   ? 0
                 : way == ALLREDUCE_FLAGS ? s->slot.flags_at
                                          : s->slot.copies_at;
     for (int32_t p = 0; p < n; p++) {
-        c.to[p] = slot_at(s, p, turn, rank) + at;
-        c.from[p] = slot_at(s, rank, turn, p) + at;
-        c.in[p] = (s->peers ? slot_at(s, rank, turn, n + p) : slot_at(s, p, turn, n)) + at;
+        c.to[p] = slot_at(s, p, rank) + at;
+        c.from[p] = slot_at(s, rank, p) + at;
+        c.in[p] = (s->peers ? slot_at(s, rank, n + p) : slot_at(s, p, n)) + at;
     }
     c.num_out = s->peers ? n : 1;
     for (int32_t p = 0; p < c.num_out; p++)
-        c.out[p] = (s->peers ? slot_at(s, p, turn, n + rank) : slot_at(s, rank, turn, n)) + at;
+        c.out[p] = (s->peers ? slot_at(s, p, n + rank) : slot_at(s, rank, n)) + at;
     return c;
 }
 
@@ -230,14 +229,6 @@ void staged_allreduce(struct staged *s, int32_t rank, void *data, int64_t count,
     reduce(s, rank, &a, s->payload == PAYLOAD_F64 ? PAYLOAD_F64 : PAYLOAD_F32, stream);
 }
 
-void staged_end_step(struct staged *s, int32_t rank, cudaStream_t stream) {
-    struct staged_rank *r = &s->ranks[rank];
-    if (r->turns % 2 == 0)
-        return;
-    /* The numbers in r->summed, whatever they are. */
-    staged_allreduce(s, rank, r->summed, 1, stream);
-}
-
 /* ---- logits ---------------------------------------------------------------------------------- */
 
 /* Rows of logits to rank 0, through a place for each rank in the segment. Everyone waits until rank
@@ -303,8 +294,8 @@ int staged_self_test(struct staged *s, int32_t rank, int64_t timeout_ns, cudaStr
     const char *through = s->peers ? "its memory" : "pinned host memory";
     int rc = 0;
     for (int32_t p = 0; p < s->num_ranks; p++) {
-        c.to[p] = slot_at(s, p, 0, rank) + s->slot.flags_at;
-        c.from[p] = slot_at(s, rank, 0, p) + s->slot.flags_at;
+        c.to[p] = slot_at(s, p, rank) + s->slot.flags_at;
+        c.from[p] = slot_at(s, rank, p) + s->slot.flags_at;
         verdicts[p] = 0;
     }
     allreduce_probe_launch(&c, verdicts, stream);

@@ -18,7 +18,7 @@ enum { WORD_STRIDE = 128 };
 
 struct staged_rank {
     int32_t device;
-    int32_t calls, turns;        /* of the step: all, and those that change the set of messages */
+    int32_t calls;               /* of the step */
     const uint32_t *step_number; /* device memory; borrowed */
     char *box;                   /* slots: owned device memory, or part of the pinned segment */
     char *memory;                /* owned device memory: box (peers), packed, received, summed */
