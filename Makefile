@@ -114,7 +114,7 @@ $(BUILD)/bench_%: $(BUILD)/tests/bench_%.o $(BENCH_OBJ) $(LIB_OBJ)
 	$(Q)$(CXX) $(LDFLAGS) -o $@ $^ $(LDLIBS) $(if $(CUDA_OBJ),-lcublas)
 
 BENCH_CUDA_OBJ := $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/bench_cuda*.c)) \
-                  $(patsubst %,$(BUILD)/tests/%.o,bench_gpu bench_ceilings bench_kernels bench_machine)
+                  $(patsubst %,$(BUILD)/tests/%.o,bench_gpu bench_ceilings bench_kernels bench_machine cuda_allreduce_group)
 $(BUILD)/bench_cuda: $(BENCH_CUDA_OBJ) $(LIB_OBJ)
 	@echo "  LINK $@"
 	$(Q)$(CXX) $(LDFLAGS) -o $@ $^ $(LDLIBS)

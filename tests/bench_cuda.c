@@ -55,6 +55,7 @@ int main(int argc, char **argv) {
     bench_dense(&b);
     bench_attention(&b);
     bench_rows(&b);
+    bench_allreduce(&b);
     printf("%d cases, %d not run\n", b.num_done, b.num_not_run);
     int rc = json ? bench_write_json(&b, json) : 0;
     bench_close(&b);

@@ -103,3 +103,4 @@ void bench_moe(struct bench *b);
 void bench_attention(struct bench *b);
 void bench_dense(struct bench *b);
 void bench_rows(struct bench *b);
+void bench_allreduce(struct bench *b);

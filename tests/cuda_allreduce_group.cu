@@ -36,3 +36,12 @@ void allreduce_group_launch(const struct allreduce_group *g, cudaStream_t stream
     else
         launch<PAYLOAD_F8, ALLREDUCE_FLAGS>(g, stream);
 }
+
+static __global__ void next_step_kernel(uint32_t *step) {
+    *step = (*step + 1) % ALLREDUCE_STEPS;
+}
+
+void allreduce_group_next_step(uint32_t *step, cudaStream_t stream) {
+    next_step_kernel<<<1, 1, 0, stream>>>(step);
+    LAUNCH_CHECK();
+}

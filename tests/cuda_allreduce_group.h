@@ -18,6 +18,8 @@ struct allreduce_group {
     bool norm; /* the arrays have one */
 };
 void allreduce_group_launch(const struct allreduce_group *g, cudaStream_t stream);
+/* ++*step, in device memory. */
+void allreduce_group_next_step(uint32_t *step, cudaStream_t stream);
 
 #ifdef __cplusplus
 }
