@@ -387,6 +387,9 @@ DEVICE void allreduce_block(const struct allreduce_channel &c, const struct allr
     if (W == ALLREDUCE_FLAGS)
         signal_and_wait(c, x, waiter, c.to, c.num_ranks, c.from);
     reduce<P, W>(c, a, x, waiter);
+    /* A part that is missing is the fault of its rank, a result maybe that of another: who waits for
+     * parts is to speak first. */
+    waiter.deadline += (uint64_t)c.timeout_ns / 8;
     if (W == ALLREDUCE_FLAGS)
         signal_and_wait(c, x, waiter, c.out, c.num_out, c.in);
     if (NORM)

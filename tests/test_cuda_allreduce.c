@@ -619,8 +619,8 @@ TEST(CudaAllreduce, EndsWhenTheHostSaysSo) {
         EXPECT_TRUE(seconds_now() - start < 20);
         EXPECT_INT_EQ(stall.rc[0], ERR_INTERNAL);
         EXPECT_INT_EQ(stall.rc[2], ERR_INTERNAL);
-        EXPECT_TRUE(strstr(stall.errors[0].text, "was told to stop when it waited for rank 1") !=
-                    NULL);
+        EXPECT_TRUE(strstr(stall.errors[0].text,
+                           "GPU 0 was told to stop when it waited for rank ") != NULL);
         sums_free(&w, &sums);
         staged_reset(w.staged);
         check_plain(&w, 300, 6);
