@@ -4,12 +4,12 @@
  * Launch   as many blocks as there are rows, at most num_blocks, each as large as norm.cu's for the
  *          row (256 or 512 threads), so that norms have the same bits. Blocks wait for those of
  *          other ranks, so all blocks of all ranks have to be resident: grid <= multiprocessors /
- *          ranks that share the GPU; one block fits on every multiprocessor. The caller sees to that.
- * Bytes    of T*H*p payload: twice as much written (LINES: four times), of which the results once,
- *          (n + 1) / n read each time; bound by the links, for few rows by their latency: 2 hops.
- * Numerics as in allreduce.h; bit-identical on all ranks, and the same in all ways. Rows do not depend
- *          on each other.
- * Requires 16-byte aligned rows of arrays; H <= ALLREDUCE_MAX_NORM with a norm.
+ *          ranks that share the GPU; one block fits on every multiprocessor. The caller sees to
+ * that. Bytes    of T*H*p payload: twice as much written (LINES: four times), of which the results
+ * once, (n + 1) / n read each time; bound by the links, for few rows by their latency: 2 hops.
+ * Numerics as in allreduce.h; bit-identical on all ranks, and the same in all ways. Rows do not
+ * depend on each other. Requires 16-byte aligned rows of arrays; H <= ALLREDUCE_MAX_NORM with a
+ * norm.
  */
 #include "cuda/allreduce.cuh"
 #include "cuda/allreduce_f64.h"

@@ -8,13 +8,13 @@
  * One set of messages suffices, without a barrier at a call's end: what a call overwrites has been
  * read.
  *   parts     Rank a overwrites its part for rank b in a later call. What b read of the old one, it
- *             read before it sent its result, and a's old call ended with that result in hand: of every
- *             column of slice b, and with flags even where the slice is empty.
- *   results   Rank b overwrites columns of its result when it has all ranks' parts of these columns,
- *             and each rank sent its part after its call before had ended, with all its reads.
- * So it is of no importance which slices are empty, and how sizes and ways (which have memory of their
- * own) follow each other. A rank is at most one call ahead of another: to end a call takes the result
- * of a slice that is not empty, for which every rank has sent its part.
+ *             read before it sent its result, and a's old call ended with that result in hand: of
+ * every column of slice b, and with flags even where the slice is empty. results   Rank b
+ * overwrites columns of its result when it has all ranks' parts of these columns, and each rank
+ * sent its part after its call before had ended, with all its reads. So it is of no importance
+ * which slices are empty, and how sizes and ways (which have memory of their own) follow each
+ * other. A rank is at most one call ahead of another: to end a call takes the result of a slice
+ * that is not empty, for which every rank has sent its part.
  *
  * Memory order. LINES: a line is two values of 8 bytes, {payload, number} each; 8-byte accesses are
  * not torn, so no other order is needed. FLAGS: the block meets at a barrier, then one thread for
@@ -35,7 +35,7 @@ constexpr int POLLS = 16;                            /* between looks at the abo
 constexpr unsigned POLL_SLEEP_NS = 200;
 constexpr int ALLREDUCE_MAX_THREADS = 512; /* of a block; norm_threads says how many it has */
 
-/* ---- waiting ----------------------------------------------------------------------------------- */
+/* ---- waiting --------------------------------------------------------------------------------- */
 
 DEVICE uint32_t call_number(const struct allreduce_channel &c) {
     return *c.step * ALLREDUCE_CALLS + (uint32_t)c.call + 1;
@@ -51,9 +51,10 @@ DEVICE struct waiter start_waiting(const struct allreduce_channel &c) {
     return {global_timer() + (uint64_t)c.timeout_ns, 0};
 }
 
-/* The first trouble of a rank is kept: a warp that sees an abort after a timeout of its own rank sees
- * the status too. */
-DEVICE void report_trouble(const struct allreduce_channel &c, enum allreduce_trouble what, int who) {
+/* The first trouble of a rank is kept: a warp that sees an abort after a timeout of its own rank
+ * sees the status too. */
+DEVICE void report_trouble(const struct allreduce_channel &c, enum allreduce_trouble what,
+                           int who) {
     if (what == ALLREDUCE_TIMED_OUT) {
         store_relaxed_u64(c.status, allreduce_status(what, who, c.call));
         store_release(c.abort, 1);
@@ -62,14 +63,15 @@ DEVICE void report_trouble(const struct allreduce_channel &c, enum allreduce_tro
     }
 }
 
-/* A warp has polled in vain: is it to give up? `missing` is a rank that the lane waits for, or -1. */
+/* A warp has polled in vain: is it to give up? `missing` is a rank that the lane waits for, or -1.
+ */
 DEVICE bool give_up(const struct allreduce_channel &c, struct waiter &w, int missing) {
     if (++w.polls % POLLS)
         return false;
     unsigned waiting = __ballot_sync(ALL_LANES, missing >= 0);
     int who = __shfl_sync(ALL_LANES, missing, __ffs((int)waiting) - 1), over = 0;
     if (threadIdx.x % WARP == 0) {
-        over = load_relaxed(c.abort)              ? ALLREDUCE_ABORTED
+        over = load_relaxed(c.abort)         ? ALLREDUCE_ABORTED
                : global_timer() > w.deadline ? ALLREDUCE_TIMED_OUT
                                              : 0;
         if (over)
@@ -91,7 +93,7 @@ DEVICE void wait_flags(const struct allreduce_channel &c, struct waiter &w, cons
     }
 }
 
-/* ---- messages ---------------------------------------------------------------------------------- */
+/* ---- messages -------------------------------------------------------------------------------- */
 
 /* A call as a block sees it. */
 struct exchange {
@@ -102,8 +104,7 @@ struct exchange {
 };
 
 /* Granule k of a slice of row i in a message of WORDS * 4 bytes a granule, and its scale. */
-template <int W, int WORDS>
-DEVICE int64_t granule_at(const struct exchange &x, int i, int k) {
+template <int W, int WORDS> DEVICE int64_t granule_at(const struct exchange &x, int i, int k) {
     int64_t n = (int64_t)i * x.slices.largest() + k;
     return W == ALLREDUCE_LINES ? n * (WORDS / 2 * LINE_BYTES) : FLAG_BYTES + n * (WORDS * 4);
 }
@@ -130,8 +131,8 @@ DEVICE void put(char *message, const struct exchange &x, int num_rows, int i, in
     }
 }
 
-/* Reads N granules of row i, granule k[j] of a message[j] of rank who[j]; zeros where it is NULL. LINES
- * are waited for. Whole warps. */
+/* Reads N granules of row i, granule k[j] of a message[j] of rank who[j]; zeros where it is NULL.
+ * LINES are waited for. Whole warps. */
 template <int P, int W, int N>
 DEVICE void get(uint32_t w[][payload<P>::words], float *scale, const struct allreduce_channel &c,
                 const struct exchange &x, struct waiter &waiter, int num_rows, int i,
@@ -169,7 +170,7 @@ DEVICE void get(uint32_t w[][payload<P>::words], float *scale, const struct allr
     }
 }
 
-/* ---- what becomes of a sum --------------------------------------------------------------------- */
+/* ---- what becomes of a sum ------------------------------------------------------------------- */
 
 /* Row i's norm: h is the sum in granules, unit u of a thread being granule u * threads + its index.
  * Where rows are not aligned, it goes through `row` into the layout that norm.cu has then. */
@@ -201,7 +202,8 @@ DEVICE void norm_sum(const struct allreduce_array &a, int i, float h[NORM_MAX_UN
 
 /* Granule q of row i goes to `out`, added or as it is. */
 template <typename T>
-DEVICE void store_sum(const struct allreduce_array &a, int i, int q, const T v[GRANULE], bool wide) {
+DEVICE void store_sum(const struct allreduce_array &a, int i, int q, const T v[GRANULE],
+                      bool wide) {
     int cols = row_cols(a, i);
     int64_t to = (int64_t)i * a.row_len;
     if (a.add) {
@@ -216,7 +218,7 @@ DEVICE void store_sum(const struct allreduce_array &a, int i, int q, const T v[G
     }
 }
 
-/* ---- the block --------------------------------------------------------------------------------- */
+/* ---- the block ------------------------------------------------------------------------------- */
 
 DEVICE uint32_t *flag_of(char *message, int block) {
     return (uint32_t *)message + block;
@@ -249,7 +251,9 @@ DEVICE void send(const struct allreduce_channel &c, const struct allreduce_array
 
 /* Granules whose loads are under way at once: 64 bytes a thread of LINES. */
 template <int P> struct batch {
-    static constexpr int parts = P == PAYLOAD_BF16 || P == PAYLOAD_F8 ? 8 : P == PAYLOAD_F32 ? 4 : 2;
+    static constexpr int parts = P == PAYLOAD_BF16 || P == PAYLOAD_F8 ? 8
+                                 : P == PAYLOAD_F32                   ? 4
+                                                                      : 2;
     static constexpr int units = parts / 2;
 };
 
@@ -360,8 +364,8 @@ DEVICE void collect_norm(const struct allreduce_channel &c, const struct allredu
     }
 }
 
-/* The flags of FLAGS: all that the block has written has come to those who wait for it; what it waits
- * for has come. */
+/* The flags of FLAGS: all that the block has written has come to those who wait for it; what it
+ * waits for has come. */
 DEVICE void signal_and_wait(const struct allreduce_channel &c, const struct exchange &x,
                             struct waiter &waiter, char *const *to, int num_to,
                             const char *const *from) {
@@ -387,8 +391,8 @@ DEVICE void allreduce_block(const struct allreduce_channel &c, const struct allr
     if (W == ALLREDUCE_FLAGS)
         signal_and_wait(c, x, waiter, c.to, c.num_ranks, c.from);
     reduce<P, W>(c, a, x, waiter);
-    /* A part that is missing is the fault of its rank, a result maybe that of another: who waits for
-     * parts is to speak first. */
+    /* A part that is missing is the fault of its rank, a result maybe that of another: who waits
+     * for parts is to speak first. */
     waiter.deadline += (uint64_t)c.timeout_ns / 8;
     if (W == ALLREDUCE_FLAGS)
         signal_and_wait(c, x, waiter, c.out, c.num_out, c.in);
@@ -398,7 +402,7 @@ DEVICE void allreduce_block(const struct allreduce_channel &c, const struct allr
         collect<P, W>(c, a, x, waiter);
 }
 
-/* ---- kernels ----------------------------------------------------------------------------------- */
+/* ---- kernels --------------------------------------------------------------------------------- */
 
 template <int P, int W, bool NORM>
 static __global__ void __launch_bounds__(ALLREDUCE_MAX_THREADS, 1)

@@ -1,14 +1,12 @@
-/* allreduce_copy: what COPIES does besides the copies: rows are packed, added, and finished like those
- * of allreduce.cu, and a warp signals and awaits what the copy engines brought
+/* allreduce_copy: what COPIES does besides the copies: rows are packed, added, and finished like
+ * those of allreduce.cu, and a warp signals and awaits what the copy engines brought
  *
  * Shapes   as in allreduce.cu; packed rows of allreduce_row_bytes.
- * Launch   a block a row; pack and sum have 256 threads, finish as many as norm.cu. The two kernels of
- *          flags are a warp each; waiting takes a multiprocessor's issue slots only for a load each
- *          few microseconds.
- * Bytes    T*H*p payload: pack 4*T*H read, p written; sum p read, p / n written; finish p read and
- *          what norm.cu moves without its partial.
- * Numerics those of allreduce.cu, bit for bit.
- * Requires as allreduce.cu.
+ * Launch   a block a row; pack and sum have 256 threads, finish as many as norm.cu. The two kernels
+ * of flags are a warp each; waiting takes a multiprocessor's issue slots only for a load each few
+ * microseconds. Bytes    T*H*p payload: pack 4*T*H read, p written; sum p read, p / n written;
+ * finish p read and what norm.cu moves without its partial. Numerics those of allreduce.cu, bit for
+ * bit. Requires as allreduce.cu.
  */
 #include "cuda/allreduce_copy.cuh"
 #include "cuda/allreduce_f64.h"
@@ -72,11 +70,11 @@ void allreduce_finish_launch(const struct allreduce_array *a, const struct allre
         launch_finish<PAYLOAD_F8>(a, parts, num_ranks, row0, num_rows, stream);
 }
 
-/* ---- flags ------------------------------------------------------------------------------------- */
+/* ---- flags ----------------------------------------------------------------------------------- */
 
 static __global__ void __launch_bounds__(WARP)
     allreduce_signal_kernel(const __grid_constant__ struct allreduce_channel c,
-                          const __grid_constant__ struct allreduce_flags flags) {
+                            const __grid_constant__ struct allreduce_flags flags) {
     uint32_t number = call_number(c);
     if ((int)threadIdx.x < ALLREDUCE_MAX_RANKS && flags.flag[threadIdx.x])
         store_release(flags.flag[threadIdx.x], number);
@@ -102,7 +100,7 @@ void allreduce_wait_launch(const struct allreduce_channel *c, const struct allre
     LAUNCH_CHECK();
 }
 
-/* ---- a probe of all pairs ---------------------------------------------------------------------- */
+/* ---- a probe of all pairs -------------------------------------------------------------------- */
 
 constexpr int PROBE_THREADS = 256;
 constexpr int PROBE_WORDS = PROBE_BYTES / 4 - ALLREDUCE_MAX_BLOCKS;

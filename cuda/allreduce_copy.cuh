@@ -1,5 +1,5 @@
-/* allreduce_copy: the kernels of COPIES for one payload. Nothing here waits; a block of 256 threads, or
- * of norm.cu's size, has a row.
+/* allreduce_copy: the kernels of COPIES for one payload. Nothing here waits; a block of 256
+ * threads, or of norm.cu's size, has a row.
  *
  * A row as it travels: its granules, with F8 whole groups of them and then the scales; rows are
  * multiples of 16 bytes.
@@ -34,7 +34,8 @@ DEVICE void read_packed(typename payload<P>::type v[GRANULE], const char *row, i
     decode<P>(v, w, scale);
 }
 template <int P>
-DEVICE void write_packed(char *row, const typename payload<P>::type v[GRANULE], int q, int row_len) {
+DEVICE void write_packed(char *row, const typename payload<P>::type v[GRANULE], int q,
+                         int row_len) {
     constexpr int WORDS = payload<P>::words;
     uint32_t w[WORDS];
     float scale = 1;
@@ -63,8 +64,8 @@ static __global__ void __launch_bounds__(PACK_THREADS)
 
 template <int P>
 static __global__ void __launch_bounds__(PACK_THREADS)
-    allreduce_sum_kernel(char *sum, const __grid_constant__ struct allreduce_parts parts, int num_ranks,
-                         int row_len) {
+    allreduce_sum_kernel(char *sum, const __grid_constant__ struct allreduce_parts parts,
+                         int num_ranks, int row_len) {
     typedef typename payload<P>::type T;
     int64_t row = (int64_t)blockIdx.x * packed_bytes<P>(row_len);
     int granules = packed_granules<P>(row_len);
@@ -84,8 +85,8 @@ static __global__ void __launch_bounds__(PACK_THREADS)
 
 /* Packed row i of num_rows, which are cut over the ranks by rows. */
 template <int P>
-DEVICE const char *packed_row(const struct allreduce_parts &parts, int num_ranks, int num_rows, int i,
-                              int row_len) {
+DEVICE const char *packed_row(const struct allreduce_parts &parts, int num_ranks, int num_rows,
+                              int i, int row_len) {
     int s = (int)(((int64_t)(i + 1) * num_ranks - 1) / num_rows);
     int first = (int)((int64_t)num_rows * s / num_ranks);
     return parts.part[s] + (i - first) * packed_bytes<P>(row_len);
@@ -93,8 +94,9 @@ DEVICE const char *packed_row(const struct allreduce_parts &parts, int num_ranks
 
 template <int P, bool NORM>
 static __global__ void __launch_bounds__(ALLREDUCE_MAX_THREADS, 1)
-    allreduce_finish_kernel(const struct allreduce_array a, const __grid_constant__ struct allreduce_parts parts,
-                            int num_ranks, int row0) {
+    allreduce_finish_kernel(const struct allreduce_array a,
+                            const __grid_constant__ struct allreduce_parts parts, int num_ranks,
+                            int row0) {
     typedef typename payload<P>::type T;
     __shared__ float scratch[NORM ? NORM_SCRATCH : 1], odd_row[NORM ? ALLREDUCE_MAX_ODD_NORM : 1];
     int granules = (a.row_len + GRANULE - 1) / GRANULE, i = row0 + (int)blockIdx.x;

@@ -1,5 +1,5 @@
-/* allreduce_f64: the kernels of allreduce.cu and allreduce_copy.cu for the payload F64, whose sums are
- * float64. */
+/* allreduce_f64: the kernels of allreduce.cu and allreduce_copy.cu for the payload F64, whose sums
+ * are float64. */
 #include "cuda/allreduce_copy.cuh"
 #include "cuda/allreduce_f64.h"
 

@@ -31,23 +31,26 @@ template <> struct payload<PAYLOAD_F8> {
     static constexpr int words = 1;
 };
 
-constexpr int GRANULE = 4;                                 /* columns */
+constexpr int GRANULE = 4;                                /* columns */
 constexpr int F8_GRANULES = ALLREDUCE_F8_GROUP / GRANULE; /* with one scale */
 static_assert(GRANULE == UNIT && F8_GRANULES == WARP, "a unit of the norm is a granule");
 
 static inline __host__ __device__ int payload_words(int payload) {
-    return payload == PAYLOAD_BF16 ? 2 : payload == PAYLOAD_F32 ? 4 : payload == PAYLOAD_F64 ? 8 : 1;
+    return payload == PAYLOAD_BF16  ? 2
+           : payload == PAYLOAD_F32 ? 4
+           : payload == PAYLOAD_F64 ? 8
+                                    : 1;
 }
 
-/* ---- slices of a row --------------------------------------------------------------------------- */
+/* ---- slices of a row ------------------------------------------------------------------------- */
 
 /* A row in granules, and its cut into slices, which may be empty: slice s is granules
  * [begin(s), begin(s + 1)), whole groups with F8. */
 struct slices {
     int granules, units, unit, num_ranks; /* a unit is what is not cut */
     __host__ __device__ slices(int payload, int row_len, int n)
-        : granules((row_len + GRANULE - 1) / GRANULE), unit(payload == PAYLOAD_F8 ? F8_GRANULES : 1),
-          num_ranks(n) {
+        : granules((row_len + GRANULE - 1) / GRANULE),
+          unit(payload == PAYLOAD_F8 ? F8_GRANULES : 1), num_ranks(n) {
         units = (granules + unit - 1) / unit;
     }
     __host__ __device__ int begin(int s) const {
@@ -62,7 +65,7 @@ struct slices {
     }
 };
 
-/* ---- encoding ---------------------------------------------------------------------------------- */
+/* ---- encoding -------------------------------------------------------------------------------- */
 
 /* The scale of the warp's 32 granules. */
 DEVICE float f8_scale(const float v[GRANULE]) {
@@ -126,7 +129,7 @@ DEVICE void decode(typename payload<P>::type v[GRANULE], const uint32_t *w, floa
     }
 }
 
-/* ---- granules in memory ------------------------------------------------------------------------ */
+/* ---- granules in memory ---------------------------------------------------------------------- */
 
 /* A granule's words at p, aligned to their size or 16 bytes. Reads pass the L1 cache by. */
 template <int WORDS> DEVICE void load_words(uint32_t *w, const char *p) {
@@ -188,7 +191,7 @@ DEVICE void store_granule(T *row, const T v[GRANULE], int q, int cols, bool wide
             row[c + j] = v[j];
 }
 
-/* ---- the array --------------------------------------------------------------------------------- */
+/* ---- the array ------------------------------------------------------------------------------- */
 
 /* Row i's columns that exist, and where it begins in `partial` and `add`. */
 DEVICE int row_cols(const struct allreduce_array &a, int i) {

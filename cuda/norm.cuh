@@ -2,8 +2,8 @@
  * all-reduce with the norm behind it (allreduce.cuh). They get the same bits for the same row.
  *
  * A block has the row in units of 4 columns. Thread i has units i, i + threads and so on: 16-byte
- * loads, neighbours side by side. Where H % 4 != 0 rows are not aligned, and unit u is 4 columns that
- * are `threads` apart.
+ * loads, neighbours side by side. Where H % 4 != 0 rows are not aligned, and unit u is 4 columns
+ * that are `threads` apart.
  */
 #pragma once
 
@@ -94,9 +94,9 @@ DEVICE void store_unit_e4m3(uint8_t *row, const float v[UNIT], float scale, stru
         *(uint32_t *)(row + c) = packed;
 }
 
-/* Row t of x, and of xq where there is one, from the row h; columns past H are zeros. All threads of
- * the block; h is overwritten. `scratch` is shared memory of NORM_SCRATCH floats, which the block may
- * use again after a barrier. */
+/* Row t of x, and of xq where there is one, from the row h; columns past H are zeros. All threads
+ * of the block; h is overwritten. `scratch` is shared memory of NORM_SCRATCH floats, which the
+ * block may use again after a barrier. */
 template <int UNITS>
 DEVICE void norm_row(const struct norm_args &a, int t, float h[UNITS][UNIT], struct norm_shape s,
                      float *scratch) {

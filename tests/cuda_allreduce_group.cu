@@ -1,5 +1,5 @@
-/* Ranks as groups of blocks of one grid: blockIdx.y is the rank. All of them are at once on one GPU, and
- * exchange through the memory that ranks on GPUs of their own would. */
+/* Ranks as groups of blocks of one grid: blockIdx.y is the rank. All of them are at once on one
+ * GPU, and exchange through the memory that ranks on GPUs of their own would. */
 #include "cuda/allreduce.cuh"
 #include "tests/cuda_allreduce_group.h"
 
@@ -10,8 +10,7 @@ static __global__ void __launch_bounds__(ALLREDUCE_MAX_THREADS, 1)
     allreduce_block<P, W, NORM>(channels[blockIdx.y], arrays[blockIdx.y], blockIdx.x, gridDim.x);
 }
 
-template <int P, int W>
-static void launch(const struct allreduce_group *g, cudaStream_t stream) {
+template <int P, int W> static void launch(const struct allreduce_group *g, cudaStream_t stream) {
     int threads = norm_threads(min(g->row_len, (int)ALLREDUCE_MAX_NORM));
     int blocks = min(g->num_rows, g->num_blocks);
     if (g->norm)
