@@ -146,9 +146,7 @@ static int start_engines(struct comm *c, struct error *error) {
     if (!nccl)
         return 0;
     comm_begin_step(c);
-    int rc = comm_choose(c, error);
-    comm_end_step(c);
-    return rc == 0 ? comm_wait(c, error) : rc;
+    return comm_choose(c, error);
 }
 
 int comm_create(const struct comm_config *config, struct comm **out, struct error *error) {
@@ -220,11 +218,6 @@ void comm_describe(const struct comm *c, struct buffer *out) {
 void comm_begin_step(struct comm *c) {
     if (c->shared->staged)
         staged_begin_step(c->shared->staged, c->config.rank);
-}
-
-void comm_end_step(struct comm *c) {
-    if (c->shared->staged)
-        staged_end_step(c->shared->staged, c->config.rank, c->config.stream);
 }
 
 void comm_sum_by(struct comm *c, enum comm_engine engine, const struct allreduce_array *a) {

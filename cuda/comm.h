@@ -13,7 +13,7 @@
  */
 #pragma once
 
-#include "cuda/kernels.h"
+#include "cuda/allreduce.h"
 #include "host/buffer.h"
 #include "host/layout.h"
 #include "host/ranks.h"
@@ -39,7 +39,7 @@ struct comm_config {
     int64_t timeout_us;
 };
 
-enum { COMM_STEPS = 1 << 20 }; /* numbers of steps between two comm_reset */
+enum { COMM_STEPS = ALLREDUCE_STEPS }; /* numbers of steps between two comm_reset */
 
 struct comm; /* opaque */
 
@@ -51,8 +51,8 @@ void comm_destroy(struct comm *c);
 /* Lines of the start-up table: engines, what was left out and why, figures. */
 void comm_describe(const struct comm *c, struct buffer *out);
 
+/* A step whose calls follow, launched or recorded; a replayed one needs none. */
 void comm_begin_step(struct comm *c);
-void comm_end_step(struct comm *c);
 
 /* norm_launch with the sum of all ranks' partials as norm->partial, which is not looked at.
  * partial [T, H] may be changed. */

@@ -148,7 +148,7 @@ enum weight_scale cuda_scale(const struct weight *w);
 size_t cuda_step_arrays(const struct backend_config *c, int32_t max_group, char *memory,
                         struct step_arrays *out);
 const struct batch *cuda_begin_step(struct backend *b, const struct batch *batch, bool eager);
-int cuda_end_step(struct backend *b, bool replayed, struct error *error);
+int cuda_end_step(struct backend *b, struct error *error);
 void cuda_drop_recorded(struct backend *b);
 void cuda_abort(struct backend *b);
 int cuda_recover(struct backend *b, struct error *error);

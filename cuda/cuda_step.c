@@ -257,9 +257,7 @@ static int wait_for_step(struct backend *b, struct error *error) {
     return comm_status(b->comm, 0, error);
 }
 
-int cuda_end_step(struct backend *b, bool replayed, struct error *error) {
-    if (b->comm && !replayed)
-        comm_end_step(b->comm);
+int cuda_end_step(struct backend *b, struct error *error) {
     if (b->recording)
         launch_recorded(b);
     return b->comm ? wait_for_step(b, error) : 0;

@@ -150,7 +150,7 @@ static int run_step(struct model *m, struct rank *r, struct error *error) {
     if (batch)
         rc = run_layers(m, r, batch, error);
     if (rc == 0 && m->ops->end_step)
-        rc = m->ops->end_step(r->backend, batch == NULL, error);
+        rc = m->ops->end_step(r->backend, error);
     return rc;
 }
 

@@ -233,12 +233,11 @@ struct ops {
 
     /* A step begins. Returns the batch that its ops are to be given: on a GPU its arrays lie in
      * device memory, and it may be padded with rows that come to nothing (slot -1). NULL: the step
-     * was recorded before and runs already; not with `eager`. end_step follows in either case
-     * (`replayed`: in this one). A rank that is not alone waits in it until all of the step's work
-     * is done: 0, or ERR_INTERNAL when the step has failed. NULL functions: the batch is taken as
-     * it is. */
+     * was recorded before and runs already; not with `eager`. end_step follows in either case. A
+     * rank that is not alone waits in it until all of the step's work is done: 0, or ERR_INTERNAL
+     * when the step has failed. NULL functions: the batch is taken as it is. */
     const struct batch *(*begin_step)(struct backend *b, const struct batch *batch, bool eager);
-    int (*end_step)(struct backend *b, bool replayed, struct error *error);
+    int (*end_step)(struct backend *b, struct error *error);
     /* A step has failed. abort: makes those that run end soon; called by any thread. recover: on
      * each rank's thread, when nobody runs a step any more: makes the backend ready for another
      * one, or ERR_INTERNAL. NULL functions: there is nothing to do. */
