@@ -77,11 +77,13 @@ ARCHS     ?= 80 86 89 90 120
 NVCC      := $(if $(filter 0,$(CUDA)),,$(shell command -v nvcc))
 ifneq ($(NVCC),)
 CUDA_HOME ?= $(abspath $(dir $(realpath $(NVCC)))/..)
-NVFLAGS   := -std=c++17 -O3 -lineinfo --no-compress -cudart shared -I. -Xcompiler -Wall,-Wextra,-fPIC \
-             --Werror all-warnings -Xptxas -v,-warn-spills,-warn-double-usage \
+NVFLAGS    = -std=c++17 -O3 -lineinfo --no-compress -cudart shared -I. -Xcompiler -Wall,-Wextra,-fPIC \
+             --Werror all-warnings -Xptxas -v,-warn-spills $(NO_DOUBLES) \
              $(foreach a,$(ARCHS),-gencode arch=compute_$(a),code=[sm_$(a),compute_$(a)])
 # (NCCL is opened at run time, where several GPUs are wanted; only its header is needed here.)
 HAVE_NCCL := $(wildcard $(CUDA_HOME)/include/nccl.h /usr/include/nccl.h)
+# Float64 is slow on these GPUs, so only the kernels of partials in float64 may use it.
+NO_DOUBLES = $(if $(filter %_f64.o %/gather.o %/moe.o %/norm.o %/rope.o %/unit_stream.o %/unit_tile.o,$@),,-Xptxas -warn-double-usage)
 CPPFLAGS  += -isystem $(CUDA_HOME)/include
 LDLIBS    += -L$(CUDA_HOME)/lib64 -Wl,--enable-new-dtags,-rpath,$(CUDA_HOME)/lib64 -lcudart -lcublasLt -ldl
 SRC       := $(filter-out host/cuda_none.c,$(SRC)) $(filter-out $(if $(HAVE_NCCL),%_none.c,%/nccl.c),$(wildcard cuda/*.c))
@@ -149,10 +151,6 @@ $(BUILD)/%.o: %.cu $(wildcard cuda/*.h cuda/*.cuh)
 	@echo "  NVCC $@"
 	$(Q)$(NVCC) $(NVFLAGS) -c -o $@ $< 2>$(@:.o=.ptxas); rc=$$?; \
 	  grep -v 'ptxas info\|bytes stack frame' $(@:.o=.ptxas) >&2; exit $$rc
-
-# Kernels whose sums are float64, so that double precision is no slip there.
-COMMA := ,
-$(BUILD)/%_f64.o: NVFLAGS := $(subst $(COMMA)-warn-double-usage,,$(NVFLAGS))
 
 # Stand-ins for the CUDA libraries that execute the shipped PTX on a CPU (tests/ptxvm/README.md): tests
 # put them first with LD_LIBRARY_PATH.

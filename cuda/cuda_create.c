@@ -118,7 +118,7 @@ static size_t carve_scratch(struct backend *b, char *memory) {
         .slot = carve(&k, T, i4),
     };
     b->act = carve(&k, P * (size_t)c->max_intermediate, sizeof(bf16));
-    b->pair_out = carve(&k, P * H, sizeof(float));
+    b->pair_out = carve(&k, P * H, c->batch_invariant ? sizeof(double) : sizeof(float));
     if (c->fp8_activations)
         carve_f8(b, &k);
     b->moe_workspace =
@@ -436,47 +436,42 @@ static const char *cuda_describe(struct backend *b) {
     return b->description;
 }
 
-static const struct ops table = {
-    .name = "cuda",
-    .kv_dtype = DTYPE_BF16,
-    .act_bytes = sizeof(bf16),
-    .partial_bytes = sizeof(float),
-    .block_cut = FRAGMENT_COLS, /* groups of rows with one scale have half as many */
-    .create = cuda_create,
-    .destroy = cuda_destroy,
-    .connect = cuda_connect,
-    .abort = cuda_abort,
-    .recover = cuda_recover,
-    .alloc = cuda_alloc,
-    .free = cuda_free,
-    .write = cuda_write,
-    .free_bytes = cuda_free_bytes,
-    .kv_budget = cuda_kv_budget,
-    .weight_bytes = cuda_weight_bytes,
-    .weight_init = cuda_weight_init,
-    .weight_put = cuda_weight_put,
-    .experts_init = cuda_experts_init,
-    .embed_init = cuda_embed_init,
-    .kv_block_bytes = gpu_kv_block_bytes,
-    .begin_step = cuda_begin_step,
-    .end_step = cuda_end_step,
-    .embed = cuda_embed,
-    .add_norm = cuda_add_norm,
-    .gather_rows = cuda_gather_rows,
-    .gather_logits = cuda_gather_logits,
-    .matmul = cuda_matmul,
-    .logits = cuda_logits,
-    .matmul_partial = cuda_matmul_partial,
-    .qk_sum_squares = cuda_qk_sum_squares,
-    .qk_rope_kv_write = cuda_qk_rope_kv_write,
-    .attention = cuda_attention,
-    .router = cuda_router,
-    .moe = cuda_moe,
-    .sample = cuda_sample,
-    .describe = cuda_describe,
-};
+/* Partials are float32, or with batch_invariant sums in float64 (units.cuh). block_cut: groups of
+ * rows with one scale are half of it. */
+static int create_plain(const struct backend_config *config, struct backend **out,
+                        struct error *error) {
+    CHECK(!config->batch_invariant, "the table is that without batch_invariant");
+    return cuda_create(config, out, error);
+}
 
-const struct ops *cuda_ops(const int32_t *devices, int32_t num_devices, struct error *error) {
+static int create_invariant(const struct backend_config *config, struct backend **out,
+                            struct error *error) {
+    CHECK(config->batch_invariant, "the table is that with batch_invariant");
+    return cuda_create(config, out, error);
+}
+
+#define CUDA_TABLE(create_fn, partial)                                                             \
+    {                                                                                              \
+        .name = "cuda", .create = create_fn, .partial_bytes = sizeof(partial),                     \
+        .kv_dtype = DTYPE_BF16, .act_bytes = sizeof(bf16), .block_cut = FRAGMENT_COLS,             \
+        .destroy = cuda_destroy, .alloc = cuda_alloc, .free = cuda_free, .write = cuda_write,      \
+        .free_bytes = cuda_free_bytes, .kv_budget = cuda_kv_budget,                                \
+        .weight_bytes = cuda_weight_bytes, .weight_init = cuda_weight_init,                        \
+        .weight_put = cuda_weight_put, .experts_init = cuda_experts_init,                          \
+        .embed_init = cuda_embed_init, .kv_block_bytes = gpu_kv_block_bytes,                       \
+        .begin_step = cuda_begin_step, .end_step = cuda_end_step, .embed = cuda_embed,             \
+        .add_norm = cuda_add_norm, .gather_rows = cuda_gather_rows, .gather_logits = cuda_gather_logits, .matmul = cuda_matmul,         \
+        .logits = cuda_logits, .matmul_partial = cuda_matmul_partial,                              \
+        .qk_sum_squares = cuda_qk_sum_squares, .qk_rope_kv_write = cuda_qk_rope_kv_write,          \
+        .attention = cuda_attention, .router = cuda_router, .moe = cuda_moe,                       \
+        .sample = cuda_sample, .describe = cuda_describe,                                          \
+    }
+
+static const struct ops table = CUDA_TABLE(create_plain, float);
+static const struct ops invariant_table = CUDA_TABLE(create_invariant, double);
+
+const struct ops *cuda_ops(const int32_t *devices, int32_t num_devices, bool batch_invariant,
+                           struct error *error) {
     int count = 0;
     /* Ranks wait for each other in kernels, while which no code can be loaded: all of it comes
      * first. */
@@ -502,5 +497,5 @@ const struct ops *cuda_ops(const int32_t *devices, int32_t num_devices, struct e
             return NULL;
         }
     }
-    return &table;
+    return batch_invariant ? &invariant_table : &table;
 }

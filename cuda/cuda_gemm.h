@@ -41,6 +41,9 @@ void gemm_launch(struct gemm *g, const struct dense_args *a, cudaStream_t stream
  * way does not take it. */
 bool gemm_launch_by(struct gemm *g, enum gemm_path path, const struct dense_args *a,
                     cudaStream_t stream);
+/* y [T, a->ldy] = x W^T as a partial over units (kernels.h, dense_units_launch). Both ways give the
+ * same bits; the one that gemm_cost_us names is taken. */
+void gemm_units_launch(double *y, const struct dense_args *a, int32_t unit, cudaStream_t stream);
 /* How many shapes have been asked about. */
 int32_t gemm_num_shapes(const struct gemm *g);
 

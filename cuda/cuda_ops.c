@@ -13,6 +13,7 @@ void cuda_add_norm(struct backend *b, void *x, float *hidden, void *partial, con
         .xq_scale = b->xq_scale,
         .hidden = hidden,
         .partial = partial,
+        .partial_double = b->config.batch_invariant,
         .weight = norm,
         .eps = eps,
         .num_tokens = num_tokens,
@@ -30,7 +31,8 @@ void cuda_gather_rows(struct backend *b, float *out, const float *hidden, void *
     if (b->comm && partial)
         comm_sum_rows(b->comm, out, hidden, partial, rows, num_rows);
     else
-        gather_rows_launch(out, hidden, partial, rows, num_rows, hidden_size, b->stream);
+        gather_rows_launch(out, hidden, partial, b->config.batch_invariant, rows, num_rows,
+                           hidden_size, b->stream);
 }
 
 void cuda_gather_logits(struct backend *b, float *all, int32_t vocab_size, const float *mine,
@@ -55,17 +57,13 @@ static struct f8_rows f8_rows_of(struct backend *b, const void *x, int64_t ldx, 
     return (struct f8_rows){b->inputq, b->inputq_scale};
 }
 
-static void product(struct backend *b, void *y, bool y_float, int64_t ldy, const void *x,
-                    int64_t ldx, const struct weight *w, const float *bias, int32_t num_tokens) {
-    if (num_tokens == 0 || w->rows == 0)
-        return;
+/* What x W^T takes; y and the bias are the caller's. */
+static struct dense_args product_of(struct backend *b, const void *x, int64_t ldx,
+                                    const struct weight *w, int32_t num_tokens) {
     struct f8_rows f8 = {0};
     if (b->config.fp8_activations && w->dtype == DTYPE_F8_E4M3)
         f8 = f8_rows_of(b, x, ldx, num_tokens, w->cols);
-    const struct dense_args a = {
-        .y = y,
-        .y_float = y_float,
-        .ldy = ldy,
+    return (struct dense_args){
         .x = x,
         .ldx = ldx,
         .xq = f8.codes,
@@ -78,11 +76,21 @@ static void product(struct backend *b, void *y, bool y_float, int64_t ldy, const
         .block_col0 = w->block_col0,
         .rows = w->rows,
         .cols = w->cols,
-        .bias = bias,
         .num_tokens = num_tokens,
         .invariant = b->config.batch_invariant,
         .gpu = b->gpu,
     };
+}
+
+static void product(struct backend *b, void *y, bool y_float, int64_t ldy, const void *x,
+                    int64_t ldx, const struct weight *w, const float *bias, int32_t num_tokens) {
+    if (num_tokens == 0 || w->rows == 0)
+        return;
+    struct dense_args a = product_of(b, x, ldx, w, num_tokens);
+    a.y = y;
+    a.y_float = y_float;
+    a.ldy = ldy;
+    a.bias = bias;
     gemm_launch(b->gemm, &a, b->stream);
 }
 
@@ -96,19 +104,33 @@ void cuda_logits(struct backend *b, float *y, int64_t ldy, const void *x, int64_
     product(b, y, true, ldy, x, ldx, w, NULL, num_rows);
 }
 
+/* Units of kernels are whole tiles: others are rounded up, which gives the same bits for any batch
+ * but not for any number of ranks (host/ops.h). */
+static int32_t whole_tiles(int32_t unit) {
+    return (unit + FRAGMENT_COLS - 1) / FRAGMENT_COLS * FRAGMENT_COLS;
+}
+
 void cuda_matmul_partial(struct backend *b, void *partial, const void *x, int64_t ldx,
                          const struct weight *w, int32_t unit, int32_t num_tokens) {
-    (void)unit;
-    if (w->cols == 0) /* a rank without heads */
-        CUDA_CHECK(cudaMemsetAsync(partial, 0, (size_t)num_tokens * (size_t)w->rows * sizeof(float),
+    bool units = b->config.batch_invariant;
+    size_t bytes = units ? sizeof(double) : sizeof(float);
+    if (num_tokens == 0 || w->rows == 0)
+        return;
+    if (w->cols == 0) { /* a rank without heads */
+        CUDA_CHECK(cudaMemsetAsync(partial, 0, (size_t)num_tokens * (size_t)w->rows * bytes,
                                    b->stream));
-    else
+    } else if (units) {
+        struct dense_args a = product_of(b, x, ldx, w, num_tokens);
+        a.ldy = w->rows;
+        gemm_units_launch(partial, &a, whole_tiles(unit), b->stream);
+    } else {
         product(b, partial, true, w->rows, x, ldx, w, NULL, num_tokens);
+    }
 }
 
 /* ---- queries, keys, attention ---------------------------------------------------------------- */
 
-static struct rope_args rope_args_of(const struct qkv_args *a) {
+static struct rope_args rope_args_of(const struct backend *b, const struct qkv_args *a) {
     return (struct rope_args){
         .qkv = a->qkv,
         .ld = a->ld,
@@ -125,6 +147,7 @@ static struct rope_args rope_args_of(const struct qkv_args *a) {
         .k_norm = a->k_norm,
         .eps = a->eps,
         .sum_squares = a->sum_squares,
+        .sums_double = b->config.batch_invariant,
         .q_width = a->q_width,
         .k_width = a->k_width,
         .kv = {a->kv.data, a->kv.dtype},
@@ -133,14 +156,14 @@ static struct rope_args rope_args_of(const struct qkv_args *a) {
 
 void cuda_qk_sum_squares(struct backend *b, void *sums, const struct qkv_args *a,
                          int32_t first_kv_head, int32_t num_counted) {
-    const struct rope_args args = rope_args_of(a);
+    const struct rope_args args = rope_args_of(b, a);
     qk_sum_squares_launch(sums, &args, first_kv_head, num_counted, b->stream);
     if (b->comm)
         comm_sum(b->comm, sums, (int64_t)a->batch->num_tokens * 2);
 }
 
 void cuda_qk_rope_kv_write(struct backend *b, const struct qkv_args *a) {
-    const struct rope_args args = rope_args_of(a);
+    const struct rope_args args = rope_args_of(b, a);
     rope_kv_write_launch(&args, b->stream);
 }
 
@@ -217,6 +240,7 @@ void cuda_moe(struct backend *b, const struct moe_args *m) {
         .scale = t->scale,
         .down_col0 = t->down_col0,
         .invariant = b->config.batch_invariant,
+        .unit = b->config.batch_invariant ? whole_tiles(m->unit) : 0,
         .accumulate = m->accumulate,
         .act = b->act,
         .actq = b->actq,

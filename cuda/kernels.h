@@ -113,7 +113,8 @@ struct norm_args {
     uint8_t *xq;          /* [T, f8_stride(H)] out, or NULL: x as FP8 activations */
     float *xq_scale;      /* [T] */
     float *hidden;        /* [T, H] in; += partial, in place, when there is one */
-    const float *partial; /* [T, H], or NULL */
+    const void *partial;  /* [T, H] float, or NULL */
+    bool partial_double;  /* it is double: rounded, then added */
     const float *weight;  /* [H] */
     const int32_t *rows;  /* [T], or NULL. Row i of x is made from row rows[i] of hidden + partial,
                              and hidden is not written */
@@ -123,8 +124,9 @@ struct norm_args {
 /* H <= 16384, or <= 24576 and a multiple of 4. */
 void norm_launch(const struct norm_args *a, cudaStream_t stream);
 /* out[i] = hidden[rows[i]] + partial[rows[i]] (partial may be NULL). [R, H] (gather.cu) */
-void gather_rows_launch(float *out, const float *hidden, const float *partial, const int32_t *rows,
-                        int32_t num_rows, int32_t hidden_size, cudaStream_t stream);
+void gather_rows_launch(float *out, const float *hidden, const void *partial, bool partial_double,
+                        const int32_t *rows, int32_t num_rows, int32_t hidden_size,
+                        cudaStream_t stream);
 
 /* ---- quantise.cu ----------------------------------------------------------------------------- */
 
@@ -153,13 +155,15 @@ struct rope_args {
     enum qk_norm norm;
     const float *q_norm, *k_norm; /* as host/ops.h, qkv_args */
     float eps;
-    const float *sum_squares; /* [T, 2], PROJECTION only */
+    const void *sum_squares; /* [T, 2] float, PROJECTION only */
+    bool sums_double;        /* they are double */
     int32_t q_width, k_width;
     struct gpu_kv kv;
 };
 void rope_kv_write_launch(const struct rope_args *a, cudaStream_t stream);
-/* sums[t] = {sum of q^2, sum of k^2 over KV heads [first, first + count)}: PROJECTION norms. */
-void qk_sum_squares_launch(float *sums, const struct rope_args *a, int32_t first_kv_head,
+/* sums[t] = {sum of q^2, sum of k^2 over KV heads [first, first + count)}: PROJECTION norms. With
+ * sums_double they are double, and sums of a float for each head. */
+void qk_sum_squares_launch(void *sums, const struct rope_args *a, int32_t first_kv_head,
                            int32_t num_counted, cudaStream_t stream);
 
 /* ---- attention.cu ---------------------------------------------------------------------------- */
@@ -266,12 +270,17 @@ struct moe_launch_args {
     enum weight_scale scale; /* NONE for BF16 */
     int32_t down_col0;       /* SCALE_BLOCK: block_col0 of `down` */
     bool invariant;          /* reduction orders independent of T */
+    int32_t unit;            /* 0: pair_out and partial are float. Or the reduction unit of `down` in
+                                columns, a multiple of 32: they are double, and sums over units as
+                                host/ops.h words them, the same bits for any number of ranks */
     bool accumulate;         /* add to partial */
     bf16 *act;               /* [P, I] scratch, in permuted order: silu(gate x) * up x */
     uint8_t *actq;           /* [P, f8_stride(I)] scratch, with xq only: act as FP8 activations */
     float *actq_scale;       /* [P] */
-    float *pair_out;         /* [P, H] scratch, in permuted order: down act */
-    float *partial;          /* [T, H]: sum over k, in order of k, of topk_weights * pair_out */
+    void *pair_out;          /* [P, H] scratch, in permuted order: down act; with `unit` its units
+                                times topk_weights */
+    void *partial;           /* [T, H]: sum over k, in order of k, of topk_weights * pair_out; with
+                                `unit` of pair_out */
     void *workspace;         /* [moe_workspace_bytes] */
     struct gpu_info gpu;
 };
@@ -312,6 +321,16 @@ bool dense_tile_takes(const struct dense_args *a);
 /* Tokens of a tile of 128 rows, as dense_tile_launch chooses it: 64 or 128. */
 int32_t dense_tile_tokens(const struct dense_args *a);
 void dense_tile_launch(const struct dense_args *a, cudaStream_t stream);
+
+/* ---- units.cu, unit_stream.cu, unit_tile.cu -------------------------------------------------- */
+
+/* y [T, a->ldy] = x W^T as a partial over units of `unit` columns (host/ops.h), a multiple of 32:
+ * the same bits however the columns are cut at units, once the parts are added. a->y, y_float and
+ * bias are not used. By streaming: for few tokens, and right for any number. */
+void dense_units_launch(double *y, const struct dense_args *a, int32_t unit, cudaStream_t stream);
+/* The same bits for many tokens; takes what dense_tile_takes. */
+void dense_units_tile_launch(double *y, const struct dense_args *a, int32_t unit,
+                             cudaStream_t stream);
 
 /* ---- sample.cu ------------------------------------------------------------------------------- */
 

@@ -133,7 +133,7 @@ DEVICE void down_item(const struct moe_args_device &p, const struct moe_item &it
                 if (row >= H || at >= item.count)
                     continue;
                 float x_scale = IS_XQ<KIND> ? p.a.actq_scale[item.first + at] : 1;
-                p.a.pair_out[(int64_t)(item.first + at) * H + row] =
+                ((float *)p.a.pair_out)[(int64_t)(item.first + at) * H + row] =
                     scale_row<KIND>(segments_add(parts, token, r), e->down_scale, row, x_scale);
             }
             __syncthreads(); /* they have been read */

@@ -202,7 +202,7 @@ DEVICE void tile_store(const struct tile_sums<KIND, NT> &s, const struct moe_arg
                 for (int m = 0; m < MATS; m++) {
                     int row = group_of<true>(k.first_group, warp / WARPS_N, m) * FRAGMENT_ROWS + r;
                     if (row < H)
-                        p.a.pair_out[at * H + row] =
+                        ((float *)p.a.pair_out)[at * H + row] =
                             scale_row<KIND>(s.total[m][n][c], k.scale[m], row, x_scale);
                 }
             } else {

@@ -48,6 +48,21 @@ DEVICE void load_unit(float v[UNIT], const float *row, struct norm_shape s, int 
     }
 }
 
+/* The same of doubles, rounded. */
+DEVICE void load_unit(float v[UNIT], const double *row, struct norm_shape s, int u, int H) {
+#pragma unroll
+    for (int j = 0; j < UNIT; j += s.wide ? 2 : 1) {
+        int c = unit_column(s, u, j);
+        if (s.wide) {
+            double2 d = c < H ? *(const double2 *)(row + c) : make_double2(0, 0);
+            v[j] = __double2float_rn(d.x);
+            v[j + 1] = __double2float_rn(d.y);
+        } else {
+            v[j] = c < H ? __double2float_rn(row[c]) : 0;
+        }
+    }
+}
+
 DEVICE void store_unit(float *row, const float v[UNIT], struct norm_shape s, int u, int H) {
     if (s.wide) {
         int c = unit_column(s, u, 0);

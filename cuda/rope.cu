@@ -6,7 +6,8 @@
  *          halves of the head, 4 bytes a load, where D % 4 == 0, else the same elements singly.
  * Bytes    2 D (Hq + 2 Hkv) read, 2 D Hq and the KV written a token, and 4 D of the table; bound
  *          by latency for a few tokens, by bandwidth for thousands.
- * Numerics float32 throughout, one rounding at the store. NaNs pass clipping. E4M3 saturates at
+ * Numerics float32 throughout, one rounding at the store; sums of squares that are double are sums of
+ *          a float32 for each head. NaNs pass clipping. E4M3 saturates at
  *          448, f16 overflows to infinity. A head's bits depend on its token alone.
  * Requires D even, <= 256, ld even.
  */
@@ -162,7 +163,10 @@ DEVICE void head_norm(struct head_elements *h, const struct rope_args &a, int to
         head_scale(h, 1 / sqrtf(mean + a.eps), weight, half);
     } else if (a.norm == QK_NORM_PROJECTION) {
         float width = (float)(which == 0 ? a.q_width : a.k_width);
-        float mean = __ldg(a.sum_squares + 2 * (int64_t)token + which) / width;
+        int64_t at = 2 * (int64_t)token + which;
+        float sum = a.sums_double ? (float)__ldg((const double *)a.sum_squares + at)
+                                  : __ldg((const float *)a.sum_squares + at);
+        float mean = sum / width;
         head_scale(h, 1 / sqrtf(mean + a.eps), weight + head * a.head_dim, half);
     }
 }
@@ -221,6 +225,36 @@ __global__ void __launch_bounds__(SUM_THREADS)
         sums[2 * (int64_t)blockIdx.x + blockIdx.y] = sum;
 }
 
+/* The same, heads one by one: a warp takes every fourth, and what it adds in float64 is exact. */
+__global__ void __launch_bounds__(SUM_THREADS)
+    qk_head_squares_kernel(double *sums, const struct rope_args a, int first_kv_head,
+                           int num_counted) {
+    __shared__ double warp_sums[SUM_THREADS / WARP];
+    const bool keys = blockIdx.y == 1;
+    const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+    const int first = keys ? a.num_heads + first_kv_head : 0;
+    const int end = first + (keys ? num_counted : a.num_heads);
+    double sum = 0;
+    for (int head = first + warp; head < end; head += SUM_THREADS / WARP) {
+        const bf16 *x = a.qkv + blockIdx.x * a.ld + (int64_t)head * a.head_dim;
+        float squares = 0;
+        for (int i = lane * 2; i < a.head_dim; i += WARP * 2) { /* all even */
+            uint32_t v = *(const uint32_t *)(x + i);
+            squares = fmaf(bf16_low(v), bf16_low(v), squares);
+            squares = fmaf(bf16_high(v), bf16_high(v), squares);
+        }
+        sum += (double)warp_sum(squares);
+    }
+    if (lane == 0)
+        warp_sums[warp] = sum;
+    __syncthreads(); /* the sums of all warps are there */
+    if (threadIdx.x > 0)
+        return;
+    for (int i = 1; i < SUM_THREADS / WARP; i++)
+        sum += warp_sums[i];
+    sums[2 * (int64_t)blockIdx.x + blockIdx.y] = sum;
+}
+
 /* ---- launch ------------------------------------------------------------------------------------
  */
 
@@ -251,12 +285,17 @@ void rope_kv_write_launch(const struct rope_args *a, cudaStream_t stream) {
     LAUNCH_CHECK();
 }
 
-void qk_sum_squares_launch(float *sums, const struct rope_args *a, int32_t first_kv_head,
+void qk_sum_squares_launch(void *sums, const struct rope_args *a, int32_t first_kv_head,
                            int32_t num_counted, cudaStream_t stream) {
     if (a->num_tokens == 0)
         return;
     check_shapes(a);
     dim3 grid(a->num_tokens, 2);
-    qk_sum_squares_kernel<<<grid, SUM_THREADS, 0, stream>>>(sums, *a, first_kv_head, num_counted);
+    if (a->sums_double)
+        qk_head_squares_kernel<<<grid, SUM_THREADS, 0, stream>>>((double *)sums, *a, first_kv_head,
+                                                                 num_counted);
+    else
+        qk_sum_squares_kernel<<<grid, SUM_THREADS, 0, stream>>>((float *)sums, *a, first_kv_head,
+                                                                num_counted);
     LAUNCH_CHECK();
 }

@@ -75,7 +75,7 @@ static int choose_ops(const struct engine_options *o, const struct ops **out, st
         return 0;
     }
     if (!strcmp(o->device, "cuda")) {
-        *out = cuda_ops(o->gpus, o->num_gpus, error);
+        *out = cuda_ops(o->gpus, o->num_gpus, o->batch_invariant, error);
         return *out ? 0 : ERR_UNSUPPORTED;
     }
     return error_set(error, ERR_CONFIG, "--device %s: unknown, the devices are cpu, cuda and ref",

@@ -210,7 +210,7 @@ static int open_model(struct bench *b, const char *dir, struct error *error) {
     if (model_config_load(dir, &b->config, error) != 0)
         return error->code;
     weights_dummy(&b->config, &b->weights);
-    const struct ops *ops = b->gpu ? cuda_ops(first_gpu, 1, error) : cpu_ops(b->isa, error);
+    const struct ops *ops = b->gpu ? cuda_ops(first_gpu, 1, false, error) : cpu_ops(b->isa, error);
     if (!ops)
         return error->code;
     if (b->gpu && !machine_gpu(b->config.hidden_size < 1024, &b->limits))

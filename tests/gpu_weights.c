@@ -35,40 +35,70 @@ static int64_t scale_index(const struct gpu_weight_type *type, int32_t row, int3
     return (int64_t)(row / FRAGMENT_ROWS) * blocks + (type->block_col0 + col) / SCALE_BLOCK_SIZE;
 }
 
-/* Uploads the matrix' elements, before scales, and puts them into the layout. */
-static void *store(const struct gpu_matrix *m, enum dtype dtype, enum weight_layout layout) {
-    int64_t n = (int64_t)m->rows * m->cols;
+static int64_t num_scales(const struct gpu_matrix *m) {
+    return m->type.scale == SCALE_NONE
+               ? 0
+               : scale_index(&m->type, m->rows - 1, m->cols - 1, m->cols) + 1;
+}
+
+/* Elements and scales to the device, the elements in the layout; and their products. */
+static void store(struct gpu_matrix *m, enum weight_layout layout) {
+    int64_t n = (int64_t)m->rows * m->cols, scales = num_scales(m);
+    enum dtype dtype = m->type.dtype;
     uint8_t *bytes = xmalloc((size_t)n * dtype_bytes(dtype));
-    for (int64_t i = 0; i < n; i++)
-        dtype_store(dtype, bytes, i, m->values[i]);
+    m->values = xmalloc((size_t)n * sizeof *m->values);
+    for (int64_t i = 0; i < n; i++) {
+        dtype_store(dtype, bytes, i, m->elements[i]);
+        m->values[i] = m->elements[i];
+        if (scales)
+            m->values[i] *= m->host_scale[scale_index(&m->type, (int32_t)(i / m->cols),
+                                                      (int32_t)(i % m->cols), m->cols)];
+    }
     void *source = gpu_upload(bytes, (size_t)n * dtype_bytes(dtype));
-    void *data = gpu_alloc(weight_layout_bytes(layout, dtype, m->rows, m->cols));
-    weight_layout_launch(data, layout, dtype, m->rows, m->cols, 0, m->rows, source, m->cols,
+    m->data = gpu_alloc(weight_layout_bytes(layout, dtype, m->rows, m->cols));
+    weight_layout_launch(m->data, layout, dtype, m->rows, m->cols, 0, m->rows, source, m->cols,
                          gpu_stream());
+    if (scales)
+        m->scale = gpu_upload(m->host_scale, (size_t)scales * sizeof(float));
     gpu_free(source);
     free(bytes);
-    return data;
 }
 
 struct gpu_matrix gpu_matrix_random(struct rng *r, const struct gpu_weight_type *type,
                                     enum weight_layout layout, int32_t rows, int32_t cols) {
-    struct gpu_matrix m = {.rows = rows, .cols = cols};
+    struct gpu_matrix m = {.type = *type, .rows = rows, .cols = cols};
     int64_t n = (int64_t)rows * cols;
     float amplitude = 2 / sqrtf((float)cols);
-    m.values = random_floats(r, n, type->scale == SCALE_NONE ? amplitude : 2);
+    m.elements = random_floats(r, n, type->scale == SCALE_NONE ? amplitude : 2);
     if (type->scale == SCALE_NONE)
-        round_to_bf16(m.values, n);
+        round_to_bf16(m.elements, n);
     else
-        round_to_e4m3(m.values, n);
-    m.data = store(&m, type->dtype, layout);
-    if (type->scale == SCALE_NONE)
-        return m;
-    int64_t num = scale_index(type, rows - 1, cols - 1, cols) + 1;
-    float *scale = random_floats(r, num, amplitude);
-    for (int64_t i = 0; i < n; i++)
-        m.values[i] *= scale[scale_index(type, (int32_t)(i / cols), (int32_t)(i % cols), cols)];
-    m.scale = gpu_upload(scale, (size_t)num * sizeof *scale);
-    free(scale);
+        round_to_e4m3(m.elements, n);
+    if (type->scale != SCALE_NONE)
+        m.host_scale = random_floats(r, num_scales(&m), amplitude);
+    store(&m, layout);
+    return m;
+}
+
+struct gpu_matrix gpu_matrix_part(const struct gpu_matrix *whole, enum weight_layout layout,
+                                  int32_t row0, int32_t rows, int32_t col0, int32_t cols) {
+    struct gpu_matrix m = {.type = whole->type, .rows = rows, .cols = cols};
+    bool block = m.type.scale == SCALE_BLOCK;
+    CHECK(row0 % FRAGMENT_ROWS == 0 && col0 % FRAGMENT_COLS == 0, "a part at %d, %d", row0, col0);
+    if (block)
+        m.type.block_col0 = (m.type.block_col0 + col0) % SCALE_BLOCK_SIZE;
+    m.elements = xmalloc((size_t)rows * (size_t)cols * sizeof *m.elements);
+    if (num_scales(&m))
+        m.host_scale = xmalloc((size_t)num_scales(&m) * sizeof *m.host_scale);
+    for (int32_t i = 0; i < rows; i++)
+        for (int32_t c = 0; c < cols; c++) {
+            m.elements[(int64_t)i * cols + c] =
+                whole->elements[(int64_t)(row0 + i) * whole->cols + col0 + c];
+            if (m.host_scale)
+                m.host_scale[scale_index(&m.type, i, c, cols)] =
+                    whole->host_scale[scale_index(&whole->type, row0 + i, col0 + c, whole->cols)];
+        }
+    store(&m, layout);
     return m;
 }
 
@@ -76,6 +106,8 @@ void gpu_matrix_free(struct gpu_matrix *m) {
     gpu_free(m->data);
     gpu_free(m->scale);
     free(m->values);
+    free(m->elements);
+    free(m->host_scale);
 }
 
 void gpu_matrix_times(const struct gpu_matrix *m, const float *x, double *y, double *magnitude) {

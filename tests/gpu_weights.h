@@ -24,15 +24,22 @@ int gpu_num_weight_types(void);
 struct gpu_weight_type gpu_weight_type_uncut(const struct gpu_weight_type *type);
 
 struct gpu_matrix {
+    struct gpu_weight_type type;
     int32_t rows, cols;
-    float *values; /* [rows, cols] scales included; owned */
-    void *data;    /* device, in the layout */
-    float *scale;  /* device, NULL for BF16 */
+    float *values;     /* [rows, cols] scales included; owned */
+    float *elements;   /* [rows, cols] without; owned */
+    float *host_scale; /* NULL for BF16; owned */
+    void *data;        /* device, in the layout */
+    float *scale;      /* device, NULL for BF16 */
 };
 
 /* Elements of about 1 / sqrt(cols); FP8 scales differ by row or block. */
 struct gpu_matrix gpu_matrix_random(struct rng *r, const struct gpu_weight_type *type,
                                     enum weight_layout layout, int32_t rows, int32_t cols);
+/* Rows [row0, row0 + rows), columns [col0, col0 + cols) of another one: the same elements and
+ * scales. row0 is a multiple of 16, col0 of 32. */
+struct gpu_matrix gpu_matrix_part(const struct gpu_matrix *whole, enum weight_layout layout,
+                                  int32_t row0, int32_t rows, int32_t col0, int32_t cols);
 void gpu_matrix_free(struct gpu_matrix *m);
 
 /* y[r] = sum of values[r, c] x[c] in float64, and magnitude[r] the sum of the terms' magnitudes:

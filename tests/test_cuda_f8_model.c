@@ -29,9 +29,9 @@ static void fetch(void *to, const void *from, size_t bytes) {
     CUDA_CHECK(cudaMemcpy(to, from, bytes, cudaMemcpyDeviceToHost));
 }
 
-static const struct ops *gpu_ops(void) {
+static const struct ops *gpu_ops(bool batch_invariant) {
     struct error error = {0};
-    const struct ops *ops = cuda_ops(gpu0, 1, &error);
+    const struct ops *ops = cuda_ops(gpu0, 1, batch_invariant, &error);
     CHECK(ops != NULL, "cuda_ops: %s", error.text);
     return ops;
 }
@@ -199,7 +199,7 @@ TEST(CudaF8Model, ProjectionsOfANormAreThoseOfRef) {
     GPU_OR_SKIP();
     F8_OR_SKIP();
     struct rng r = rng_seeded(600);
-    struct side gpu = side_open(gpu_ops(), true), ref = side_open(&ref_ops, true);
+    struct side gpu = side_open(gpu_ops(false), true), ref = side_open(&ref_ops, true);
     struct matrix m = matrix_random(&r, DTYPE_F8_E4M3, ROWS, H);
     float *hidden = random_floats(&r, T * H, 3), *norm = random_floats(&r, H, 2);
     void *device_x;
@@ -221,7 +221,7 @@ TEST(CudaF8Model, PartialsOfOtherRowsAreThoseOfRef) {
     GPU_OR_SKIP();
     F8_OR_SKIP();
     struct rng r = rng_seeded(601);
-    struct side gpu = side_open(gpu_ops(), true), ref = side_open(&ref_ops, true);
+    struct side gpu = side_open(gpu_ops(false), true), ref = side_open(&ref_ops, true);
     struct matrix m = matrix_random(&r, DTYPE_F8_E4M3, H, WIDTH);
     float *x = random_floats(&r, T * WIDTH, 3);
     round_to_bf16(x, T * WIDTH);
@@ -244,7 +244,7 @@ TEST(CudaF8Model, ExpertsOfANormAreNearlyThoseOfRef) {
     GPU_OR_SKIP();
     F8_OR_SKIP();
     struct rng r = rng_seeded(602);
-    struct side gpu = side_open(gpu_ops(), true), ref = side_open(&ref_ops, true);
+    struct side gpu = side_open(gpu_ops(false), true), ref = side_open(&ref_ops, true);
     struct side exact = side_open(&ref_ops, false);
     struct matrix m[3] = {matrix_random(&r, DTYPE_F8_E4M3, I, H),
                           matrix_random(&r, DTYPE_F8_E4M3, I, H),
@@ -302,7 +302,7 @@ static struct run run_model(const struct golden_options *o, int32_t chunk) {
 }
 
 static struct run run_gpu(bool fp8, bool batch_invariant, int32_t chunk) {
-    struct golden_options o = {.ops = gpu_ops(),
+    struct golden_options o = {.ops = gpu_ops(batch_invariant),
                                .gpus = gpu0,
                                .fetch = fetch,
                                .fp8_activations = fp8,
@@ -403,5 +403,5 @@ TEST(CudaF8Model, IsRefusedWhereThereAreNoF8Products) {
     if (cpu)
         check_refused(cpu, "--activation-dtype fp8: the CPU");
     if (gpu_test_info().sm < MIN_F8_SM)
-        check_refused(gpu_ops(), "compute capability 8");
+        check_refused(gpu_ops(false), "compute capability 8");
 }

@@ -79,7 +79,7 @@ static bool pair_open(struct pair *p, const char *name, const struct golden_opti
     gpu.ranks = 1;
     gpu.gpus = gpu0;
     gpu.fetch = fetch;
-    gpu.ops = cuda_ops(gpu0, 1, &error);
+    gpu.ops = cuda_ops(gpu0, 1, options->batch_invariant, &error);
     if (gpu.ops)
         return golden_open(&p->gpu, name, &gpu) && golden_open(&p->ref, name, &ref);
     FAIL("cuda_ops: %s", error.text);
@@ -258,7 +258,7 @@ TEST(CudaModel, StepsAreRecordedOnlyWhereMemoryIsLeft) {
         struct golden_options o = {.ranks = 1, .gpus = gpu0, .fetch = fetch};
         struct golden g;
         int32_t tokens[MAX_PROMPT];
-        o.ops = cuda_ops(gpu0, 1, NULL);
+        o.ops = cuda_ops(gpu0, 1, false, NULL);
         ASSERT_TRUE(golden_open(&g, "llama2", &o) && g.config.vocab_size <= 1024);
         ASSERT_TRUE(golden_ids(&g, 2, "tokens", tokens, MAX_PROMPT) >= STEPS);
         if (short_of_memory)

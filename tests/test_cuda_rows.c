@@ -79,7 +79,7 @@ static void check_gather(int32_t R, int32_t H, bool with_partial) {
                        with_partial ? gpu_upload(partial, (size_t)(T * H) * sizeof *partial) : NULL,
                        gpu_alloc((size_t)(R * H) * sizeof *want)};
     int32_t *device_rows = gpu_upload(rows, (size_t)R * sizeof *rows);
-    gather_rows_launch(device[2], device[0], device[1], device_rows, R, H, gpu_stream());
+    gather_rows_launch(device[2], device[0], device[1], false, device_rows, R, H, gpu_stream());
     float *got = gpu_fetch(device[2], (size_t)(R * H) * sizeof *got);
     if (!same_bits("out", got, want, (size_t)(R * H) * sizeof *got))
         FAIL("R %d, H %d, partial %d", R, H, with_partial);

@@ -32,7 +32,7 @@ static struct backend *open_backend(void) {
     static const int32_t gpu0[] = {0};
     struct backend_config config = test_config(1);
     struct error error = {0};
-    ops = cuda_ops(gpu0, 1, &error);
+    ops = cuda_ops(gpu0, 1, false, &error);
     CHECK(ops, "%s", error.text);
     config.max_tokens = T;
     config.max_seqs = 1;
