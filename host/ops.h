@@ -22,12 +22,15 @@
  *
  * Determinism. Every output element is computed in an order that depends on the op's shapes alone,
  * never on T, on the other rows, on the number of threads or on the number of ranks (cuda: with
- * `batch_invariant`, and for one rank). Sums that are
- * cut across ranks (attention output, FFN down projection) are "partials": float32 sums over fixed
- * units of columns (the reduction unit: one head, or layout.h's ffn_unit columns), each rounded to
- * float32 and then added in float64. A sum of float32 values in float64 is exact unless their
- * magnitudes differ by more than 2^29, so the order of the additions, and hence the number of
- * ranks, does not matter, and 1 rank and 8 ranks give the same bits.
+ * `batch_invariant`). Sums that are cut across ranks (attention output, FFN down projection) are
+ * "partials": float32 sums over fixed units of columns (the reduction unit: one head, or layout.h's
+ * ffn_unit columns), each rounded to float32 and then added in float64. A sum of float32 values in
+ * float64 is exact unless their magnitudes differ by more than 2^29, so the order of the additions,
+ * and hence the number of ranks, does not matter, and 1 rank and 8 ranks give the same bits. Without
+ * `batch_invariant` partials of cuda are float32 sums in any order. With it units of other widths
+ * than multiples of 32 columns (heads of 20, say) are rounded up to them: then the bits of a model
+ * depend on the number of ranks, though still not on the batch. (Blocks of 128 columns with a scale
+ * of their own are units within a wider one.)
  *
  * FP8 activations (fp8_activations, not on the CPU backend). What is multiplied with an FP8 matrix,
  * x of a projection or of experts and the a of moe, is first rounded row by row: x becomes E4M3(x /
@@ -75,7 +78,7 @@ struct backend_config {
     int32_t max_logits;          /* largest R */
     int32_t vocab_size;          /* V */
     float memory_utilization;    /* share of the card's memory that may be used, all told */
-    bool batch_invariant;        /* orders of sums independent of the batch */
+    bool batch_invariant;        /* orders of sums independent of batch and ranks */
     bool enforce_eager;          /* no recorded steps (CUDA graphs) */
     bool embedding_on_host;      /* the embedding table stays in pinned host memory */
     const struct range *vocab;   /* [world] rows of lm_head of every rank; borrowed */
@@ -188,7 +191,7 @@ struct ops {
     const char *name;     /* "ref", "cpu-avx2", "cpu-avx512", "cpu-avx512bf16", "cuda" */
     enum dtype kv_dtype;  /* what `--kv-cache-dtype auto` means */
     size_t act_bytes;     /* of an element of an activation: float32 4, bf16 2 */
-    size_t partial_bytes; /* of a partial: float64 8, float32 4 */
+    size_t partial_bytes; /* of a partial: float64 8; float32 4 (cuda without batch_invariant) */
     int32_t block_cut;    /* matrices with scales of blocks may be cut, and stacked, at multiples of
                              this many rows and columns */
 
