@@ -94,8 +94,8 @@ struct backend {
     int32_t *slot;         /* [P] gpu_routing.slot */
     float *router_logits;  /* [T, E] */
     struct gpu_routing to_one;
-    bf16 *act;       /* [P, I] */
-    void *pair_out;  /* [P, H] float or, with batch_invariant, double */
+    bf16 *act;      /* [P, I] */
+    void *pair_out; /* [P, H] float or, with batch_invariant, double */
     /* FP8 activations; NULL without them. */
     uint8_t *xq; /* [max(T, R), f8_stride(H)] what the last norm made... */
     float *xq_scale;

@@ -117,8 +117,8 @@ void cuda_matmul_partial(struct backend *b, void *partial, const void *x, int64_
     if (num_tokens == 0 || w->rows == 0)
         return;
     if (w->cols == 0) { /* a rank without heads */
-        CUDA_CHECK(cudaMemsetAsync(partial, 0, (size_t)num_tokens * (size_t)w->rows * bytes,
-                                   b->stream));
+        CUDA_CHECK(
+            cudaMemsetAsync(partial, 0, (size_t)num_tokens * (size_t)w->rows * bytes, b->stream));
     } else if (units) {
         struct dense_args a = product_of(b, x, ldx, w, num_tokens);
         a.ldy = w->rows;

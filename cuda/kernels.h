@@ -109,15 +109,15 @@ void embed_launch(float *hidden, const bf16 *table, const int32_t *tokens, int32
 /* ---- norm.cu --------------------------------------------------------------------------------- */
 
 struct norm_args {
-    bf16 *x;              /* [T, H] out: hidden * rsqrt(mean(hidden^2) + eps) * weight */
-    uint8_t *xq;          /* [T, f8_stride(H)] out, or NULL: x as FP8 activations */
-    float *xq_scale;      /* [T] */
-    float *hidden;        /* [T, H] in; += partial, in place, when there is one */
-    const void *partial;  /* [T, H] float, or NULL */
-    bool partial_double;  /* it is double: rounded, then added */
-    const float *weight;  /* [H] */
-    const int32_t *rows;  /* [T], or NULL. Row i of x is made from row rows[i] of hidden + partial,
-                             and hidden is not written */
+    bf16 *x;             /* [T, H] out: hidden * rsqrt(mean(hidden^2) + eps) * weight */
+    uint8_t *xq;         /* [T, f8_stride(H)] out, or NULL: x as FP8 activations */
+    float *xq_scale;     /* [T] */
+    float *hidden;       /* [T, H] in; += partial, in place, when there is one */
+    const void *partial; /* [T, H] float, or NULL */
+    bool partial_double; /* it is double: rounded, then added */
+    const float *weight; /* [H] */
+    const int32_t *rows; /* [T], or NULL. Row i of x is made from row rows[i] of hidden + partial,
+                            and hidden is not written */
     float eps;
     int32_t num_tokens, hidden_size;
 };
@@ -270,18 +270,18 @@ struct moe_launch_args {
     enum weight_scale scale; /* NONE for BF16 */
     int32_t down_col0;       /* SCALE_BLOCK: block_col0 of `down` */
     bool invariant;          /* reduction orders independent of T */
-    int32_t unit;            /* 0: pair_out and partial are float. Or the reduction unit of `down` in
-                                columns, a multiple of 32: they are double, and sums over units as
-                                host/ops.h words them, the same bits for any number of ranks */
-    bool accumulate;         /* add to partial */
-    bf16 *act;               /* [P, I] scratch, in permuted order: silu(gate x) * up x */
-    uint8_t *actq;           /* [P, f8_stride(I)] scratch, with xq only: act as FP8 activations */
-    float *actq_scale;       /* [P] */
-    void *pair_out;          /* [P, H] scratch, in permuted order: down act; with `unit` its units
-                                times topk_weights */
-    void *partial;           /* [T, H]: sum over k, in order of k, of topk_weights * pair_out; with
-                                `unit` of pair_out */
-    void *workspace;         /* [moe_workspace_bytes] */
+    int32_t unit;      /* 0: pair_out and partial are float. Or the reduction unit of `down` in
+                          columns, a multiple of 32: they are double, and sums over units as
+                          host/ops.h words them, the same bits for any number of ranks */
+    bool accumulate;   /* add to partial */
+    bf16 *act;         /* [P, I] scratch, in permuted order: silu(gate x) * up x */
+    uint8_t *actq;     /* [P, f8_stride(I)] scratch, with xq only: act as FP8 activations */
+    float *actq_scale; /* [P] */
+    void *pair_out;    /* [P, H] scratch, in permuted order: down act; with `unit` its units
+                          times topk_weights */
+    void *partial;     /* [T, H]: sum over k, in order of k, of topk_weights * pair_out; with
+                          `unit` of pair_out */
+    void *workspace;   /* [moe_workspace_bytes] */
     struct gpu_info gpu;
 };
 size_t moe_workspace_bytes(int32_t max_tokens, int32_t num_experts, int32_t num_experts_per_tok);

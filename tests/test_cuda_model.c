@@ -164,6 +164,11 @@ TEST(CudaModel, AgreesWithThePublishedImplementations) {
     for_all_models(check_prompts, &(struct golden_options){0});
 }
 
+TEST(CudaModel, AgreesWithThePublishedImplementationsWhenBatchInvariant) {
+    GPU_OR_SKIP();
+    for_all_models(check_prompts, &(struct golden_options){.batch_invariant = true});
+}
+
 /* How far the best logit is above the second, in standard deviations of the row. */
 static double margin_of(const float *x, int32_t best, int32_t V) {
     int32_t second = best == 0;
