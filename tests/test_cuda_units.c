@@ -361,7 +361,7 @@ static const int32_t moe_shapes[][6] = {{1, 96, 232, 5, 2, 32},
                                         {7, 76, 200, 7, 3, 64},
                                         {33, 40, 424, 3, 1, 128},
                                         {65, 72, 96, 3, 2, 32},
-                                        {200, 48, 264, 4, 3, 64}};
+                                        {200, 48, 264, 3, 1, 64}};
 
 /* Ranks that own columns of all experts, whole experts, and both, against one rank. */
 static void check_ranks(uint64_t salt, const struct gpu_weight_type *type, const int32_t shape[6],
@@ -374,7 +374,7 @@ static void check_ranks(uint64_t salt, const struct gpu_weight_type *type, const
     size_t n = (size_t)t.T * (size_t)l.H;
     double *sum = xcalloc(n, sizeof *sum);
     check_sums(&l, &t, &whole);
-    for (int32_t i = 0; i < NUM(part_counts) && !type->xq && !shim_failed(); i++) {
+    for (int32_t i = 1 + shape[0] % 2; i < NUM(part_counts) && !type->xq; i += 2) {
         struct cuts cuts = random_cuts(&r, part_counts[i], l.I, l.unit);
         memset(sum, 0, n * sizeof *sum);
         for (int32_t p = cuts.num - 1; p >= 0; p--)
