@@ -66,13 +66,17 @@ static int64_t cuda_free_bytes(struct backend *b) {
     return (int64_t)free_bytes;
 }
 
-static int64_t cuda_kv_budget(struct backend *b) {
+static int64_t cuda_device_budget(int32_t device, float memory_utilization) {
     size_t free_bytes = 0, total = 0;
-    CUDA_CHECK(cudaSetDevice(b->device));
+    CUDA_CHECK(cudaSetDevice(device));
     CUDA_CHECK(cudaMemGetInfo(&free_bytes, &total));
-    int64_t may_use = (int64_t)((double)total * (double)b->config.memory_utilization);
+    int64_t may_use = (int64_t)((double)total * (double)memory_utilization);
     int64_t left = may_use - (int64_t)(total - free_bytes);
     return left > 0 ? left : 0;
+}
+
+static int64_t cuda_kv_budget(struct backend *b) {
+    return cuda_device_budget(b->device, b->config.memory_utilization);
 }
 
 /* ---- create ---------------------------------------------------------------------------------- */
@@ -379,7 +383,12 @@ static int cuda_create(const struct backend_config *config, struct backend **out
 
 static int choose_payload(const struct backend_config *c, enum comm_payload *out,
                           struct error *error) {
-    *out = COMM_BF16;
+    *out = c->batch_invariant ? COMM_F64 : COMM_BF16;
+    if (c->batch_invariant && strcmp(c->allreduce_dtype, "auto"))
+        return error_set(error, ERR_CONFIG,
+                         "--allreduce-dtype %s: with --batch-invariant sums over GPUs are float64, "
+                         "so that their number does not matter; leave the option out",
+                         c->allreduce_dtype);
     if (!strcmp(c->allreduce_dtype, "f32"))
         *out = COMM_F32;
     else if (!strcmp(c->allreduce_dtype, "fp8"))
@@ -436,6 +445,11 @@ static const char *cuda_describe(struct backend *b) {
     return b->description;
 }
 
+static void cuda_describe_ranks(struct backend *b, struct buffer *out) {
+    if (b->comm)
+        comm_describe(b->comm, out);
+}
+
 /* Partials are float32, or with batch_invariant sums in float64 (units.cuh). block_cut: groups of
  * rows with one scale are half of it. */
 static int create_plain(const struct backend_config *config, struct backend **out,
@@ -454,17 +468,19 @@ static int create_invariant(const struct backend_config *config, struct backend 
     {                                                                                              \
         .name = "cuda", .create = create_fn, .partial_bytes = sizeof(partial),                     \
         .kv_dtype = DTYPE_BF16, .act_bytes = sizeof(bf16), .block_cut = FRAGMENT_COLS,             \
-        .destroy = cuda_destroy, .alloc = cuda_alloc, .free = cuda_free, .write = cuda_write,      \
+        .destroy = cuda_destroy, .connect = cuda_connect, .abort = cuda_abort,                     \
+        .recover = cuda_recover, .alloc = cuda_alloc, .free = cuda_free, .write = cuda_write,      \
         .free_bytes = cuda_free_bytes, .kv_budget = cuda_kv_budget,                                \
-        .weight_bytes = cuda_weight_bytes, .weight_init = cuda_weight_init,                        \
-        .weight_put = cuda_weight_put, .experts_init = cuda_experts_init,                          \
-        .embed_init = cuda_embed_init, .kv_block_bytes = gpu_kv_block_bytes,                       \
-        .begin_step = cuda_begin_step, .end_step = cuda_end_step, .embed = cuda_embed,             \
-        .add_norm = cuda_add_norm, .gather_rows = cuda_gather_rows, .gather_logits = cuda_gather_logits, .matmul = cuda_matmul,         \
-        .logits = cuda_logits, .matmul_partial = cuda_matmul_partial,                              \
+        .device_budget = cuda_device_budget, .weight_bytes = cuda_weight_bytes,                    \
+        .weight_init = cuda_weight_init, .weight_put = cuda_weight_put,                            \
+        .experts_init = cuda_experts_init, .embed_init = cuda_embed_init,                          \
+        .kv_block_bytes = gpu_kv_block_bytes, .begin_step = cuda_begin_step,                       \
+        .end_step = cuda_end_step, .embed = cuda_embed, .add_norm = cuda_add_norm,                 \
+        .gather_rows = cuda_gather_rows, .gather_logits = cuda_gather_logits,                      \
+        .matmul = cuda_matmul, .logits = cuda_logits, .matmul_partial = cuda_matmul_partial,       \
         .qk_sum_squares = cuda_qk_sum_squares, .qk_rope_kv_write = cuda_qk_rope_kv_write,          \
         .attention = cuda_attention, .router = cuda_router, .moe = cuda_moe,                       \
-        .sample = cuda_sample, .describe = cuda_describe,                                          \
+        .sample = cuda_sample, .describe = cuda_describe, .describe_ranks = cuda_describe_ranks,   \
     }
 
 static const struct ops table = CUDA_TABLE(create_plain, float);

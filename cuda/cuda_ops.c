@@ -110,16 +110,18 @@ static int32_t whole_tiles(int32_t unit) {
     return (unit + FRAGMENT_COLS - 1) / FRAGMENT_COLS * FRAGMENT_COLS;
 }
 
+static void clear_partial(struct backend *b, void *partial, int32_t num_tokens, int32_t width) {
+    size_t bytes = b->config.batch_invariant ? sizeof(double) : sizeof(float);
+    CUDA_CHECK(cudaMemsetAsync(partial, 0, (size_t)num_tokens * (size_t)width * bytes, b->stream));
+}
+
 void cuda_matmul_partial(struct backend *b, void *partial, const void *x, int64_t ldx,
                          const struct weight *w, int32_t unit, int32_t num_tokens) {
-    bool units = b->config.batch_invariant;
-    size_t bytes = units ? sizeof(double) : sizeof(float);
     if (num_tokens == 0 || w->rows == 0)
         return;
     if (w->cols == 0) { /* a rank without heads */
-        CUDA_CHECK(
-            cudaMemsetAsync(partial, 0, (size_t)num_tokens * (size_t)w->rows * bytes, b->stream));
-    } else if (units) {
+        clear_partial(b, partial, num_tokens, w->rows);
+    } else if (b->config.batch_invariant) {
         struct dense_args a = product_of(b, x, ldx, w, num_tokens);
         a.ldy = w->rows;
         gemm_units_launch(partial, &a, whole_tiles(unit), b->stream);
@@ -213,6 +215,11 @@ void cuda_router(struct backend *b, struct routing *out, const void *x, const st
 void cuda_moe(struct backend *b, const struct moe_args *m) {
     const struct expert_table *t = m->table;
     bool dense = m->routing == NULL;
+    if (m->num_experts == 0) { /* nothing of them on this rank */
+        if (!m->accumulate)
+            clear_partial(b, m->partial, m->num_tokens, b->config.hidden_size);
+        return;
+    }
     struct gpu_routing routing = b->to_one;
     if (dense)
         route_to_one_launch(&routing, b->batch.slot_mapping, m->num_tokens, b->stream);

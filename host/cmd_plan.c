@@ -2,9 +2,7 @@
  * whether it and its KV cache fit. No weights are read and no GPU is asked.
  *
  * What a GPU spends besides weights and KV cache is estimated:
- *   activations  T (14 H + 2 (2 heads + 2 KV heads) D + K (4 H + 2 I)) + 4 max_model_len D +
- *                R (6 H + 4 V) bytes, T tokens of a step, R rows of logits, K experts per token;
- *                heads, KV heads and columns I as an even split gives the largest rank
+ *   activations  estimate.h
  *   embedding    2 H V, unless it is on the host
  *   OTHER_BYTES  CUDA context, cuBLASLt's workspace, recorded graphs, scales and padding of weights
  */
@@ -13,6 +11,7 @@
 
 #include "host/cmd.h"
 #include "host/engine_model.h"
+#include "host/estimate.h"
 #include "host/layout.h"
 #include "host/log.h"
 #include "host/model_config.h"
@@ -35,24 +34,19 @@ struct plan {
     bool fits;
 };
 
-static int64_t part(int32_t count, int32_t parts) {
-    return (count + parts - 1) / parts;
-}
-
 static int64_t activation_bytes(const struct plan *p) {
-    const struct model_config *c = &p->config;
     const struct engine_options *e = &p->options->engine;
-    int32_t n = p->world_size;
-    int64_t T = e->max_num_batched_tokens, R = e->max_num_seqs + PROMPT_LOGITS_ROWS;
-    int64_t H = c->hidden_size, D = c->head_dim, V = c->vocab_size;
-    int64_t K = c->router.num_experts_per_tok > 0 ? c->router.num_experts_per_tok : 1;
-    int64_t heads = part(c->num_attention_heads, n), kv = part(c->num_key_value_heads, n);
-    int32_t tp =
-        n / (p->layout_options.expert_parallel_size ? p->layout_options.expert_parallel_size : 1);
-    int64_t moe = part(c->moe_intermediate_size, tp > 0 ? tp : 1);
-    int64_t ffn = part(c->intermediate_size, n), I = moe > ffn ? moe : ffn;
-    return T * (14 * H + 2 * (2 * heads + 2 * kv) * D + K * (4 * H + 2 * I)) +
-           (int64_t)p->max_model_len * D * 4 + R * (6 * H + 4 * V);
+    int32_t ep = p->layout_options.expert_parallel_size;
+    const struct estimate_sizes sizes = {
+        .max_tokens = e->max_num_batched_tokens,
+        .max_logits = e->max_num_seqs + PROMPT_LOGITS_ROWS,
+        .max_model_len = p->max_model_len,
+        .world_size = p->world_size,
+        .tp_size = ep > 0 && ep < p->world_size ? p->world_size / ep
+                   : ep > 0                     ? 1
+                                                : p->world_size,
+    };
+    return estimate_activation_bytes(&p->config, &sizes);
 }
 
 static enum dtype kv_dtype_of(const char *name) {

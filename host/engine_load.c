@@ -231,7 +231,7 @@ static int create_model(const struct engine_options *o, const struct ops *ops, s
         return rc;
     int32_t expert_parallel_size = o->expert_parallel_size;
     if (expert_parallel_size == 0 && o->enable_expert_parallel)
-        expert_parallel_size = o->ranks;
+        expert_parallel_size = EXPERT_PARALLEL_ALL;
     const struct model_options options = {
         .ops = ops,
         .num_ranks = o->num_gpus > 0 ? o->num_gpus : o->ranks,

@@ -21,8 +21,10 @@ int32_t layout_unit(int32_t columns) {
 }
 
 /* The unit of an FFN: with block scales a quarter of a block at least, and never across blocks. */
-static int32_t ffn_unit(const struct model_config *c, int32_t columns) {
+static int32_t ffn_unit(const struct model_config *c, int32_t min_unit, int32_t columns) {
     int32_t unit = layout_unit(columns);
+    if (unit < min_unit)
+        unit = min_unit;
     bool blocks = c->fp8 && c->fp8_scaling == FP8_BLOCK;
     return blocks && unit < MIN_BLOCK_SCALED_UNIT ? MIN_BLOCK_SCALED_UNIT : unit;
 }
@@ -329,9 +331,9 @@ int layout_make(const struct model_config *c, int32_t world_size,
     out->ep_size = ep;
     out->tp_size = world_size / ep;
     out->shared_intermediate_size = options->shared_intermediate_size;
-    out->expert_unit = ffn_unit(c, c->moe_intermediate_size);
-    out->ffn_unit = ffn_unit(c, c->intermediate_size);
-    out->shared_unit = ffn_unit(c, out->shared_intermediate_size);
+    out->expert_unit = ffn_unit(c, options->min_unit, c->moe_intermediate_size);
+    out->ffn_unit = ffn_unit(c, options->min_unit, c->intermediate_size);
+    out->shared_unit = ffn_unit(c, options->min_unit, out->shared_intermediate_size);
     out->sizes = layout_sizes_of(c, &options->elements);
     bool fit = solve(c, options, out, &f);
     write_table(c, &f, out);

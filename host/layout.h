@@ -89,6 +89,7 @@ struct layout {
 struct layout_options {
     int32_t expert_parallel_size; /* 0 or 1: tp; world_size: ep; a divisor between: a grid */
     int32_t shared_intermediate_size;
+    int32_t min_unit; /* the least of a reduction unit: 32 for float64 partials on GPUs, else 0 */
     struct layout_elements elements;
     int64_t memory[MAX_RANKS]; /* bytes that a rank may use; 0 everywhere: no limit */
     int64_t fixed[MAX_RANKS];  /* spent whatever the rank holds: activations, embedding, ... */
@@ -111,8 +112,9 @@ struct layout_bytes {
 struct range layout_split(int32_t count, int32_t parts, int32_t index);
 
 /* The reduction unit of a down projection with `columns` columns: a power of two from 8 to 128,
- * small enough for 16 ranks (layout_make raises it to MIN_BLOCK_SCALED_UNIT for block scales). A
- * function of the model alone, so that the sums do not depend on the number of ranks. */
+ * small enough for 16 ranks (layout_make raises it to MIN_BLOCK_SCALED_UNIT for block scales, and
+ * to min_unit). A function of the model alone, so that the sums do not depend on the number of
+ * ranks. */
 int32_t layout_unit(int32_t columns);
 
 /* Where the columns of FFNs with block scales are cut at the finest: at a quarter of a block, which

@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "host/estimate.h"
+#include "host/group.h"
 #include "host/guard.h"
 #include "host/log.h"
 #include "host/mem.h"
@@ -311,6 +313,60 @@ static int check_block_scales(const struct model_config *c, const struct ops *op
         c->head_dim, ops->name, ops->block_cut);
 }
 
+/* ---- layout ---------------------------------------------------------------------------------- */
+
+/* What each GPU of the world may take; the processes tell each other. */
+static int find_memory(struct model *m, struct layout_options *o, struct error *error) {
+    double bytes[MAX_RANKS] = {0};
+    for (int32_t i = 0; i < m->num_ranks; i++)
+        bytes[ranks_first(m->ranks) + i] =
+            (double)m->ops->device_budget(m->options.gpus[i], m->options.gpu_memory_utilization) /
+            ranks_of_device(m, i);
+    struct group *group = ranks_group(m->ranks);
+    int rc = group ? group_all_reduce(group, bytes, MAX_RANKS, error) : 0;
+    for (int32_t i = 0; i < MAX_RANKS; i++)
+        o->memory[i] = (int64_t)bytes[i];
+    return rc;
+}
+
+/* Several GPUs hold what their memory allows. */
+static int fit_to_memory(struct model *m, struct layout_options *o, struct error *error) {
+    const struct model_options *options = &m->options;
+    int32_t n = ranks_world_size(m->ranks), ep = o->expert_parallel_size;
+    const struct estimate_sizes sizes = {
+        .max_tokens = options->max_tokens,
+        .max_logits = options->max_logits,
+        .max_model_len = options->max_model_len,
+        .world_size = n,
+        .tp_size = ep > 0 ? max_of(n / ep, 1) : n,
+    };
+    int64_t fixed = estimate_activation_bytes(m->config, &sizes);
+    if (!options->embedding_on_host)
+        fixed += (int64_t)2 * m->config->hidden_size * m->config->vocab_size;
+    for (int32_t i = 0; i < n; i++)
+        o->fixed[i] = fixed;
+    o->elements = layout_elements_of(m->config, m->kv_dtype);
+    o->kv_tokens = options->num_kv_blocks > 0 ? (int64_t)options->num_kv_blocks * KV_BLOCK_SIZE
+                                              : (int64_t)options->max_seqs * options->max_model_len;
+    o->kv_tokens_min = KV_BLOCK_SIZE;
+    return find_memory(m, o, error);
+}
+
+static int make_layout(struct model *m, struct error *error) {
+    struct layout_options o = m->options.layout;
+    int32_t n = ranks_world_size(m->ranks);
+    int rc = 0;
+    if (o.expert_parallel_size == EXPERT_PARALLEL_ALL)
+        o.expert_parallel_size = n;
+    if (m->ops->partial_bytes == sizeof(double) && m->options.gpus)
+        o.min_unit = 32; /* a tile of the kernels that add units */
+    if (m->options.gpus && m->ops->device_budget && n > 1)
+        rc = fit_to_memory(m, &o, error);
+    if (rc == 0)
+        rc = layout_make(m->config, n, &o, &m->layout, error);
+    return rc ? rc : layout_check(&m->layout, m->config, error);
+}
+
 int model_create(const struct model_config *config, const struct weights *weights,
                  const struct model_options *options, struct model **out, struct error *error) {
     struct model *m = xcalloc(1, sizeof *m);
@@ -322,9 +378,7 @@ int model_create(const struct model_config *config, const struct weights *weight
     m->attention_scale = 1 / sqrtf((float)config->head_dim);
     int rc = start_ranks(m, error);
     if (rc == 0)
-        rc = layout_make(config, ranks_world_size(m->ranks), &options->layout, &m->layout, error);
-    if (rc == 0)
-        rc = layout_check(&m->layout, config, error);
+        rc = make_layout(m, error);
     if (rc == 0)
         rc = check_block_scales(config, m->ops, error);
     if (rc == 0)
@@ -464,6 +518,10 @@ void model_describe(const struct model *m, struct buffer *out) {
     buffer_puts(out, " active\n");
     buffer_printf(out, "  kernels     %s: %s\n", m->ops->name,
                   m->ops->describe(m->rank[0].backend));
+    for (int32_t i = 1; i < m->num_ranks && m->options.gpus; i++)
+        buffer_printf(out, "              %s\n", m->ops->describe(m->rank[i].backend));
+    if (m->ops->describe_ranks)
+        m->ops->describe_ranks(m->rank[0].backend, out);
     buffer_printf(out, "  activations %s%s\n", m->ops->act_bytes == 2 ? "bf16" : "f32",
                   m->options.fp8_activations ? ", into FP8 weights E4M3 with a scale per token"
                                              : "");

@@ -20,15 +20,18 @@ extern "C" {
 
 struct model; /* opaque */
 
+/* As layout.expert_parallel_size: as many as there are ranks. */
+enum { EXPERT_PARALLEL_ALL = -1 };
+
 struct model_options {
     const struct ops *ops;
     int32_t num_ranks;   /* of this process, >= 1 */
     struct group *group; /* the processes that serve it together, borrowed; NULL: this one alone */
     int32_t threads;     /* CPU threads over all ranks, >= 1 */
-    struct layout_options layout;
-    int32_t max_tokens; /* largest T of a batch */
-    int32_t max_seqs;   /* largest S */
-    int32_t max_logits; /* largest R */
+    struct layout_options layout; /* what it knows of memory is filled in for several GPUs */
+    int32_t max_tokens;           /* largest T of a batch */
+    int32_t max_seqs;             /* largest S */
+    int32_t max_logits;           /* largest R */
     int32_t max_model_len;
     enum dtype kv_dtype;     /* DTYPE_NONE: what the backend prefers */
     int32_t num_kv_blocks;   /* 0: from kv_bytes */

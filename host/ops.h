@@ -211,6 +211,8 @@ struct ops {
      * was said. */
     int64_t (*free_bytes)(struct backend *b);
     int64_t (*kv_budget)(struct backend *b);
+    /* Bytes that a backend on this device may take, before there is one. NULL: not known. */
+    int64_t (*device_budget)(int32_t device, float memory_utilization);
 
     /* Storing weights. weight_bytes says how much memory (64-byte aligned) weight_init wants for a
      * matrix; weight_put fills rows row0.. from a slice of the checkpoint (or its dummy), scales
@@ -310,6 +312,8 @@ struct ops {
     /* A line about the chosen kernels for the start-up table ("AVX2, 2 threads"). Static or owned
      * by the backend. */
     const char *(*describe)(struct backend *b);
+    /* Lines about how it reaches the other ranks. NULL: nothing is to be said. */
+    void (*describe_ranks)(struct backend *b, struct buffer *out);
 };
 
 extern const struct ops ref_ops;

@@ -43,7 +43,7 @@ static float *run_rows(const struct gpu_matrix *whole, const bf16 *x, int32_t ro
     return got;
 }
 
-TEST(CudaRanks, RowsOfAMatrixDoNotDependOnTheOthers) {
+TEST(CudaParts, RowsOfAMatrixDoNotDependOnTheOthers) {
     GPU_OR_SKIP();
     enum { ROWS = 83, COLS = 264, T = 37 };
     static const int32_t parts[][2] = {{0, 16}, {16, 1}, {32, 51}, {48, 35}};
@@ -120,7 +120,7 @@ static float *run_heads(const float *q, const float *kv, int32_t head0, int32_t 
 
 /* Alone, in pairs and all together: with one head a row more or less decides between the two
  * kernels (1, 5 and 20 new tokens, 16 rows). */
-TEST(CudaRanks, HeadsDoNotDependOnTheOthers) {
+TEST(CudaParts, HeadsDoNotDependOnTheOthers) {
     GPU_OR_SKIP();
     static const int32_t counts[] = {1, 5, MAX_NEW};
     struct rng r = rng_seeded(710);
@@ -147,7 +147,7 @@ TEST(CudaRanks, HeadsDoNotDependOnTheOthers) {
 
 /* Sums of squares of heads [0, 3) and of the others add up to those of all 7, and KV heads that are
  * not counted do not matter; each is a sum of float32 numbers. */
-TEST(CudaRanks, SumsOfSquaresAddUp) {
+TEST(CudaParts, SumsOfSquaresAddUp) {
     GPU_OR_SKIP();
     enum { T = 5, HEADS = 7, KV = 3, DIM = 90, LD = (HEADS + 2 * KV) * DIM, FIRST = 3 };
     struct rng r = rng_seeded(720);
@@ -186,7 +186,7 @@ TEST(CudaRanks, SumsOfSquaresAddUp) {
 
 /* The norm and the gather of a partial in float64 give the bits of the same one rounded to float32:
  * rows that are aligned and rows that are not, and the widest. */
-TEST(CudaRanks, PartialsInFloat64AreRoundedThenAdded) {
+TEST(CudaParts, PartialsInFloat64AreRoundedThenAdded) {
     GPU_OR_SKIP();
     static const int32_t widths[] = {76, 90, 1160, 2049, 16388};
     enum { T = 3 };
