@@ -39,7 +39,7 @@ struct options {
     bool layout; /* plan: draw it */
     bool seed_given;
     const char *generation_config; /* "auto" or "none" */
-    bool given[MAX_OPTIONS]; /* by their place in the table: those that the user set */
+    bool given[MAX_OPTIONS];       /* by their place in the table: those that the user set */
     bool verbose, quiet;
     bool help, version;
     char **strings; /* owned */
