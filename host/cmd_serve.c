@@ -98,7 +98,7 @@ int cmd_in_group(struct options *o, int (*lead)(void *ctx, struct error *e), voi
     struct group *group = NULL;
     struct buffer text = {0};
     int rc = group_join((int64_t)((double)o->engine.join_timeout_s * 1e6),
-                        (int64_t)((double)o->engine.comm_timeout_s * 1e6), &group, e);
+                        (int64_t)((double)o->engine.comm_timeout_s * 6e5), &group, e);
     if (rc != 0)
         return rc;
     if (group_size(group) > 1) {

@@ -74,7 +74,7 @@ struct engine_options {
     uint64_t seed;                  /* for requests without a seed */
     struct group *group;            /* processes that serve together, borrowed; NULL: this alone */
     float join_timeout_s;           /* for all processes to join, default 300 */
-    float comm_timeout_s;           /* of a rank for another one, default 10 */
+    float comm_timeout_s;           /* in which a lost rank is noticed and dealt with, default 10 */
     const char *fault;              /* fault.h, for tests; NULL: none */
     bool progress;                  /* draw a progress bar on stderr while loading */
 };

@@ -365,7 +365,7 @@ static int load_model(const struct engine_options *o, const struct ops *ops, boo
     if (rc == 0 && o->group)
         rc = group_barrier(o->group, error);
     if (rc == 0 && o->group)
-        group_set_wait(o->group, (int64_t)((double)o->comm_timeout_s * 1e6));
+        group_set_wait(o->group, (int64_t)((double)o->comm_timeout_s * 6e5));
     return rc;
 }
 

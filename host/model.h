@@ -39,7 +39,7 @@ struct model_options {
     int32_t kv_sharers;      /* ranks, of all models, that find the same free memory; 0: those that
                                 share a GPU */
     bool fp8_activations;    /* ops.h, backend_config */
-    int64_t comm_timeout_us; /* of a rank for another one; 0: 10 s */
+    int64_t comm_timeout_us; /* in which a lost rank is noticed and dealt with; 0: 10 s */
     struct fault fault;      /* for tests */
     bool progress;
 

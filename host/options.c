@@ -77,7 +77,7 @@ static const struct option table[] = {
     {"expert-parallel-size", "--ep --ep-size", OPT_INT, ALL, AT(engine.expert_parallel_size), 0, 256, NULL,
      "groups of ranks that own whole experts; 0: chosen by the layout"},
     {"comm-timeout", "", OPT_NUMBER, BOTH, AT(engine.comm_timeout_s), 0.1, 3600, NULL,
-     "seconds that a rank waits for another one; then the step is lost, and the server recovers or leaves"},
+     "seconds in which a lost or stuck rank is noticed, and the server has recovered or answered everyone and left"},
     {"join-timeout", "", OPT_NUMBER, BOTH, AT(engine.join_timeout_s), 1, 86400, NULL,
      "seconds in which all processes of a group must have started (docs/CLUSTER.md)"},
     {"fault", "", OPT_STRING, BOTH, AT(engine.fault), 0, 0, NULL, NULL},

@@ -388,24 +388,29 @@ static void begin_run(struct ranks *r, rank_fn fn, void *ctx) {
     atomic_store(&r->aborted, false);
 }
 
-/* As soon as one rank is back, or the run was aborted, the others have the timeout to come back,
- * and a little more: those among them that wait for each other find it out first. */
+/* As soon as one rank is back, the others have the timeout to come back, and half of it more: those
+ * among them that wait for each other find it out first. After an abort, which they notice at once
+ * unless they compute, they have that half alone. */
 static void wait_for_return(struct ranks *r) {
-    enum { SLICE_US = 50000, GRACE_US = 500000 };
-    int64_t deadline_us = -1;
+    enum { SLICE_US = 20000 };
+    int64_t grace_us = r->timeout_us / 2, back_us = -1, aborted_us = -1;
     for (uint32_t n; (n = atomic_load(&r->returned)) < (uint32_t)r->local_size;) {
-        if (deadline_us < 0 && (n > 0 || atomic_load(&r->aborted)))
-            deadline_us = clock_us() + r->timeout_us + GRACE_US;
-        if (deadline_us >= 0 && clock_us() > deadline_us) {
+        int64_t now_us = clock_us();
+        if (back_us < 0 && n > 0)
+            back_us = now_us;
+        if (aborted_us < 0 && atomic_load(&r->aborted))
+            aborted_us = now_us;
+        if ((back_us >= 0 && now_us > back_us + r->timeout_us + grace_us) ||
+            (aborted_us >= 0 && now_us > aborted_us + grace_us)) {
             r->stuck = true;
             break;
         }
-        wait_for_change(r, &r->returned, n, clock_us() + SLICE_US);
+        wait_for_change(r, &r->returned, n, now_us + SLICE_US);
     }
     for (int32_t i = 0; r->stuck && i < r->local_size; i++)
         if (!atomic_load(&r->member[i].back))
             ranks_abort(r, "rank %d has not come back for %.1f s", r->first + i,
-                        (double)r->timeout_us / 1e6);
+                        (double)(r->timeout_us + grace_us) / 1e6);
 }
 
 int ranks_run(struct ranks *r, rank_fn fn, void *ctx, struct error *error) {

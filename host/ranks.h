@@ -35,7 +35,8 @@ struct group;
 
 struct ranks_options {
     int32_t local_size;  /* ranks of this process, 1 .. MAX_RANKS; MAX_RANKS in all processes */
-    int64_t timeout_us;  /* bounds every wait of a rank for another one */
+    int64_t timeout_us;  /* bounds every wait of a rank for another one; a rank that does not come
+                            back after that is stuck after half as much again */
     struct group *group; /* borrowed; NULL: this process is alone */
 };
 

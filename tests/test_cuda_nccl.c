@@ -10,7 +10,7 @@
 #include "host/dtype.h"
 #include "tests/gpu_fixture.h"
 
-enum { MAX_RANKS = 8, MAX_FLOATS = 4096 };
+enum { MOST_RANKS = 8, MAX_FLOATS = 4096 };
 #define TIMEOUT_US 20000000
 
 const char *ptxvm_last_report(void) __attribute__((weak));
@@ -31,13 +31,13 @@ struct rank {
     pthread_t thread;
 };
 
-static struct rank ranks[MAX_RANKS];
+static struct rank ranks[MOST_RANKS];
 
 /* ---- ranks ----------------------------------------------------------------------------------- */
 
 static int32_t num_devices(void) {
     int n = 0;
-    return cudaGetDeviceCount(&n) != cudaSuccess ? 0 : n < MAX_RANKS ? n : MAX_RANKS;
+    return cudaGetDeviceCount(&n) != cudaSuccess ? 0 : n < MOST_RANKS ? n : MOST_RANKS;
 }
 
 static bool is_available(int32_t devices, const char **reason) {
@@ -198,7 +198,7 @@ TEST(CudaNccl, SumsOverAllRanks) {
 /* ---- gathering ------------------------------------------------------------------------------- */
 
 /* Uneven, and one rank has none. */
-static const int32_t columns[MAX_RANKS] = {5, 3, 0, 11, 2, 7, 1, 6};
+static const int32_t columns[MOST_RANKS] = {5, 3, 0, 11, 2, 7, 1, 6};
 
 static float cell(int32_t rank, int64_t row, int32_t column) {
     return (float)(rank * 10000 + row * 100 + column);

@@ -103,7 +103,8 @@ static void check_ranks(const char *name, const struct ops *ops, int32_t ranks, 
 }
 
 static void check_rank_counts(const char *name, const struct ops *ops) {
-    static const int32_t grid[][2] = {{2, 1}, {3, 1}, {5, 1}, {8, 1}, {3, 3}, {8, 8}, {4, 2}};
+    static const int32_t grid[][2] = {{2, 1}, {3, 1}, {5, 1}, {7, 1},
+                                      {8, 1}, {3, 3}, {8, 8}, {4, 2}};
     struct golden g;
     struct golden_options o = {.ops = ops, .ranks = 1};
     int32_t tokens[MAX_PROMPT], n = 0;

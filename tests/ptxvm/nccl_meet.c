@@ -348,7 +348,8 @@ static bool meet(struct ncclComm *comm, const struct nccl_op *op) {
     struct nccl_clique *c = comm->clique;
     struct nccl_meeting *m = meeting_of(c, ++comm->num_meetings);
     m->op[comm->rank] = op;
-    if (++m->come == c->size && !c->failed && check_fit(c, m)) {
+    /* (Those who left before all had come were aborted: nobody will complete it.) */
+    if (++m->come == c->size && m->left == 0 && !c->failed && check_fit(c, m)) {
         perform(m, c->size);
         m->done = true;
         nccl_changed();

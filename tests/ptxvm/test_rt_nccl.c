@@ -615,6 +615,26 @@ TEST(RtNccl, MissingRanksAreNamedAndAbortFreesTheRest) {
     run_ranks(3, stay_away, (struct rank){0});
 }
 
+/* Rank 1 comes and is aborted before rank 2 comes: nobody completes it, and nobody minds. */
+static void leave_before_all_came(struct rank *r) {
+    join(r);
+    sleep_ms(r->index == 2 ? 150 : 0);
+    EXPECT_NCCL(ncclAllReduce(r->send, r->send, 5, ncclFloat32, ncclSum, r->comm, r->stream),
+                ncclSuccess);
+    cudaStreamQuery(r->stream); /* lazy streams begin */
+    sleep_ms(r->index == 1 ? 75 : 250);
+    if (r->index != 1)
+        EXPECT_CUDA(cudaStreamQuery(r->stream), cudaErrorNotReady);
+    EXPECT_NCCL(ncclCommAbort(r->comm), ncclSuccess);
+    EXPECT_CUDA(cudaStreamSynchronize(r->stream), cudaSuccess);
+}
+
+TEST(RtNccl, ARankMayBeAbortedWhereOthersAreStillToCome) {
+    if (!can_go_wrong(3))
+        SKIP("it takes three virtual devices and streams that do not block");
+    run_ranks(3, leave_before_all_came, (struct rank){0});
+}
+
 static void fail_third(struct rank *r) {
     join(r);
     for (int n = 0; n < 5; n++)
