@@ -1,12 +1,14 @@
 /* cuda_backend: the backend object of the CUDA op table, shared by the files of the backend.
  *
  * Files: cuda_create.c (devices, create, memory), cuda_weights.c (weights, experts, embedding),
- * cuda_step.c (a step's arrays, CUDA graphs), cuda_ops.c (the ops), cuda_sample.c. Dense products
- * are behind cuda_gemm.h, the kernels behind kernels.h.
+ * cuda_step.c (a step's arrays, CUDA graphs), cuda_ops.c (the ops), cuda_sample.c, cuda_ranks.c
+ * (several GPUs). Dense products are behind cuda_gemm.h, sums over GPUs behind comm.h, the kernels
+ * behind kernels.h.
  *
  * One GPU, one stream. The thread of the rank drives it; only weight_put comes from other threads.
  * All memory is allocated by create (scratch), the model (weights, KV, activations) or embed_init;
- * a step allocates nothing and waits for nothing but the sampled tokens.
+ * a step allocates nothing and waits for nothing but the sampled tokens, or, among several GPUs, for
+ * its own end.
  */
 #pragma once
 
@@ -150,6 +152,12 @@ size_t cuda_step_arrays(const struct backend_config *c, int32_t max_group, char 
 const struct batch *cuda_begin_step(struct backend *b, const struct batch *batch, bool eager);
 int cuda_end_step(struct backend *b, struct error *error);
 void cuda_drop_recorded(struct backend *b);
+
+/* ---- cuda_ranks.c ---------------------------------------------------------------------------- */
+int cuda_connect(struct backend *b, struct error *error);
+void cuda_describe_ranks(struct backend *b, struct buffer *out);
+/* Until the stream is idle: 0, or ERR_INTERNAL when the step has failed. */
+int cuda_wait_for_step(struct backend *b, struct error *error);
 void cuda_abort(struct backend *b);
 int cuda_recover(struct backend *b, struct error *error);
 

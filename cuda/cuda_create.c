@@ -379,75 +379,10 @@ static int cuda_create(const struct backend_config *config, struct backend **out
     return 0;
 }
 
-/* ---- ranks ----------------------------------------------------------------------------------- */
-
-static int choose_payload(const struct backend_config *c, enum comm_payload *out,
-                          struct error *error) {
-    *out = c->batch_invariant ? COMM_F64 : COMM_BF16;
-    if (c->batch_invariant && strcmp(c->allreduce_dtype, "auto"))
-        return error_set(error, ERR_CONFIG,
-                         "--allreduce-dtype %s: with --batch-invariant sums over GPUs are float64, "
-                         "so that their number does not matter; leave the option out",
-                         c->allreduce_dtype);
-    if (!strcmp(c->allreduce_dtype, "f32"))
-        *out = COMM_F32;
-    else if (!strcmp(c->allreduce_dtype, "fp8"))
-        *out = COMM_F8;
-    else if (strcmp(c->allreduce_dtype, "bf16") && strcmp(c->allreduce_dtype, "auto"))
-        return error_set(error, ERR_CONFIG,
-                         "--allreduce-dtype %s: unknown, there are auto, bf16, f32 and fp8",
-                         c->allreduce_dtype);
-    return 0;
-}
-
-static int choose_engine(const struct backend_config *c, enum comm_choice *out,
-                         struct error *error) {
-    *out = COMM_AUTO;
-    if (!strcmp(c->allreduce, "staged"))
-        *out = COMM_STAGED;
-    else if (!strcmp(c->allreduce, "nccl"))
-        *out = COMM_NCCL;
-    else if (strcmp(c->allreduce, "auto"))
-        return error_set(error, ERR_CONFIG,
-                         "--allreduce %s: unknown, there are auto, staged and nccl", c->allreduce);
-    return 0;
-}
-
-static int cuda_connect(struct backend *b, struct error *error) {
-    const struct backend_config *c = &b->config;
-    struct comm_config config = {
-        .ranks = c->ranks,
-        .rank = c->rank,
-        .device = b->device,
-        .stream = b->stream,
-        .hidden_size = c->hidden_size,
-        .max_tokens = c->max_tokens,
-        .max_logits = c->max_logits,
-        .vocab = c->vocab,
-        .step = (const void *)(b->arrays.device + ((char *)b->arrays.step - b->arrays.host)),
-        .timeout_us = c->comm_timeout_us,
-    };
-    if (!c->ranks || ranks_world_size(c->ranks) == 1)
-        return 0;
-    int rc = choose_payload(c, &config.payload, error);
-    if (rc == 0)
-        rc = choose_engine(c, &config.choice, error);
-    if (rc != 0)
-        return rc;
-    CUDA_CHECK(cudaSetDevice(b->device));
-    CUDA_CHECK(cudaStreamSynchronize(b->stream));
-    return comm_create(&config, &b->comm, error);
-}
-
 /* ---- the table ------------------------------------------------------------------------------- */
 
 static const char *cuda_describe(struct backend *b) {
     return b->description;
-}
-
-static void cuda_describe_ranks(struct backend *b, struct buffer *out) {
-    if (b->comm)
-        comm_describe(b->comm, out);
 }
 
 /* Partials are float32, or with batch_invariant sums in float64 (units.cuh). block_cut: groups of

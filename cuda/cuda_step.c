@@ -8,10 +8,8 @@
  * leaves; where it is short, steps run as they are, which is said once.
  */
 #include <string.h>
-#include <unistd.h>
 
 #include "cuda/cuda_backend.h"
-#include "host/clock.h"
 #include "host/guard.h"
 #include "host/log.h"
 
@@ -231,73 +229,10 @@ static void launch_recorded(struct backend *b) {
     CUDA_CHECK(cudaGraphLaunch(r->graph, b->stream));
 }
 
-/* Is the stream idle? "Not ready" is no error, though the runtime would hand it to whoever asks for
- * the last one. */
-static cudaError_t query(struct backend *b) {
-    cudaError_t e = cudaStreamQuery(b->stream);
-    if (e == cudaErrorNotReady)
-        cudaGetLastError();
-    return e;
-}
-
-/* Until the stream is idle. Kernels that wait for other ranks give up by themselves; comm says so,
- * or that NCCL does not come to an end. */
-static int wait_for_step(struct backend *b, struct error *error) {
-    enum { SPINS = 200, SLEEP_US = 20 };
-    int64_t start_us = clock_us();
-    int32_t polls = 0;
-    cudaError_t e;
-    while ((e = query(b)) == cudaErrorNotReady) {
-        if (++polls > SPINS)
-            usleep(SLEEP_US);
-        if (comm_status(b->comm, clock_us() - start_us, error) != 0)
-            return ERR_INTERNAL;
-    }
-    CUDA_CHECK(e);
-    return comm_status(b->comm, 0, error);
-}
-
 int cuda_end_step(struct backend *b, struct error *error) {
     if (b->recording)
         launch_recorded(b);
-    return b->comm ? wait_for_step(b, error) : 0;
-}
-
-/* ---- trouble --------------------------------------------------------------------------------- */
-
-void cuda_abort(struct backend *b) {
-    if (b->comm)
-        comm_abort(b->comm);
-}
-
-/* A recording that was given up in the middle. */
-static void end_recording(struct backend *b) {
-    enum cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
-    cudaGraph_t graph = NULL;
-    b->recording = NULL;
-    CUDA_CHECK(cudaStreamIsCapturing(b->stream, &status));
-    if (status == cudaStreamCaptureStatusNone)
-        return;
-    if (cudaStreamEndCapture(b->stream, &graph) == cudaSuccess)
-        CUDA_CHECK(cudaGraphDestroy(graph));
-    cudaGetLastError(); /* of a recording that went wrong */
-}
-
-int cuda_recover(struct backend *b, struct error *error) {
-    int64_t deadline_us = clock_us() + b->config.comm_timeout_us;
-    cudaError_t e = cudaErrorNotReady;
-    CUDA_CHECK(cudaSetDevice(b->device));
-    end_recording(b);
-    while ((e = query(b)) == cudaErrorNotReady && clock_us() < deadline_us)
-        usleep(1000);
-    if (e == cudaErrorNotReady)
-        return error_set(error, ERR_INTERNAL, "GPU %d does not come to an end", b->device);
-    if (e != cudaSuccess)
-        return error_set(error, ERR_INTERNAL, "GPU %d: %s (%s)", b->device, cudaGetErrorString(e),
-                         cudaGetErrorName(e));
-    cuda_drop_recorded(b); /* they may hold an NCCL communicator that is gone */
-    b->num_steps = 0;
-    return b->comm ? comm_reset(b->comm, error) : 0;
+    return b->comm ? cuda_wait_for_step(b, error) : 0;
 }
 
 void cuda_drop_recorded(struct backend *b) {

@@ -32,7 +32,7 @@ struct loaded {
 
 static void loaded_destroy(void *ctx) {
     struct loaded *l = ctx;
-    if (!l)
+    if (!l || (l->model && model_lost(l->model))) /* its ranks may still read the weights */
         return;
     model_destroy(l->model);
     weights_close(&l->weights);

@@ -5,8 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "host/estimate.h"
-#include "host/group.h"
 #include "host/guard.h"
 #include "host/log.h"
 #include "host/mem.h"
@@ -151,14 +149,6 @@ static size_t kv_block_bytes(const struct model *m, const struct rank *r) {
            m->ops->kv_block_bytes(m->kv_dtype, r->layout.kv_heads.count, m->config->head_dim);
 }
 
-/* Ranks that share rank i's GPU, itself included. */
-static int32_t ranks_of_device(const struct model *m, int32_t i) {
-    int32_t n = 0;
-    for (int32_t k = 0; k < m->num_ranks; k++)
-        n += m->options.gpus && m->options.gpus[k] == m->options.gpus[i];
-    return max_of(n, 1);
-}
-
 /* The memory that blocks can be made of: of a kv_bytes of the user's, or what the ranks can spare.
  * Ranks on the CPU share theirs; of GPUs the one that has room for the fewest blocks counts. */
 static int64_t kv_limit(const struct model *m, int64_t block) {
@@ -167,7 +157,7 @@ static int64_t kv_limit(const struct model *m, int64_t block) {
     if (o->kv_bytes > 0)
         return o->kv_bytes;
     for (int32_t i = 0; i < m->num_ranks; i++) {
-        int64_t sharers = o->kv_sharers > 0 ? o->kv_sharers : ranks_of_device(m, i);
+        int64_t sharers = o->kv_sharers > 0 ? o->kv_sharers : model_ranks_of_device(m, i);
         int64_t budget = m->ops->kv_budget(m->rank[i].backend) / sharers;
         int64_t of_rank = (int64_t)kv_block_bytes(m, &m->rank[i]);
         sum += budget;
@@ -316,60 +306,6 @@ static int check_block_scales(const struct model_config *c, const struct ops *op
         c->head_dim, ops->name, ops->block_cut);
 }
 
-/* ---- layout ---------------------------------------------------------------------------------- */
-
-/* What each GPU of the world may take; the processes tell each other. */
-static int find_memory(struct model *m, struct layout_options *o, struct error *error) {
-    double bytes[MAX_RANKS] = {0};
-    for (int32_t i = 0; i < m->num_ranks; i++)
-        bytes[ranks_first(m->ranks) + i] =
-            (double)m->ops->device_budget(m->options.gpus[i], m->options.gpu_memory_utilization) /
-            ranks_of_device(m, i);
-    struct group *group = ranks_group(m->ranks);
-    int rc = group ? group_all_reduce(group, bytes, MAX_RANKS, error) : 0;
-    for (int32_t i = 0; i < MAX_RANKS; i++)
-        o->memory[i] = (int64_t)bytes[i];
-    return rc;
-}
-
-/* Several GPUs hold what their memory allows. */
-static int fit_to_memory(struct model *m, struct layout_options *o, struct error *error) {
-    const struct model_options *options = &m->options;
-    int32_t n = ranks_world_size(m->ranks), ep = o->expert_parallel_size;
-    const struct estimate_sizes sizes = {
-        .max_tokens = options->max_tokens,
-        .max_logits = options->max_logits,
-        .max_model_len = options->max_model_len,
-        .world_size = n,
-        .tp_size = ep > 0 ? max_of(n / ep, 1) : n,
-    };
-    int64_t fixed = estimate_activation_bytes(m->config, &sizes);
-    if (!options->embedding_on_host)
-        fixed += (int64_t)2 * m->config->hidden_size * m->config->vocab_size;
-    for (int32_t i = 0; i < n; i++)
-        o->fixed[i] = fixed;
-    o->elements = layout_elements_of(m->config, m->kv_dtype);
-    o->kv_tokens = options->num_kv_blocks > 0 ? (int64_t)options->num_kv_blocks * KV_BLOCK_SIZE
-                                              : (int64_t)options->max_seqs * options->max_model_len;
-    o->kv_tokens_min = KV_BLOCK_SIZE;
-    return find_memory(m, o, error);
-}
-
-static int make_layout(struct model *m, struct error *error) {
-    struct layout_options o = m->options.layout;
-    int32_t n = ranks_world_size(m->ranks);
-    int rc = 0;
-    if (o.expert_parallel_size == EXPERT_PARALLEL_ALL)
-        o.expert_parallel_size = n;
-    if (m->ops->partial_bytes == sizeof(double) && m->options.gpus)
-        o.min_unit = 32; /* a tile of the kernels that add units */
-    if (m->options.gpus && m->ops->device_budget && n > 1)
-        rc = fit_to_memory(m, &o, error);
-    if (rc == 0)
-        rc = layout_make(m->config, n, &o, &m->layout, error);
-    return rc ? rc : layout_check(&m->layout, m->config, error);
-}
-
 int model_create(const struct model_config *config, const struct weights *weights,
                  const struct model_options *options, struct model **out, struct error *error) {
     struct model *m = xcalloc(1, sizeof *m);
@@ -381,7 +317,7 @@ int model_create(const struct model_config *config, const struct weights *weight
     m->attention_scale = 1 / sqrtf((float)config->head_dim);
     int rc = start_ranks(m, error);
     if (rc == 0)
-        rc = make_layout(m, error);
+        rc = model_make_layout(m, error);
     if (rc == 0)
         rc = check_block_scales(config, m->ops, error);
     if (rc == 0)
@@ -431,6 +367,10 @@ void model_destroy(struct model *m) {
     for (int32_t i = m->num_ranks; i-- > 0;) /* the first lends to the others */
         destroy_rank(m, &m->rank[i]);
     free(m);
+}
+
+bool model_lost(const struct model *m) {
+    return m->lost;
 }
 
 int model_run(struct model *m, const struct batch *batch, float **logits, struct error *error) {

@@ -54,7 +54,10 @@ struct model_options {
  * borrowed; the embedding table inside weights is read by every step. */
 int model_create(const struct model_config *config, const struct weights *weights,
                  const struct model_options *options, struct model **out, struct error *error);
+/* Leaves everything as it is when ranks are lost that may touch it. */
 void model_destroy(struct model *m);
+/* After a failure that model_recover could not mend. */
+bool model_lost(const struct model *m);
 
 /* Runs one batch. On return logits [R, V] (float32, row stride V, owned by the model, valid until
  * the next run) hold the rows that the batch asked for. 0, or ERR_INTERNAL when a rank failed: what

@@ -93,6 +93,11 @@ int model_no_memory(const struct model *m, const struct rank *r, const char *wha
 /* Sizes, allocates and fills one rank's weights. */
 int model_load_weights(struct model *m, struct error *error);
 
+/* model_layout.c: fills in m->layout. */
+int model_make_layout(struct model *m, struct error *error);
+/* Ranks of this process that share rank i's GPU, itself included; 1 on the CPU. */
+int32_t model_ranks_of_device(const struct model *m, int32_t i);
+
 /* model_group.c: nothing happens in a process alone. */
 int model_group_create(struct model *m, struct error *error);
 void model_group_destroy(struct model *m);
