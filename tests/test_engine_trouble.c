@@ -240,10 +240,12 @@ TEST(Engine, FailedStepsAreComputedAnewWhereTheModelRecovers) {
 static void check_the_end(struct rig *r) {
     struct engine_stats s;
     struct error e = {0};
+    atomic_store(&r->model.hold, true); /* until all are there: later ones would be refused */
     rig_submit(r, rig_client(r, 0, 10, 30));
     rig_submit(r, rig_client(r, 50, 70, 30));
     for (int32_t i = 0; i < 20; i++) /* some wait */
         rig_submit(r, rig_client(r, i, 4, 30));
+    atomic_store(&r->model.hold, false);
     rig_run(r);
     for (int32_t i = 0; i < r->num_clients; i++)
         EXPECT_INT_EQ(r->clients[i].error_code, ERR_INTERNAL);
