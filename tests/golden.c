@@ -31,11 +31,6 @@ char **golden_names(int32_t *count) {
     return names;
 }
 
-static bool report(const struct golden *g, const struct error *e) {
-    FAIL("%s: %s", g->dir, e->text);
-    return false;
-}
-
 static struct layout_options layout_options(const struct model_config *c,
                                             const struct golden_options *o) {
     struct layout_options l = {.expert_parallel_size = o->expert_parallel_size};
@@ -54,21 +49,29 @@ static struct layout_options layout_options(const struct model_config *c,
     return l;
 }
 
-bool golden_open(struct golden *g, const char *name, const struct golden_options *o) {
-    struct error error = {0};
+/* Config, weights and the reference's answers. */
+static int open_files(struct golden *g, const char *name, struct error *error) {
     char path[320];
     memset(g, 0, sizeof *g);
     snprintf(g->dir, sizeof g->dir, "%s/golden/%s", shim_data_dir(), name);
-    if (model_config_load(g->dir, &g->config, &error) != 0 ||
-        weights_open(g->dir, &g->config, &g->weights, &error) != 0)
-        return report(g, &error);
+    int rc = model_config_load(g->dir, &g->config, error);
+    if (rc == 0)
+        rc = weights_open(g->dir, &g->config, &g->weights, error);
+    if (rc != 0)
+        return rc;
     snprintf(path, sizeof path, "%s/golden.json", g->dir);
-    g->doc = json_parse_file(path, 1 << 20, &error);
+    g->doc = json_parse_file(path, 1 << 20, error);
     if (!g->doc)
-        return report(g, &error);
+        return ERR_INTERNAL;
     snprintf(path, sizeof path, "%s/golden.safetensors", g->dir);
-    if (safetensors_open(path, &g->logits, &error) != 0)
-        return report(g, &error);
+    return safetensors_open(path, &g->logits, error);
+}
+
+int golden_try(struct golden *g, const char *name, const struct golden_options *o,
+               struct error *error) {
+    int rc = open_files(g, name, error);
+    if (rc != 0)
+        return rc;
     struct model_options m = {
         .ops = o->ops,
         .num_ranks = o->ranks ? o->ranks : 1,
@@ -81,16 +84,25 @@ bool golden_open(struct golden *g, const char *name, const struct golden_options
         .kv_dtype = o->kv_dtype,
         .num_kv_blocks = MAX_SEQS * MAX_CONTEXT / KV_BLOCK_SIZE,
         .fp8_activations = o->fp8_activations,
+        .comm_timeout_us = o->comm_timeout_us,
         .gpus = o->gpus,
         .gpu_memory_utilization = 0.9f,
+        .allreduce = o->allreduce,
+        .allreduce_dtype = o->allreduce_dtype,
         .batch_invariant = o->batch_invariant,
         .enforce_eager = o->enforce_eager,
         .embedding_on_host = o->embedding_on_host,
     };
     g->fetch = o->fetch;
-    if (model_create(&g->config, &g->weights, &m, &g->model, &error) != 0)
-        return report(g, &error);
-    return true;
+    return model_create(&g->config, &g->weights, &m, &g->model, error);
+}
+
+bool golden_open(struct golden *g, const char *name, const struct golden_options *o) {
+    struct error error = {0};
+    if (golden_try(g, name, o, &error) == 0)
+        return true;
+    FAIL("%s: %s", g->dir, error.text);
+    return false;
 }
 
 void golden_close(struct golden *g) {

@@ -27,7 +27,9 @@ struct golden_options {
     bool fp8_activations;
 
     /* GPUs only. */
-    const int32_t *gpus; /* [ranks] their numbers */
+    const int32_t *gpus;                     /* [ranks] their numbers */
+    const char *allreduce, *allreduce_dtype; /* NULL: "auto" */
+    int64_t comm_timeout_us;                 /* 0: the model's default */
     bool batch_invariant, enforce_eager, embedding_on_host;
     void (*fetch)(void *to, const void *from, size_t bytes); /* logits to the host; NULL: memcpy */
 };
@@ -35,7 +37,11 @@ struct golden_options {
 /* Names of the folders, sorted; free each and the array. */
 char **golden_names(int32_t *count);
 
+/* False, with a failure of the test, when the model cannot be opened or created. */
 bool golden_open(struct golden *g, const char *name, const struct golden_options *o);
+/* The same without a failure: 0 or what model_create says. */
+int golden_try(struct golden *g, const char *name, const struct golden_options *o,
+               struct error *error);
 void golden_close(struct golden *g);
 
 int32_t golden_num_prompts(const struct golden *g);

@@ -11,7 +11,7 @@
 #include "host/clock.h"
 #include "tests/shim.h"
 
-enum { MAX_ARGS = 16, WAIT_S = 60 };
+enum { MAX_ARGS = 32, WAIT_S = 60 };
 
 bool program_start(struct program *p, const char *const *args) {
     const char *argv[MAX_ARGS] = {getenv("MOESERVE_BIN")};

@@ -1,6 +1,6 @@
-/* The program itself with --gpus 1 on the golden models: log-probabilities of the prompts and
- * greedy continuations over the line protocol, against the published implementations. And the demo
- * model on two GPUs, a replica on each.
+/* The program itself on the golden models, on one GPU and on several: log-probabilities of the
+ * prompts and greedy continuations over the line protocol, against the published implementations.
+ * And the demo model on two GPUs, a replica on each, and on any number of them together.
  *
  * test_cuda_model.c compares whole rows of logits, strictly; here it is the binary, its server and
  * its sampler that are tried. The bounds are those of that file: a logit is off by at most
@@ -13,57 +13,15 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "tests/golden.h"
+#include "tests/golden_program.h"
 #include "tests/gpu_fixture.h"
 #include "tests/program.h"
 #include "tests/shim.h"
 
 enum { MAX_PROMPT = 64, MAX_GREEDY = 64, GREEDY = 32 };
 static const double LOGIT_BOUND = 0.2;
-
-/* ---- a model that the program can load ------------------------------------------------------- */
-
-/* The golden models have no tokenizer: one token a byte, as the requests have ids anyway. */
-static void write_tokenizer(const char *path) {
-    FILE *f = fopen(path, "w");
-    CHECK(f, "%s", path);
-    fputs(
-        "{\"version\":\"1.0\",\"added_tokens\":[],\"normalizer\":null,\"post_processor\":null,"
-        "\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"use_regex\":false},"
-        "\"decoder\":{\"type\":\"ByteLevel\"},\"model\":{\"type\":\"BPE\",\"merges\":[],\"vocab\":{",
-        f);
-    for (int b = 0, moved = 256; b < 256; b++) { /* GPT-2's characters for bytes */
-        bool printable = (b > 32 && b < 127) || (b > 160 && b != 173);
-        fprintf(f, "%s\"\\u%04x\":%d", b > 0 ? "," : "", printable ? b : moved++, b);
-    }
-    fputs("}}}", f);
-    fclose(f);
-}
-
-/* Links to a golden model's files, and a tokenizer, in a scratch folder. */
-static void make_model(const struct golden *g, const char *name, char *dir, size_t size) {
-    static const char *const files[] = {"config.json",
-                                        "model.safetensors",
-                                        "model.safetensors.index.json",
-                                        "model-00001-of-00003.safetensors",
-                                        "model-00002-of-00003.safetensors",
-                                        "model-00003-of-00003.safetensors"};
-    char from[1024], to[512], here[256];
-    snprintf(dir, size, "%s/%s", shim_scratch_dir(), name);
-    CHECK(getcwd(here, sizeof here), "getcwd");
-    mkdir(dir, 0700);
-    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
-        snprintf(from, sizeof from, "%s/%s/%s", here, g->dir, files[i]);
-        snprintf(to, sizeof to, "%s/%s", dir, files[i]);
-        if (access(from, R_OK) == 0 && symlink(from, to) != 0)
-            FAIL("symlink %s", to);
-    }
-    snprintf(to, sizeof to, "%s/tokenizer.json", dir);
-    write_tokenizer(to);
-}
 
 /* ---- comparisons ----------------------------------------------------------------------------- */
 
@@ -168,7 +126,7 @@ static void check_model(const char *name) {
     struct net_client c;
     struct counts n = {0};
     if (golden_open(&g, name, &(struct golden_options){.ops = &ref_ops, .ranks = 1})) {
-        make_model(&g, name, dir, sizeof dir);
+        golden_program_dir(name, dir, sizeof dir);
         const char *const args[] = {"--gpus",   "1",           "--model",         dir,
                                     "--listen", "127.0.0.1:0", "--max-model-len", "128",
                                     NULL};

@@ -1,0 +1,51 @@
+/* faulty: the program with a rank that is killed, stalled or poisoned in the middle of decoding
+ * (--fault), and what four clients see of it, for tests on the CPU and on GPUs.
+ *
+ * Nobody waits longer than the deadline, no token that is wrong is ever sent, every client is
+ * answered, and blocks are free again. The reference is the same program without a fault: greedy
+ * answers are the same bytes whatever happens beside them (on GPUs with --batch-invariant).
+ */
+#pragma once
+
+#include "tests/program.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum { FAULTY_CLIENTS = 4, FAULTY_TOKENS = 40 };
+
+/* A server to try. */
+struct faulty {
+    const char *const *args; /* NULL-ended, the ranks among them; borrowed */
+    int32_t ranks, layers;   /* that a fault may hit */
+    int32_t tokens;          /* of an answer, 4 .. FAULTY_TOKENS */
+    const char *timeout;     /* --comm-timeout of a rank that stalls */
+};
+
+/* What the requests of a run were answered. */
+struct faulty_answers {
+    int32_t tokens[FAULTY_CLIENTS][FAULTY_TOKENS];
+    int32_t count[FAULTY_CLIENTS]; /* of token lines */
+    bool done[FAULTY_CLIENTS], error[FAULTY_CLIENTS];
+    char message[512]; /* of an error */
+};
+
+/* The answers without a fault; false with a failure. */
+bool faulty_reference(const struct faulty *f, struct faulty_answers *want);
+/* With this fault (or NULL: whatever the environment says) all clients get what is right, twice,
+ * and the server ends well. */
+void faulty_check_unnoticed(const struct faulty *f, const char *fault, const char *timeout,
+                            const struct faulty_answers *want);
+
+/* `times` servers each, with faults at ranks, layers and random steps. */
+void faulty_check_kills(const struct faulty *f, int32_t times);
+/* limit_us: within which the server has ended. */
+void faulty_check_stalls(const struct faulty *f, int32_t times, int64_t limit_us);
+void faulty_check_nans(const struct faulty *f, int32_t times);
+/* `stats` says that the server is unhealthy while a rank is stalled (for 4 s). */
+void faulty_check_health(const struct faulty *f);
+
+#ifdef __cplusplus
+}
+#endif
