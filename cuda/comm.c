@@ -44,10 +44,13 @@ static int create_staged(struct comm_shared *s, const struct comm_config *c, boo
     return staged_create(&s->staged, &config, error);
 }
 
-/* One line a reason. */
-static void leave_out(struct comm_shared *s, const char *engine, const struct error *why) {
+/* One line a reason; each rank has its own. */
+static void leave_out(struct comm *c, const char *engine, const struct error *why) {
+    struct comm_shared *s = c->shared;
     log_warn("%s is left out: %s", engine, why->text);
+    pthread_mutex_lock(&s->lock);
     buffer_printf(&s->left_out, "%s left out: %s\n", engine, why->text);
+    pthread_mutex_unlock(&s->lock);
 }
 
 /* By the first rank of the process; the others get to know it through comm.shared. */
@@ -103,11 +106,8 @@ static bool try_staged(struct comm *c, bool peers) {
                               c->config.stream, &error);
         tested = comm_all_agree(c, rc == 0);
     }
-    if (rc != 0) { /* each rank has its own reasons */
-        pthread_mutex_lock(&s->lock);
-        leave_out(s, peers ? "peer access" : "the built-in all-reduce", &error);
-        pthread_mutex_unlock(&s->lock);
-    }
+    if (rc != 0)
+        leave_out(c, peers ? "peer access" : "the built-in all-reduce", &error);
     if (ranks_barrier(c->config.ranks, c->config.rank) != 0)
         return false;
     if (!tested && first) {
@@ -117,16 +117,36 @@ static bool try_staged(struct comm *c, bool peers) {
     return tested;
 }
 
-/* NCCL; each rank has its own reasons why not. */
 static bool try_nccl(struct comm *c) {
-    struct comm_shared *s = c->shared;
     struct error error = {0};
-    if (comm_nccl_start(c, &error))
-        return true;
-    pthread_mutex_lock(&s->lock);
-    leave_out(s, "NCCL", &error);
-    pthread_mutex_unlock(&s->lock);
-    return false;
+    bool started = comm_nccl_start(c, &error);
+    if (!started)
+        leave_out(c, "NCCL", &error);
+    return started;
+}
+
+static int reset_staged(struct comm *c, struct error *error) {
+    if (ranks_barrier(c->config.ranks, c->config.rank) == 0 && c->config.rank == 0 &&
+        c->shared->staged)
+        staged_reset(c->shared->staged);
+    if (ranks_barrier(c->config.ranks, c->config.rank) != 0)
+        return error_set(error, ERR_INTERNAL, "the ranks did not come together");
+    return 0;
+}
+
+/* Which engine for which size; where NCCL fails in trying, the built-in one for all. */
+static int choose_engines(struct comm *c, struct error *error) {
+    struct error why = {0};
+    int rc = comm_choose(c, &why);
+    if (rc == 0)
+        return 0;
+    if (rc == ERR_NO_MEMORY)
+        return error_set(error, rc, "%s", why.text);
+    leave_out(c, "NCCL", &why);
+    comm_nccl_stop(c);
+    for (int32_t i = 0; i < NUM_COMM_SIZES; i++)
+        c->engine[i] = ENGINE_STAGED;
+    return reset_staged(c, error);
 }
 
 static int start_engines(struct comm *c, struct error *error) {
@@ -146,7 +166,7 @@ static int start_engines(struct comm *c, struct error *error) {
     if (!nccl)
         return 0;
     comm_begin_step(c);
-    return comm_choose(c, error);
+    return choose_engines(c, error);
 }
 
 int comm_create(const struct comm_config *config, struct comm **out, struct error *error) {
@@ -301,12 +321,14 @@ int comm_status(struct comm *c, int64_t waited_us, struct error *error) {
 }
 
 int comm_wait(struct comm *c, struct error *error) {
-    int64_t start_us = clock_us();
+    /* Less than the other ranks' patience: one of them may know at once what this one has to wait
+     * for, and then waits for it to vote. */
+    int64_t start_us = clock_us(), most_us = c->config.timeout_us / 4 * 3;
     cudaError_t e;
     while ((e = cudaStreamQuery(c->config.stream)) == cudaErrorNotReady) {
         cudaGetLastError(); /* that it is not ready is no error */
         int64_t waited_us = clock_us() - start_us;
-        if (waited_us > c->config.timeout_us)
+        if (waited_us > most_us)
             return error_set(error, ERR_INTERNAL, "GPU %d has not come to an end for %.1f s",
                              c->config.device, (double)waited_us / 1e6);
         if (comm_status(c, waited_us, error) != 0)
@@ -319,11 +341,8 @@ int comm_wait(struct comm *c, struct error *error) {
 
 int comm_reset(struct comm *c, struct error *error) {
     bool aborted = atomic_load(&c->aborted);
-    if (ranks_barrier(c->config.ranks, c->config.rank) == 0 && c->config.rank == 0 &&
-        c->shared->staged)
-        staged_reset(c->shared->staged);
-    if (ranks_barrier(c->config.ranks, c->config.rank) != 0)
-        return error_set(error, ERR_INTERNAL, "the ranks did not come together");
+    if (reset_staged(c, error) != 0)
+        return ERR_INTERNAL;
     atomic_store(&c->aborted, false);
     if (!c->nccl || !aborted)
         return 0;

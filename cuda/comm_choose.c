@@ -1,12 +1,14 @@
 /* comm_choose: which engine takes arrays of which size: both are timed at start, on the sums with a
  * norm behind that every layer makes, and the one that is faster on its slowest rank is taken. All
- * ranks come to the same figures, and so to the same choice. */
+ * ranks come to the same figures, and so to the same choice, or all fail. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "cuda/comm_internal.h"
 #include "cuda/cuda_check.h"
+#include "cuda/nccl.h"
 #include "host/clock.h"
+#include "host/guard.h"
 
 #define BUDGET_US                                                                                  \
     ((int64_t)1500000) /* for all of it; further sizes go by the last that was timed */
@@ -61,9 +63,18 @@ static double time_rounds(struct comm *c, struct trial *t, enum comm_engine engi
     t->array.num_rows = t->array.norm.num_tokens = rows;
     t->array.count = (int64_t)rows * t->array.row_len;
     int64_t start_us = clock_us();
-    for (int32_t i = 0; i < rounds; i++)
-        comm_sum_by(c, engine, &t->array);
-    if (comm_wait(c, error) != 0)
+    struct guard guard;
+    volatile int rc = 0;
+    guard_enter(&guard);
+    if (setjmp(guard.env) == 0)
+        for (int32_t i = 0; i < rounds; i++)
+            comm_sum_by(c, engine, &t->array);
+    else
+        rc = error_set(error, ERR_INTERNAL, "%s", guard.text);
+    guard_leave(&guard);
+    if (rc == 0)
+        rc = comm_wait(c, error);
+    if (rc != 0)
         return -1;
     return (double)(clock_us() - start_us) / rounds;
 }
@@ -137,6 +148,9 @@ int comm_choose(struct comm *c, struct error *error) {
                        c->config.device);
     else
         rc = time_all(c, &t, error);
+    if (rc != 0) /* the stream must come to its end before memory is freed */
+        nccl_abort(c->nccl);
+    CUDA_CHECK(cudaStreamSynchronize(c->config.stream));
     CUDA_CHECK(cudaFree(t.memory));
     return rc;
 }

@@ -24,6 +24,7 @@ struct comm_shared {
     struct staged *staged; /* owned; NULL: not in use */
     bool ready;            /* it could be created */
     char id[NCCL_ID_BYTES];
+    _Atomic uint32_t num_attempts; /* to join NCCL, of all ranks */
     struct comm_timing timing[NUM_COMM_SIZES];
     int32_t num_timings;
 
@@ -37,6 +38,7 @@ struct comm {
     struct comm_shared *shared;
     int32_t first_column[MAX_RANKS + 1]; /* of each rank's part of the vocabulary; the last is V */
     int32_t columns[MAX_RANKS];          /* of each rank's part */
+    uint32_t num_attempts;               /* of this rank to join NCCL */
     enum comm_engine engine[NUM_COMM_SIZES];
 
     struct nccl *nccl; /* owned; NULL: not in use */
@@ -61,7 +63,8 @@ int comm_nccl_status(struct comm *c, int64_t waited_us, struct error *error);
 /* ---- comm_choose.c --------------------------------------------------------------------------- */
 
 /* Times the engines for the sizes that occur and fills in c->engine; on all ranks' threads at once,
- * inside ranks_run. Both engines are there. */
+ * inside ranks_run. Both engines are there. ERR_NO_MEMORY, or on all ranks ERR_INTERNAL: NCCL is
+ * aborted, and the built-in engine wants staged_reset. */
 int comm_choose(struct comm *c, struct error *error);
 int32_t comm_size_of(int32_t num_rows);
 

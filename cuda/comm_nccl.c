@@ -114,7 +114,18 @@ static int self_test(struct comm *c, struct error *error) {
     return rc;
 }
 
+/* Until all ranks of the process have tried to join, which takes longer than ranks wait for each
+ * other: one of them may know at once that it cannot. */
+static void await_attempts(struct comm *c, int64_t until_us) {
+    uint32_t all = ++c->num_attempts * (uint32_t)c->shared->num_ranks;
+    atomic_fetch_add(&c->shared->num_attempts, 1);
+    while (atomic_load(&c->shared->num_attempts) < all && clock_us() < until_us &&
+           !ranks_aborted(c->config.ranks))
+        usleep(1000);
+}
+
 bool comm_nccl_start(struct comm *c, struct error *error) {
+    int64_t until_us = clock_us() + (JOIN_FACTOR + 1) * c->config.timeout_us;
     int rc = nccl_open(error);
     if (rc == 0)
         rc = take_memory(c, error);
@@ -125,6 +136,7 @@ bool comm_nccl_start(struct comm *c, struct error *error) {
     rc = join(c, error);
     if (rc == 0)
         rc = self_test(c, error);
+    await_attempts(c, until_us);
     if (comm_all_agree(c, rc == 0))
         return true;
     if (rc == 0)
