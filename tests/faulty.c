@@ -165,27 +165,39 @@ void faulty_check_kills(const struct faulty *f, int32_t times) {
     }
 }
 
+/* The server gives up: with `fault`, or (NULL) because of the environment. */
+static void check_end(const struct faulty *f, const char *fault, const char *words,
+                      const struct faulty_answers *want) {
+    struct program p;
+    struct net_client c;
+    struct faulty_answers got;
+    const char *what = fault ? fault : words;
+    if (!start(f, &p, &c, fault, f->timeout))
+        return;
+    ask_all(f, &c);
+    collect(&c, &got);
+    check_tokens(&got, want, what);
+    EXPECT_INT_EQ(ended_well(&got), 0);
+    if (!strstr(got.message, words))
+        FAIL("%s: %s", what, got.message);
+    EXPECT_INT_EQ(program_wait(&p), 1);
+    net_client_close(&c);
+}
+
 void faulty_check_stalls(const struct faulty *f, int32_t times, int64_t limit_us) {
     struct faulty_answers want;
     ASSERT_TRUE(faulty_reference(f, &want));
     for (int32_t i = 0; i < times && !shim_failed(); i++) {
-        struct program p;
-        struct net_client c;
-        struct faulty_answers got;
         char fault[64];
-        if (!start(f, &p, &c, fault_at(f, "stall", i, fault, sizeof fault), f->timeout))
-            return;
         int64_t start_us = clock_us();
-        ask_all(f, &c);
-        collect(&c, &got);
-        check_tokens(&got, &want, fault);
-        EXPECT_INT_EQ(ended_well(&got), 0);
-        if (!strstr(got.message, "rank"))
-            FAIL("%s: %s", fault, got.message);
-        EXPECT_INT_EQ(program_wait(&p), 1);
+        check_end(f, fault_at(f, "stall", i, fault, sizeof fault), "rank", &want);
         EXPECT_INT_LE(clock_us() - start_us, limit_us);
-        net_client_close(&c);
     }
+}
+
+void faulty_check_given_up(const struct faulty *f, const char *words,
+                           const struct faulty_answers *want) {
+    check_end(f, NULL, words, want);
 }
 
 void faulty_check_nans(const struct faulty *f, int32_t times) {

@@ -42,6 +42,10 @@ void faulty_check_unnoticed(const struct faulty *f, const char *fault, const cha
 void faulty_check_kills(const struct faulty *f, int32_t times);
 /* limit_us: within which the server has ended. */
 void faulty_check_stalls(const struct faulty *f, int32_t times, int64_t limit_us);
+/* Whatever the environment says is for good: all clients get an error with these words after a
+ * beginning of what is right, if anything, and the server ends. */
+void faulty_check_given_up(const struct faulty *f, const char *words,
+                           const struct faulty_answers *want);
 void faulty_check_nans(const struct faulty *f, int32_t times);
 /* `stats` says that the server is unhealthy while a rank is stalled (for 4 s). */
 void faulty_check_health(const struct faulty *f);

@@ -119,7 +119,8 @@ static void ask(struct net_client *c, const struct golden *g, const char *name, 
     json_decref(done);
 }
 
-static void check_model(const char *name) {
+/* Sums over several GPUs travel in float32, so that the bounds are those of one. */
+static void check_model(const char *name, const char *gpus, bool expert_parallel) {
     char dir[320];
     struct golden g;
     struct program p;
@@ -127,8 +128,19 @@ static void check_model(const char *name) {
     struct counts n = {0};
     if (golden_open(&g, name, &(struct golden_options){.ops = &ref_ops, .ranks = 1})) {
         golden_program_dir(name, dir, sizeof dir);
-        const char *const args[] = {"--gpus",   "1",           "--model",         dir,
-                                    "--listen", "127.0.0.1:0", "--max-model-len", "128",
+        const char *const args[] = {"--listen",
+                                    "127.0.0.1:0",
+                                    "--model",
+                                    dir,
+                                    "--max-model-len",
+                                    "128",
+                                    "--gpus",
+                                    gpus,
+                                    "--allreduce-dtype",
+                                    "f32",
+                                    "--comm-timeout",
+                                    "60",
+                                    expert_parallel ? "--enable-expert-parallel" : NULL,
                                     NULL};
         if (program_serve(&p, &c, args)) {
             for (int32_t i = 0; i < golden_num_prompts(&g); i += 2)
@@ -154,10 +166,27 @@ TEST(CudaProgram, ServesTheGoldenModels) {
     char **names = golden_names(&count);
     EXPECT_INT_GE(count, 15);
     for (int32_t i = 0; i < count; i++) {
-        check_model(names[i]);
+        check_model(names[i], "1", false);
         free(names[i]);
     }
     free(names);
+}
+
+#define GPUS_OR_SKIP(n)                                                                            \
+    do {                                                                                           \
+        int devices = 0;                                                                           \
+        GPU_OR_SKIP();                                                                             \
+        NEEDS_BINARY();                                                                            \
+        CUDA_CHECK(cudaGetDeviceCount(&devices));                                                  \
+        if (devices < (n))                                                                         \
+            SKIP("there are fewer than " #n " GPUs");                                              \
+    } while (0)
+
+TEST(CudaProgram, ServesGoldenModelsOnSeveralGpus) {
+    GPUS_OR_SKIP(8);
+    check_model("llama3", "2", false);
+    check_model("qwen3_moe", "8", true);
+    check_model("mixtral", "5,2,7", false);
 }
 
 /* A program that was built for other architectures than the GPU's says so. Which it was built for
@@ -204,18 +233,94 @@ static void ask_demo(struct net_client *c, struct buffer *out) {
     buffer_putc(out, 0);
 }
 
+/* The demo model's answers with these arguments; to be deinitialised. */
+static struct buffer answers_of(const char *const *args) {
+    struct buffer text = {0};
+    struct program p;
+    struct net_client c;
+    if (program_serve(&p, &c, args)) {
+        ask_demo(&c, &text);
+        net_client_close(&c);
+        kill(p.pid, SIGTERM);
+        EXPECT_INT_EQ(program_wait(&p), 0);
+    }
+    return text;
+}
+
+TEST(CudaProgram, SeveralGpusAnswerAsOneDoes) {
+    GPUS_OR_SKIP(8);
+    static const char *const gpus[] = {"1", "2", "8"};
+    struct buffer text[3];
+    for (int i = 0; i < 3; i++) {
+        const char *const args[] = {"--gpus",         gpus[i], "--listen", "127.0.0.1:0",
+                                    "--comm-timeout", "60",    NULL};
+        text[i] = answers_of(args);
+        EXPECT_STR_EQ(text[i].data, text[0].data);
+    }
+    EXPECT_TRUE(text[0].len > 2 && !strncmp(text[0].data, "35", 2));
+    for (int i = 0; i < 3; i++)
+        buffer_deinit(&text[i]);
+}
+
+/* What the demo model says of a prompt, with its log-probabilities to the last digit. */
+static char *scores_of(const char *gpus, const char *option) {
+    const char *const args[] = {"--gpus",   gpus,          "--batch-invariant",
+                                "--listen", "127.0.0.1:0", "--comm-timeout",
+                                "60",       option,        NULL};
+    struct program p;
+    struct net_client c;
+    json_t *tokens = json_array();
+    if (program_serve(&p, &c, args)) {
+        net_client_puts(&c, "{\"id\":1,\"prompt\":\"Once upon a time\",\"max_tokens\":6,"
+                            "\"temperature\":0,\"ignore_eos\":true,\"logprobs\":5,"
+                            "\"prompt_logprobs\":5}");
+        for (json_t *line; (line = net_client_json(&c));) {
+            bool done = json_object_get(line, "done") != NULL;
+            json_array_append(tokens, json_object_get(line, "top_logprobs"));
+            json_array_append(tokens, json_object_get(line, "prompt_logprobs"));
+            json_decref(line);
+            if (done)
+                break;
+        }
+        net_client_close(&c);
+        kill(p.pid, SIGTERM);
+        EXPECT_INT_EQ(program_wait(&p), 0);
+    }
+    EXPECT_INT_EQ(json_array_size(tokens), 7);
+    char *text = json_dumps(tokens, JSON_COMPACT);
+    json_decref(tokens);
+    return text;
+}
+
+TEST(CudaProgram, AnyNumberOfGpusGivesTheSameBitsWhenBatchInvariant) {
+    GPUS_OR_SKIP(8);
+    char *want = scores_of("1", NULL);
+    static const char *const gpus[] = {"2", "3", "8"};
+    for (int i = 0; i < 3; i++) {
+        char *got = scores_of(gpus[i], i == 1 ? "--enable-expert-parallel" : NULL);
+        EXPECT_STR_EQ(got, want);
+        free(got);
+    }
+    free(want);
+}
+
+TEST(CudaProgram, RefusesGpusThatItDoesNotHave) {
+    GPUS_OR_SKIP(1);
+    int devices = 0;
+    char more[16], line[256];
+    CUDA_CHECK(cudaGetDeviceCount(&devices));
+    snprintf(more, sizeof more, "%d", devices + 1);
+    const char *const args[] = {"generate", "--gpus", more, "-p", "1+1=", NULL};
+    EXPECT_INT_EQ(program_run(args, line, sizeof line), 1);
+}
+
 TEST(CudaProgram, ReplicasOnTwoGpusAnswerAsOneDoes) {
-    GPU_OR_SKIP();
-    NEEDS_BINARY();
+    GPUS_OR_SKIP(2);
     static const char *const args[2][10] = {
         {"--gpus", "1", "--batch-invariant", "--listen", "127.0.0.1:0", NULL},
         {"--gpus", "1,0", "--replicas", "2", "--batch-invariant", "--listen", "127.0.0.1:0", NULL},
     };
     struct buffer text[2] = {{0}, {0}};
-    int devices = 0;
-    CUDA_CHECK(cudaGetDeviceCount(&devices));
-    if (devices < 2)
-        SKIP("there is one GPU, and two replicas need two");
     for (int i = 0; i < 2; i++) {
         struct program p;
         struct net_client c;
