@@ -247,18 +247,30 @@ static struct buffer answers_of(const char *const *args) {
     return text;
 }
 
+enum { MACHINES = 6 };
+
+/* Also where GPUs have access to each other's memory, and where they have unequal memory, of which
+ * the demo model takes 14 MB. (The switches are the stand-ins'; elsewhere it is once more the
+ * same.) */
 TEST(CudaProgram, SeveralGpusAnswerAsOneDoes) {
     GPUS_OR_SKIP(8);
-    static const char *const gpus[] = {"1", "2", "8"};
-    struct buffer text[3];
-    for (int i = 0; i < 3; i++) {
+    static const char *const gpus[MACHINES] = {"1", "2", "8", "3", "3", "8"};
+    static const char *const peers[MACHINES] = {"0", "0", "0", "1", "0", "0"};
+    static const char *const memory[MACHINES] = {"2G", "2G",           "2G",
+                                                 "2G", "2G,150M,400M", "200M,160M,2G,150M,300M"};
+    struct buffer text[MACHINES];
+    for (int i = 0; i < MACHINES; i++) {
+        setenv("PTXVM_P2P", peers[i], 1);
+        setenv("PTXVM_MEMORY", memory[i], 1);
         const char *const args[] = {"--gpus",         gpus[i], "--listen", "127.0.0.1:0",
                                     "--comm-timeout", "60",    NULL};
         text[i] = answers_of(args);
         EXPECT_STR_EQ(text[i].data, text[0].data);
     }
+    unsetenv("PTXVM_P2P");
+    unsetenv("PTXVM_MEMORY");
     EXPECT_TRUE(text[0].len > 2 && !strncmp(text[0].data, "35", 2));
-    for (int i = 0; i < 3; i++)
+    for (int i = 0; i < MACHINES; i++)
         buffer_deinit(&text[i]);
 }
 

@@ -62,7 +62,7 @@ struct vm_allocation {
 };
 
 /* Memory filled with 0xff bytes (NaN in every float format), 256-byte aligned, with a gap after it
- * that belongs to nobody. NULL when the device (PTXVM_MEMORY bytes each) or the host has no more.
+ * that belongs to nobody. NULL when the device (PTXVM_MEMORY) or the host has no more.
  */
 void *vm_alloc(int32_t device, size_t bytes, enum vm_memory_kind kind, const char *label);
 /* false when p is not the base of a live allocation. */

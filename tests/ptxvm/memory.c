@@ -122,10 +122,10 @@ static void poison(uint8_t *p, size_t bytes) {
 
 void *vm_alloc(int32_t device, size_t bytes, enum vm_memory_kind kind, const char *label) {
     vm_workers_start(); /* not at a launch, which may come where threads must not be created */
-    size_t limit = vm_settings()->memory_bytes;
     size_t mapped = (bytes + ALIGN + GAP + PAGE - 1) & ~(size_t)(PAGE - 1);
     if (device < 0 || device >= VM_MAX_DEVICES || bytes > (size_t)1 << 46)
         return NULL;
+    size_t limit = vm_settings()->memory_bytes[device];
     pthread_rwlock_wrlock(&lock);
     bool full = is_limited(kind) && (bytes > limit || used[device] > limit - bytes);
     if (is_limited(kind) && !full)
@@ -284,13 +284,12 @@ void vm_access_end(void) {
 }
 
 size_t vm_total_bytes(int32_t device) {
-    (void)device;
-    return vm_settings()->memory_bytes;
+    return vm_settings()->memory_bytes[device];
 }
 
 size_t vm_free_bytes(int32_t device) {
     pthread_rwlock_rdlock(&lock);
-    size_t b = vm_settings()->memory_bytes - used[device];
+    size_t b = vm_settings()->memory_bytes[device] - used[device];
     pthread_rwlock_unlock(&lock);
     return b;
 }

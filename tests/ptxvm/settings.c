@@ -33,16 +33,26 @@ static bool flag(const char *name) {
     return number(name, 0, 0, 1, "0 or 1") != 0;
 }
 
-static size_t memory(void) {
-    const char *s = getenv("PTXVM_MEMORY");
-    char *end;
-    if (!s || !*s)
-        return (size_t)2 << 30;
-    uint64_t v = strtoull(s, &end, 10);
-    int shift = *end == 'K' ? 10 : *end == 'M' ? 20 : *end == 'G' ? 30 : 0;
-    if (!v || v > 1u << 20 << (30 - shift) || (*end && (!shift || end[1])))
-        refuse("PTXVM_MEMORY", s, "bytes such as 512M or 2G");
-    return (size_t)v << shift;
+/* "2G", or "2G,512M": the last one is that of all further devices. */
+static void memory(struct vm_settings *out) {
+    const char *s = getenv("PTXVM_MEMORY"), *at = s && *s ? s : "2G";
+    size_t bytes = 0;
+    for (int32_t i = 0; i < VM_MAX_DEVICES; i++) {
+        if (*at) {
+            char *end;
+            uint64_t v = strtoull(at, &end, 10);
+            int shift = *end == 'K' ? 10 : *end == 'M' ? 20 : *end == 'G' ? 30 : 0;
+            if (shift)
+                end++;
+            if (!v || v > (uint64_t)1 << 50 >> shift || (*end && (*end != ',' || !end[1])))
+                refuse("PTXVM_MEMORY", s, "bytes such as 512M, or 2G,512M for unequal devices");
+            bytes = (size_t)v << shift;
+            at = *end ? end + 1 : end;
+        }
+        out->memory_bytes[i] = bytes;
+    }
+    if (*at)
+        refuse("PTXVM_MEMORY", s, "at most 16 sizes");
 }
 
 static void schedule(struct vm_settings *s) {
@@ -85,7 +95,7 @@ static void read_environment(void) {
     s.sm = (int32_t)number("PTXVM_ARCH", 89, 0, 999, "80, 86, 89, 90 or 120");
     if (!vm_arch_find(s.sm))
         refuse("PTXVM_ARCH", getenv("PTXVM_ARCH"), "80, 86, 89, 90 or 120");
-    s.memory_bytes = memory();
+    memory(&s);
     s.threads = (int32_t)number("PTXVM_THREADS", cpus > 0 ? cpus : 1, 1, 1024, "1 to 1024");
     s.steps = number("PTXVM_STEPS", 4000000000, 1, INT64_MAX, "a number of instructions");
     schedule(&s);

@@ -2,7 +2,7 @@
  *
  *   PTXVM_DEVICES=8          how many GPUs there are
  *   PTXVM_ARCH=89            which: 80, 86, 89, 90, 120
- *   PTXVM_MEMORY=2G          bytes of each (K, M, G)
+ *   PTXVM_MEMORY=2G          bytes of each (K, M, G); 2G,1G: of the first, and of all others
  *   PTXVM_THREADS=n          CPU threads of a large grid; default: the CPUs
  *   PTXVM_STEPS=4000000000   instructions after which a warp that never waits counts as endless
  *   PTXVM_SCHEDULE=min       order of warps and of diverged lanes: min, reverse, random:SEED
@@ -27,12 +27,14 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "tests/ptxvm/machine.h"
+
 enum vm_schedule { VM_SCHEDULE_MIN, VM_SCHEDULE_REVERSE, VM_SCHEDULE_RANDOM };
 enum vm_streams { VM_STREAMS_SYNC, VM_STREAMS_ASYNC, VM_STREAMS_LAZY };
 
 struct vm_settings {
     int32_t num_devices, sm, threads, fp8_bits, spin_seconds;
-    size_t memory_bytes;
+    size_t memory_bytes[VM_MAX_DEVICES];
     int64_t steps;
     enum vm_schedule schedule;
     uint64_t schedule_seed;

@@ -1,8 +1,10 @@
 /* Memory of the PTX machine: loads and stores of all widths in all spaces, atomics, cp.async. */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "tests/ptxvm/machine_fixture.h"
+#include "tests/ptxvm/settings.h"
 
 /* Byte n of a pattern in which no two words are alike and signs differ. */
 static uint8_t pattern(uint32_t n) {
@@ -370,4 +372,22 @@ TEST(MachineMemory, GroupsOfCopiesArriveInOrder) {
         .words = 512,
         .prepare = prepare_ring,
         .check = check_ring});
+}
+
+/* ---- switches -------------------------------------------------------------------------------- */
+
+TEST(MachineMemory, DevicesMayHaveUnequalMemory) {
+    setenv("PTXVM_MEMORY", "3M,1000000,512K", 1);
+    vm_settings_reread();
+    EXPECT_INT_EQ(vm_total_bytes(0), 3 << 20);
+    EXPECT_INT_EQ(vm_total_bytes(1), 1000000);
+    EXPECT_INT_EQ(vm_total_bytes(2), 512 << 10);
+    EXPECT_INT_EQ(vm_total_bytes(15), 512 << 10);
+    size_t left = vm_free_bytes(1), more = left + 256;
+    EXPECT_TRUE(left <= 1000000 && !vm_alloc(1, more, VM_DEVICE, "too much"));
+    void *p = vm_alloc(0, more, VM_DEVICE, "what another device has room for");
+    EXPECT_TRUE(p && vm_free(p));
+    unsetenv("PTXVM_MEMORY");
+    vm_settings_reread();
+    EXPECT_INT_EQ(vm_total_bytes(15), (int64_t)2 << 30);
 }
