@@ -63,7 +63,7 @@ static const struct option table[] = {
     {"device", "", OPT_CHOICE, BOTH, AT(engine.device), 0, 0, "cpu cuda ref",
      "cpu; ref: the scalar reference; cuda: a GPU, the same as --gpus 1"},
     {"gpus", "", OPT_STRING, ALL, AT(gpus), 0, 0, NULL,
-     "number of GPUs, or a list of their numbers such as 0,2,3; 0: serve on the CPU"},
+     "number of GPUs, or a list of their numbers such as 0,2,3 (0,0: two ranks on one); 0: serve on the CPU"},
     {"gpu-memory", "", OPT_STRING, CMD_PLAN, AT(gpu_memory), 0, 0, NULL,
      "memory of each GPU or rank, such as 24G, or one size for each of them: 24G,24G,12G"},
     {"layout", "", OPT_BOOL, CMD_PLAN, AT(layout), 0, 0, NULL,
@@ -569,7 +569,7 @@ static int pass(struct options *o, unsigned command, int argc, char **argv, bool
     return 0;
 }
 
-/* "3" is GPUs 0, 1 and 2; "3," or "0,3" are lists. */
+/* "3" is GPUs 0, 1 and 2; "3," or "0,3" are lists; a GPU that is named twice has two ranks. */
 static int parse_gpus(struct engine_options *e, const char *text, struct error *error) {
     bool list = strchr(text, ',') != NULL;
     const char *p = text;
@@ -584,9 +584,6 @@ static int parse_gpus(struct engine_options *e, const char *text, struct error *
             for (; e->num_gpus < n; e->num_gpus++)
                 e->gpus[e->num_gpus] = e->num_gpus;
         } else {
-            for (int32_t i = 0; i < e->num_gpus; i++)
-                if (e->gpus[i] == n)
-                    return error_set(error, ERR_CONFIG, "--gpus %s: GPU %ld twice", text, n);
             e->gpus[e->num_gpus++] = (int32_t)n;
         }
         p = end + (*end == ',');
@@ -621,6 +618,18 @@ static int parse_gpu_memory(struct options *o, struct error *error) {
     return 0;
 }
 
+/* Ranks of one model share a GPU's memory by agreement; replicas know nothing of each other. */
+static int check_shared_gpus(const struct options *o, struct error *error) {
+    const struct engine_options *e = &o->engine;
+    for (int32_t i = 0; i < e->num_gpus && e->replicas > 1; i++)
+        for (int32_t k = 0; k < i; k++)
+            if (e->gpus[k] == e->gpus[i])
+                return error_set(error, ERR_CONFIG,
+                                 "--gpus %s: GPU %d twice, but --replicas %d share none", o->gpus,
+                                 e->gpus[i], e->replicas);
+    return 0;
+}
+
 /* --gpus and --device say the same thing twice. */
 static int choose_device(struct options *o, struct error *error) {
     struct engine_options *e = &o->engine;
@@ -646,6 +655,8 @@ int options_parse(struct options *o, unsigned command, int argc, char **argv, st
         rc = pass(o, command, argc, argv, false, error);
     if (rc == 0)
         rc = choose_device(o, error);
+    if (rc == 0)
+        rc = check_shared_gpus(o, error);
     if (rc == 0)
         rc = parse_gpu_memory(o, error);
     if (rc == 0 && o->generation.min_tokens > o->generation.max_tokens)

@@ -131,6 +131,7 @@ TEST(Options, GpusAreANumberOrAList) {
         {"--gpus 8", "cuda", 8, 0, 7},
         {"--gpus 5,", "cuda", 1, 5, 5},
         {"--gpus 3,0", "cuda", 2, 3, 0},
+        {"--gpus 2,0,2", "cuda", 3, 2, 2},
         {"--device cuda", "cuda", 1, 0, 0},
         {"--device cuda --gpus 2", "cuda", 2, 0, 1},
     };
@@ -181,7 +182,7 @@ TEST(Options, WhatIsWrongIsSaidOnOneLine) {
         {"--gpus ,1", "--gpus ,1: expected a number of GPUs or a list"},
         {"--gpus 1,x", "--gpus 1,x: expected a number of GPUs or a list"},
         {"--gpus 17", "--gpus 17: up to 16 GPUs are possible"},
-        {"--gpus 2,0,2", "--gpus 2,0,2: GPU 2 twice"},
+        {"--gpus 2,0,2 --replicas 3", "--gpus 2,0,2: GPU 2 twice, but --replicas 3 share none"},
         {"--gpus 1 --device ref", "--gpus 1: --device ref uses no GPU"},
         {"--gpus 0 --device cuda", "--device cuda: --gpus 0 leaves none"},
         {"--min-tokens 9 --max-tokens 8", "--min-tokens 9: more than --max-tokens 8"},
