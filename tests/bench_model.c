@@ -1,7 +1,8 @@
 /* bench_model: the forward pass of a synthetic model against the limits of this machine.
  *
- *   bench_model [--model DIR] [--threads N] [--ranks N] [--isa NAME] [--gpus 1] [--context N]
- *               [--decode N] [--prefill N] [--repeats N] [--seconds N] [--json FILE]
+ *   bench_model [--model DIR] [--threads N] [--ranks N] [--isa NAME] [--gpus N or LIST]
+ *               [--allreduce NAME] [--context N] [--decode N] [--prefill N] [--repeats N]
+ *               [--seconds N] [--json FILE]
  *
  * Weights are made up (as --load-format dummy); only DIR/config.json is read. One line a case:
  * decode at several batch sizes as tok/s and the GB/s at which weights are read (the bytes of as
@@ -10,9 +11,11 @@
  * machine does: they are measured before every step of a case, and its line compares the medians.
  * After --seconds no new case starts, and what is left is printed as not run.
  *
- * With --gpus 1 a step is the forward pass and the greedy choice of each sequence's token, as the
+ * With --gpus a step is the forward pass and the greedy choice of each sequence's token, as the
  * engine does them, from recorded graphs in decode; --threads is for making the weights. The limits
- * are a copy within the GPU's memory (bytes read and written) and cuBLAS, measured once.
+ * are a copy within the first GPU's memory (bytes read and written) and cuBLAS, measured once, and
+ * as many times that as there are GPUs. --gpus 0,0 makes two ranks on one GPU, which shows what
+ * they say to each other, and nothing of the speed of two GPUs.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -34,12 +37,13 @@ struct bench {
     struct model *model;
     int32_t threads, ranks, context;
     const char *isa;
-    int32_t decode, prefill; /* or 0: all cases */
-    int32_t max_prefill;     /* tokens that a step has room for */
-    int32_t repeats;         /* steps of a case */
-    int64_t deadline_us;     /* clock_us() after which no case starts; 0: none */
-    bool gpu;
-    struct gpu_limits limits;    /* of the GPU */
+    int32_t decode, prefill;           /* or 0: all cases */
+    int32_t max_prefill;               /* tokens that a step has room for */
+    int32_t repeats;                   /* steps of a case */
+    int64_t deadline_us;               /* clock_us() after which no case starts; 0: none */
+    int32_t gpus[MAX_RANKS], num_gpus; /* one a rank; none: the CPU */
+    const char *allreduce;
+    struct gpu_limits limits;    /* of the GPUs together */
     struct buffer rows, not_run; /* JSON */
 };
 
@@ -120,11 +124,20 @@ static void choose_tokens(struct bench *b, int32_t rows) {
         .top_p = 1, .repetition_penalty = 1, .logprobs = -1};
     struct sample_job jobs[MAX_BATCH];
     static struct sample_outcome outcomes[MAX_BATCH];
+    struct error error = {0};
     for (int32_t i = 0; i < rows; i++)
         jobs[i] = (struct sample_job){.kind = SAMPLE_DRAW, .row = i, .args = {.params = &greedy}};
-    model_sample(b->model, jobs, rows, outcomes, NULL);
+    CHECK(model_sample(b->model, jobs, rows, outcomes, &error) == 0, "%s", error.text);
     for (int32_t i = 0; i < rows; i++)
         CHECK(outcomes[i].rc == 0, "the logits of row %d hold a NaN", i);
+}
+
+static void run_step(struct bench *b, struct step *s, int32_t seqs) {
+    struct error error = {0};
+    float *logits;
+    CHECK(model_run(b->model, &s->batch, &logits, &error) == 0, "%s", error.text);
+    if (model_samples(b->model))
+        choose_tokens(b, seqs);
 }
 
 /* Steps of one shape, after two that load and record what the others use; `limit` is measured
@@ -132,14 +145,11 @@ static void choose_tokens(struct bench *b, int32_t rows) {
 static struct times run_case(struct bench *b, struct step *s, int32_t seqs, int32_t count,
                              int32_t context, double (*limit)(int32_t threads, int32_t passes)) {
     double seconds[MAX_REPEATS], limits[MAX_REPEATS];
-    float *logits;
     for (int32_t i = -2; i < b->repeats; i++) {
-        double now = b->gpu ? 0 : limit(b->threads, 1);
+        double now = b->num_gpus > 0 ? 0 : limit(b->threads, 1);
         make_step(s, b, seqs, count, context, (uint32_t)(i + 2));
         int64_t start = clock_us();
-        model_run(b->model, &s->batch, &logits, NULL);
-        if (model_samples(b->model))
-            choose_tokens(b, seqs);
+        run_step(b, s, seqs);
         if (i >= 0) {
             seconds[i] = (double)(clock_us() - start) / 1e6;
             limits[i] = now;
@@ -171,7 +181,7 @@ static void run_decode(struct bench *b, struct step *s, int32_t seqs, double *ba
     if (!in_time(b, "decode", seqs))
         return;
     struct times t = run_case(b, s, seqs, 1, b->context, machine_read_gbps);
-    if (b->gpu)
+    if (b->num_gpus > 0)
         t.limit = b->limits.copy_gbps;
     double rate = seqs / t.seconds, gbps = step_bytes(b, seqs) / 1e9 / t.seconds;
     if (seqs == 1)
@@ -181,7 +191,7 @@ static void run_decode(struct bench *b, struct step *s, int32_t seqs, double *ba
     if (*batch_one > 0)
         printf(" (%4.1fx batch 1)", rate / *batch_one);
     printf("  %6.2f GB/s = %3.0f%% of the %s's %.1f\n", gbps, 100 * gbps / t.limit,
-           b->gpu ? "copy" : "read loop", t.limit);
+           b->num_gpus > 0 ? "copy" : "read loop", t.limit);
     fflush(stdout);
     record(b, "decode", seqs, t.seconds * 1e3, rate, gbps, "gbps", t.limit);
 }
@@ -190,7 +200,7 @@ static void run_prefill(struct bench *b, struct step *s, int32_t count) {
     if (!in_time(b, "prefill", count))
         return;
     struct times t = run_case(b, s, 1, count, 0, machine_fma_gflops);
-    if (b->gpu)
+    if (b->num_gpus > 0)
         t.limit = b->limits.bf16_gflops;
     /* lm_head runs for one row only, the embedding for none */
     double params = (double)model_config_active_parameters(&b->config) -
@@ -200,25 +210,39 @@ static void run_prefill(struct bench *b, struct step *s, int32_t count) {
         "prefill tokens %4d               %8.2f ms  %8.1f tok/s                   %6.1f GFLOP/s = "
         "%3.0f%% of %s %.0f\n",
         count, t.seconds * 1e3, count / t.seconds, gflops, 100 * gflops / t.limit,
-        b->gpu ? "cuBLAS's" : "the FMA peak's", t.limit);
+        b->num_gpus > 0 ? "cuBLAS's" : "the FMA peak's", t.limit);
     fflush(stdout);
     record(b, "prefill", count, t.seconds * 1e3, count / t.seconds, gflops, "gflops", t.limit);
 }
 
+/* The first GPU's limits for each GPU that is named. */
+static int find_limits(struct bench *b, struct error *error) {
+    int32_t distinct = 0;
+    if (!machine_gpu(b->config.hidden_size < 1024, &b->limits))
+        return error_set(error, ERR_UNSUPPORTED, "--gpus: the limits of the GPU are not known");
+    for (int32_t i = 0; i < b->num_gpus; i++) {
+        int32_t k = 0;
+        while (b->gpus[k] != b->gpus[i])
+            k++;
+        distinct += k == i;
+    }
+    b->limits.copy_gbps *= distinct;
+    b->limits.bf16_gflops *= distinct;
+    return 0;
+}
+
 static int open_model(struct bench *b, const char *dir, struct error *error) {
-    static const int32_t first_gpu[] = {0};
     if (model_config_load(dir, &b->config, error) != 0)
         return error->code;
     weights_dummy(&b->config, &b->weights);
-    const struct ops *ops = b->gpu ? cuda_ops(first_gpu, 1, false, error) : cpu_ops(b->isa, error);
-    if (!ops)
+    const struct ops *ops =
+        b->num_gpus > 0 ? cuda_ops(b->gpus, b->num_gpus, false, error) : cpu_ops(b->isa, error);
+    if (!ops || (b->num_gpus > 0 && find_limits(b, error) != 0))
         return error->code;
-    if (b->gpu && !machine_gpu(b->config.hidden_size < 1024, &b->limits))
-        return error_set(error, ERR_UNSUPPORTED, "--gpus 1: the limits of the GPU are not known");
     int32_t len = b->context + b->max_prefill;
     struct model_options o = {
         .ops = ops,
-        .num_ranks = b->ranks,
+        .num_ranks = b->num_gpus > 0 ? b->num_gpus : b->ranks,
         .threads = b->threads,
         .max_tokens = b->max_prefill,
         .max_seqs = MAX_BATCH,
@@ -227,7 +251,8 @@ static int open_model(struct bench *b, const char *dir, struct error *error) {
         .num_kv_blocks =
             (b->context / KV_BLOCK_SIZE + 2) * MAX_BATCH + b->max_prefill / KV_BLOCK_SIZE,
         .progress = true,
-        .gpus = b->gpu ? first_gpu : NULL,
+        .gpus = b->num_gpus > 0 ? b->gpus : NULL,
+        .allreduce = b->allreduce,
         .gpu_memory_utilization = 0.95f,
     };
     return model_create(&b->config, &b->weights, &o, &b->model, error);
@@ -298,6 +323,22 @@ static int run(struct bench *b, const char *dir, const char *json) {
     return rc;
 }
 
+/* "2" is GPUs 0 and 1, "0,0" a list; false for neither. */
+static bool parse_gpus(struct bench *b, const char *text) {
+    bool list = strchr(text, ',') != NULL;
+    char *end = (char *)(uintptr_t)text;
+    for (b->num_gpus = 0; *text && b->num_gpus < MAX_RANKS; text = end + (*end == ',')) {
+        long n = strtol(text, &end, 10);
+        if (end == text || (*end && *end != ',') || n < 0 || n > (list ? 1023 : MAX_RANKS))
+            return false;
+        if (list)
+            b->gpus[b->num_gpus++] = (int32_t)n;
+        for (int32_t i = 0; !list && i < n; i++)
+            b->gpus[b->num_gpus++] = i;
+    }
+    return !*text && b->num_gpus > 0;
+}
+
 int main(int argc, char **argv) {
     const char *dir = "configs/bench-moe-1b", *json = NULL;
     struct bench b = {.threads = (int32_t)sysconf(_SC_NPROCESSORS_ONLN),
@@ -324,8 +365,10 @@ int main(int argc, char **argv) {
             b.repeats = atoi(argv[i + 1]);
         else if (!strcmp(argv[i], "--seconds"))
             b.deadline_us = clock_us() + (int64_t)atoi(argv[i + 1]) * 1000000;
-        else if (!strcmp(argv[i], "--gpus") && !strcmp(argv[i + 1], "1"))
-            b.gpu = true;
+        else if (!strcmp(argv[i], "--gpus") && parse_gpus(&b, argv[i + 1]))
+            continue;
+        else if (!strcmp(argv[i], "--allreduce"))
+            b.allreduce = argv[i + 1];
         else if (!strcmp(argv[i], "--json"))
             json = argv[i + 1];
         else
@@ -335,11 +378,11 @@ int main(int argc, char **argv) {
         b.prefill > MAX_PREFILL || b.repeats < 3 || b.repeats > MAX_REPEATS) {
         fprintf(stderr,
                 "usage: bench_model [--model DIR] [--threads N] [--ranks N] [--isa NAME] "
-                "[--gpus 1] [--context N] [--decode N (<= %d)] [--prefill N (<= %d)] "
-                "[--repeats N (3 to %d)] [--seconds N] [--json FILE]\n",
+                "[--gpus N or LIST] [--allreduce NAME] [--context N] [--decode N (<= %d)] "
+                "[--prefill N (<= %d)] [--repeats N (3 to %d)] [--seconds N] [--json FILE]\n",
                 MAX_BATCH, MAX_PREFILL, MAX_REPEATS);
         return 2;
     }
-    b.max_prefill = b.gpu || b.prefill > CPU_PREFILL ? MAX_PREFILL : CPU_PREFILL;
+    b.max_prefill = b.num_gpus > 0 || b.prefill > CPU_PREFILL ? MAX_PREFILL : CPU_PREFILL;
     return run(&b, dir, json);
 }
