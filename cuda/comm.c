@@ -117,12 +117,27 @@ static bool try_staged(struct comm *c, bool peers) {
     return tested;
 }
 
+/* A GPU that several ranks of the process have, which NCCL does not take; -1: none. */
+static int32_t shared_gpu(const struct comm_shared *s) {
+    for (int32_t i = 0; i < s->num_ranks; i++)
+        for (int32_t k = 0; k < i; k++)
+            if (s->devices[k] == s->devices[i])
+                return s->devices[i];
+    return -1;
+}
+
 static bool try_nccl(struct comm *c) {
     struct error error = {0};
-    bool started = comm_nccl_start(c, &error);
-    if (!started)
+    int32_t shared = shared_gpu(c->shared);
+    if (shared < 0 && comm_nccl_start(c, &error))
+        return true;
+    if (shared >= 0)
+        error_set(&error, ERR_UNSUPPORTED, "several ranks have GPU %d", shared);
+    if (shared < 0 || c->config.rank == 0) /* what all know is said once */
         leave_out(c, "NCCL", &error);
-    return started;
+    /* Whoever tells why nothing is left tells all of it. */
+    ranks_barrier(c->config.ranks, c->config.rank);
+    return false;
 }
 
 static int reset_staged(struct comm *c, struct error *error) {
