@@ -1,6 +1,7 @@
 #!/bin/sh
-# Builds, tests and measures moeserve on this machine's first NVIDIA GPU, in at most nine minutes,
-# and writes one report (Markdown and JSON). docs/GPU.md says what it measures.
+# Builds, tests and measures moeserve on this machine's NVIDIA GPUs, in at most nine minutes, and
+# writes one report (Markdown and JSON). One GPU is enough: what several say to each other is then
+# tested between ranks that share it. docs/GPU.md says what it measures.
 #
 #   scripts/gpu_check.sh [--out DIR] [--seconds N] [--only PART,...] [--list]
 #
@@ -15,7 +16,7 @@ cd "$(dirname "$0")/.."
 out=docs/gpu
 seconds=540
 only=
-parts="device build tests program kernels model-1b model-mixtral memcheck racecheck"
+parts="device build tests program ranks allreduce kernels model-1b model-ranks model-mixtral memcheck racecheck"
 
 usage() {
     echo "usage: scripts/gpu_check.sh [--out DIR] [--seconds N] [--only PART,...] [--list]" >&2
@@ -84,16 +85,18 @@ model_flags="--context 512"
 if [ -n "$stand_in" ]; then
     export LD_LIBRARY_PATH="$stand_in"
     out=build/gpu-check/stand-in
-    test_flags="--gtest_brief=1 --gtest_filter=CudaPtx*:CudaNorm*"
+    test_flags="--gtest_brief=1 --gtest_filter=CudaPtx*:CudaNorm*:CudaAllreduce.Gathers*"
     load="--num-prompts 4 --random-input-len 8 --random-output-len 4"
     kernel_flags="--tiny --repeats 3"
     small_model=configs/demo-moe
     model_flags="--decode 2 --prefill 16 --repeats 3 --context 20"
 fi
 
-# What the CUDA runtime says of the device: name, compute capability, bytes.
+# What the CUDA runtime says: name, compute capability and bytes of the first GPU, number of GPUs; and
+# the engines of all-reduces that are there.
 cat >"$work/query.c" <<'END'
 #include <cuda_runtime_api.h>
+#include <dlfcn.h>
 #include <stdio.h>
 int main(void) {
     struct cudaDeviceProp p;
@@ -105,16 +108,20 @@ int main(void) {
         fprintf(stderr, "%s\n", e ? cudaGetErrorString(e) : "no device");
         return 1;
     }
-    printf("%s\n%d\n%zu\n", p.name, 10 * p.major + p.minor, p.totalGlobalMem);
+    printf("%s\n%d\n%zu\n%d\n%s\n", p.name, 10 * p.major + p.minor, p.totalGlobalMem, n,
+           dlopen("libnccl.so.2", RTLD_NOW) ? "staged nccl" : "staged");
     return 0;
 }
 END
 gcc -I"$cuda_home/include" -o "$work/query" "$work/query.c" -L"$cuda_home/lib64" \
-    -Wl,--enable-new-dtags,-rpath,"$cuda_home/lib64" -lcudart || die "cannot build a CUDA program"
+    -Wl,--enable-new-dtags,-rpath,"$cuda_home/lib64" -lcudart -ldl || die "cannot build a CUDA program"
 "$work/query" >"$work/query.out" || die "no GPU can be used"
 name=$(sed -n 1p "$work/query.out")
 arch=$(sed -n 2p "$work/query.out")
 memory=$(sed -n 3p "$work/query.out")
+gpus=$(sed -n 4p "$work/query.out")
+[ "$gpus" -le 16 ] || gpus=16
+engines=$(sed -n 5p "$work/query.out")
 case $name in
 "PTX machine"*) [ -n "$stand_in" ] || die "LD_LIBRARY_PATH leads to the stand-ins, not to a GPU" ;;
 *) [ -z "$stand_in" ] || die "GPU_CHECK_STAND_IN is set, but this is a GPU" ;;
@@ -204,7 +211,7 @@ run() {
 # Lines of a log that a reader wants: all of a benchmark, the end of the rest.
 log_lines() {
     case $1 in
-    kernels | model-* | device) cat "$work/$1.log" ;;
+    allreduce | kernels | model-* | device | ranks) cat "$work/$1.log" ;;
     *) tail -n 40 "$work/$1.log" ;;
     esac
 }
@@ -229,7 +236,7 @@ write_json() {
     printf '{\n  "device": %s,\n  "date": "%s",\n' "$(json_string "$name")" "$date"
     printf '  "stand_in": %s,\n' "$([ -n "$stand_in" ] && echo true || echo false)"
     printf '  "commit": "%s",\n  "changed": %s,\n' "$commit" "$([ -n "$changed" ] && echo true || echo false)"
-    printf '  "sm": %s,\n  "memory_bytes": %s,\n  "parts": [' "$arch" "$memory"
+    printf '  "sm": %s,\n  "memory_bytes": %s,\n  "gpus": %s,\n  "parts": [' "$arch" "$memory" "$gpus"
     separator=
     while IFS="$(printf '\t')" read -r part status took text; do
         command=
@@ -239,7 +246,7 @@ write_json() {
         separator=,
     done <"$work/parts.tsv"
     printf '\n  ]'
-    for p in kernels model-1b model-mixtral; do
+    for p in allreduce kernels model-1b model-mixtral $ranks_reports; do
         [ ! -s "$work/$p.json" ] || printf ',\n  "%s": %s' "$p" "$(cat "$work/$p.json")"
     done
     printf '\n}\n'
@@ -258,6 +265,7 @@ if [ "$commit" != unknown ] && [ -n "$(git status --porcelain --untracked-files=
     changed=" with changes"
 fi
 : >"$work/parts.tsv"
+ranks_reports=
 
 # ---- device and build ----------------------------------------------------------------------------
 
@@ -290,8 +298,9 @@ binary() {
     return 1
 }
 
+# (Ranks that share a GPU wait for each other there: each stream needs a hardware queue of its own.)
 if asked_for tests && binary tests; then
-    run tests 90 "MOESERVE_BIN=$build/moeserve TEST_TIMEOUT_S=60 $build/gpu_tests $test_flags" || true
+    run tests 120 "CUDA_DEVICE_MAX_CONNECTIONS=32 MOESERVE_BIN=$build/moeserve TEST_TIMEOUT_S=60 $build/gpu_tests $test_flags" || true
 fi
 
 # The program: an answer that the demo model is known to give, and the line protocol under load.
@@ -305,7 +314,68 @@ $build/moeserve bench $load --max-concurrency 16 -- --gpus 1" || true
     fi
 fi
 
+# ---- ranks ---------------------------------------------------------------------------------------
+
+# Numbers of GPUs beyond one: 2, 4, 8, 16 and all of them.
+counts=
+for n in 2 4 8 16; do
+    [ "$n" -gt "$gpus" ] || counts="$counts $n"
+done
+case " $counts " in
+*" $gpus "*) ;;
+*) [ "$gpus" -eq 1 ] || counts="$counts $gpus" ;;
+esac
+
+# One model on several ranks, which must give the answer that one gives; ranks that are lost must end a
+# step and nothing else; ranks that hang must end the program.
+cat >"$work/ranks.sh" <<END
+generate() {
+    echo "--- generate \$*" >&2
+    timeout -k 3 40 $build/moeserve generate -p '27+15=' --max-tokens 8 --temperature 0 "\$@"
+}
+answers() {
+    generate "\$@" >$work/answer || { echo "exit status \$?"; return 1; }
+    cat $work/answer
+    grep -q '^42' $work/answer
+}
+leaves() {
+    rc=0
+    generate "\$@" || rc=\$?
+    echo "exit status \$rc"
+    [ \$rc -eq 1 ]
+}
+set -e
+answers --gpus 0,0 --allreduce staged
+answers --gpus 0,0 --allreduce staged --allreduce-dtype f32
+answers --gpus 0,0 --allreduce staged --allreduce-dtype fp8
+answers --gpus 0,0 --allreduce staged --batch-invariant
+answers --gpus 0,0 --allreduce staged --fault kill@1:3
+leaves --gpus 0,0 --allreduce staged --fault stall@1:3 --comm-timeout 3
+for n in $counts; do
+    for engine in $engines; do
+        answers --gpus \$n --allreduce \$engine
+    done
+    answers --gpus \$n
+    answers --gpus \$n --fault kill@1:3
+    leaves --gpus \$n --fault stall@1:3 --comm-timeout 10
+done
+echo "all answers are right; ranks were lost and none was waited for in vain"
+END
+
+if asked_for ranks && binary ranks; then
+    if [ -z "$have_libraries" ]; then
+        not_run ranks "the server's libraries are not installed (scripts/deps.sh)"
+    else
+        run ranks $((45 + 60 * $(echo $counts | wc -w))) "sh $work/ranks.sh" || true
+    fi
+fi
+
 # ---- measurements --------------------------------------------------------------------------------
+
+# The built-in all-reduce through pinned host memory, of ranks that are groups of blocks of one grid.
+if asked_for allreduce && binary allreduce; then
+    run allreduce 40 "$build/bench_cuda --seconds 30 $kernel_flags --filter allreduce --json $work/allreduce.json" || true
+fi
 
 if asked_for kernels && binary kernels; then
     run kernels 120 "$smi=clocks.sm,clocks.mem,temperature.gpu,power.draw --format=csv || true
@@ -314,18 +384,32 @@ $smi=clocks.sm,clocks.mem,temperature.gpu,power.draw --format=csv || true" || tr
 fi
 
 model_bench() {
-    echo "$build/bench_model --gpus 1 --threads $jobs --model $1 --seconds $2 $model_flags --json $work/$3.json"
+    echo "timeout -k 3 $2 $build/bench_model --gpus $4 --threads $jobs --model $1 --seconds $2 $model_flags --json $work/$3.json"
 }
 
 if asked_for model-1b && binary model-1b; then
-    run model-1b 45 "$(model_bench $small_model 40 model-1b)" || true
+    run model-1b 45 "$(model_bench $small_model 40 model-1b 1)" || true
+fi
+
+# Two ranks on one GPU: what they cost each other, not what a second GPU would gain.
+if asked_for model-ranks && binary model-ranks; then
+    ranks_reports=ranks-0-0
+    command="$(model_bench $small_model 40 ranks-0-0 0,0) --allreduce staged"
+    for n in $counts; do
+        for engine in $engines; do
+            ranks_reports="$ranks_reports ranks-$n-$engine"
+            command="$command
+$(model_bench $small_model 30 "ranks-$n-$engine" "$n") --allreduce $engine"
+        done
+    done
+    run model-ranks $((45 + 65 * $(echo $counts | wc -w))) "$command" || true
 fi
 
 if asked_for model-mixtral && binary model-mixtral; then
     if [ "$memory" -lt 60000000000 ]; then
         not_run model-mixtral "46.7 GB of weights and 64 sequences want 60 GB of memory, the GPU has $((memory / 1000000000))"
     else
-        run model-mixtral 140 "$(model_bench configs/bench-mixtral-8x7b-fp8 130 model-mixtral)" || true
+        run model-mixtral 140 "$(model_bench configs/bench-mixtral-8x7b-fp8 130 model-mixtral 1)" || true
     fi
 fi
 
@@ -348,7 +432,7 @@ sanitize() {
 }
 
 if asked_for memcheck && binary memcheck; then
-    sanitize memcheck '-CudaModel*:CudaEngine*:CudaMoe.Many*:CudaSample.ManyDraws*:CudaAttention.ASplit*'
+    sanitize memcheck '-CudaModel*:CudaEngine*:CudaRanks*:CudaAllreduce*:CudaNccl*:CudaProgram*:CudaMoe.Many*:CudaSample.ManyDraws*:CudaAttention.ASplit*'
 fi
 if asked_for racecheck && binary racecheck; then
     sanitize racecheck 'CudaMoe.FewTokens*:CudaDense.BitsDepend*:CudaAttention.Unsplit*:CudaRouter.Agrees*:CudaNorm.AllOptions*:CudaSample.Several*:CudaRope.*:CudaPtx.*'
@@ -357,4 +441,4 @@ fi
 # ---- result --------------------------------------------------------------------------------------
 
 echo "gpu_check: $report.md and $report.json, $((seconds - $(left))) s"
-! grep -q -e '	FAILED	' -e '^\(build\|tests\|program\)	cut off	' "$work/parts.tsv"
+! grep -q -e '	FAILED	' -e '^\(build\|tests\|program\|ranks\)	cut off	' "$work/parts.tsv"
