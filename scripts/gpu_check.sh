@@ -98,6 +98,11 @@ cat >"$work/query.c" <<'END'
 #include <cuda_runtime_api.h>
 #include <dlfcn.h>
 #include <stdio.h>
+#if __has_include(<nccl.h>) /* else moeserve is built without NCCL */
+#define HAS_HEADER 1
+#else
+#define HAS_HEADER 0
+#endif
 int main(void) {
     struct cudaDeviceProp p;
     int n = 0;
@@ -109,7 +114,7 @@ int main(void) {
         return 1;
     }
     printf("%s\n%d\n%zu\n%d\n%s\n", p.name, 10 * p.major + p.minor, p.totalGlobalMem, n,
-           dlopen("libnccl.so.2", RTLD_NOW) ? "staged nccl" : "staged");
+           HAS_HEADER && dlopen("libnccl.so.2", RTLD_NOW) ? "staged nccl" : "staged");
     return 0;
 }
 END
