@@ -388,6 +388,13 @@ static void begin_run(struct ranks *r, rank_fn fn, void *ctx) {
     atomic_store(&r->aborted, false);
 }
 
+/* Ranks that take part in no collective do not hear that the group has failed. */
+static void end_with_group(struct ranks *r) {
+    struct error error = {0};
+    if (r->group && group_failed(r->group, &error))
+        ranks_abort(r, "%s", error.text);
+}
+
 /* As soon as one rank is back, the others have the timeout to come back, and half of it more: those
  * among them that wait for each other find it out first. After an abort, which they notice at once
  * unless they compute, they have that half alone. */
@@ -396,6 +403,7 @@ static void wait_for_return(struct ranks *r) {
     int64_t grace_us = r->timeout_us / 2, back_us = -1, aborted_us = -1;
     for (uint32_t n; (n = atomic_load(&r->returned)) < (uint32_t)r->local_size;) {
         int64_t now_us = clock_us();
+        end_with_group(r);
         if (back_us < 0 && n > 0)
             back_us = now_us;
         if (aborted_us < 0 && atomic_load(&r->aborted))

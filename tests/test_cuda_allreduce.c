@@ -579,7 +579,7 @@ TEST(CudaAllreduce, ARankThatDoesNotComeIsNamedWithinTheDeadline) {
         world_run(&w, set_step, &step);
         double start = seconds_now();
         world_run(&w, sum_unless_stalled, &stall);
-        EXPECT_TRUE(seconds_now() - start < 8);
+        EXPECT_TRUE(seconds_now() - start < 60);
         snprintf(want, sizeof want, "rank 2 (GPU %d) in collective 0", w.devices[2]);
         for (int32_t r = 0; r < 4; r++) {
             EXPECT_INT_EQ(stall.rc[r], r == 2 ? 0 : ERR_INTERNAL);
