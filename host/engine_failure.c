@@ -29,6 +29,8 @@ static void end_engine(struct engine *e, const char *why) {
     e->failed = e->refusing = true;
     pthread_mutex_unlock(&e->lock);
     fail_all(e, e->failure);
+    if (e->wake)
+        e->wake(e->wake_ctx); /* with no request to answer, nothing else tells the server */
 }
 
 void engine_step_failed(struct engine *e, const struct step *step, const struct error *why) {
