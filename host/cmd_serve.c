@@ -114,6 +114,8 @@ int cmd_in_group(struct options *o, int (*lead)(void *ctx, struct error *e), voi
     }
     if (rc == 0)
         rc = group_rank(group) > 0 ? follow(o, e) : lead(ctx, e);
+    if (rc != 0)
+        group_abort(group, e->text); /* the others end with the reason too */
     group_leave(group);
     return rc;
 }

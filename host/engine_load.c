@@ -301,35 +301,51 @@ static int start_engine(const struct engine_options *o, struct loaded *l,
 
 /* ---- processes that load together ------------------------------------------------------------ */
 
-/* What all processes must have said alike. Threads, GPUs and ranks are each machine's own. */
-static void put_agreement(const struct engine_options *o, struct buffer *out) {
-    buffer_printf(
-        out,
-        "device %s load-format %s kv-cache-dtype %s activation-dtype %s expert-parallel %d "
-        "%d max-model-len %d max-num-seqs %d max-num-batched-tokens %d num-kv-blocks %d "
-        "batch-invariant %d version %s",
-        o->device, o->load_format, o->kv_cache_dtype, o->activation_dtype,
-        o->enable_expert_parallel, o->expert_parallel_size, o->max_model_len, o->max_num_seqs,
-        o->max_num_batched_tokens, o->num_kv_blocks, o->batch_invariant, MOESERVE_VERSION);
+/* What all processes must have said alike, one after the other, so that who differs is told in
+ * what. Threads, GPUs and ranks are each machine's own. */
+static int agree_on_options(const struct engine_options *o, struct error *error) {
+    const struct {
+        const char *name, *text;
+        int32_t number;
+    } options[] = {
+        {"the version", MOESERVE_VERSION, 0},
+        {"--device", o->device, 0},
+        {"--load-format", o->load_format, 0},
+        {"--kv-cache-dtype", o->kv_cache_dtype, 0},
+        {"--activation-dtype", o->activation_dtype, 0},
+        {"--enable-expert-parallel", "", o->enable_expert_parallel},
+        {"--expert-parallel-size", "", o->expert_parallel_size},
+        {"--max-model-len", "", o->max_model_len},
+        {"--max-num-seqs", "", o->max_num_seqs},
+        {"--max-num-batched-tokens", "", o->max_num_batched_tokens},
+        {"--num-kv-blocks", "", o->num_kv_blocks},
+        {"--batch-invariant", "", o->batch_invariant},
+    };
+    struct buffer value = {0};
+    int rc = 0;
+    for (size_t i = 0; i < sizeof options / sizeof *options && rc == 0; i++) {
+        buffer_clear(&value);
+        buffer_printf(&value, "%s %d", options[i].text, options[i].number);
+        rc = group_agree(o->group, options[i].name, value.data, value.len, error);
+    }
+    buffer_deinit(&value);
+    return rc;
 }
 
 /* Do all processes load the same model in the same way? Loading takes some longer than others. */
 static int agree(const struct engine_options *o, struct error *error) {
     enum { MAX_CONFIG_BYTES = 16 << 20 };
-    struct buffer options = {0};
     char *path, *config = NULL;
     size_t len = 0;
     if (!o->group)
         return 0;
     group_set_wait(o->group, LOADING_TIMEOUT_US);
-    put_agreement(o, &options);
-    int rc = group_agree(o->group, "the options", options.data, options.len, error);
+    int rc = agree_on_options(o, error);
     path = path_join(o->model, "config.json");
     if (rc == 0)
         rc = file_read(path, MAX_CONFIG_BYTES, &config, &len, error);
     if (rc == 0)
         rc = group_agree(o->group, "config.json", config, len, error);
-    buffer_deinit(&options);
     free(config);
     free(path);
     return rc;
