@@ -1,6 +1,4 @@
-/* Groups across two machines: network namespaces of this one, each with its own address, joined by
- * a virtual cable that can be pulled. Needs root and iproute2. */
-#include <stdarg.h>
+/* Groups across two machines (tests/cable.h). Needs root and iproute2. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,6 +7,7 @@
 
 #include "host/clock.h"
 #include "host/group_internal.h"
+#include "tests/cable.h"
 #include "tests/procs.h"
 #include "tests/shim.h"
 
@@ -17,58 +16,16 @@ enum { WAIT_MS = 30000, PORT = 29517 };
 #define TIMEOUT_US 1500000
 #define TIMEOUT    "timeout=1500"
 
-/* Machines "a" 10.99.77.1 and "b" 10.99.77.2; names carry our pid. */
-struct cable {
-    char a[32], b[32];
-};
-
-static bool shell(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
-static bool shell(const char *fmt, ...) {
-    char command[1024];
-    va_list ap;
-    va_start(ap, fmt);
-    vsnprintf(command, sizeof command, fmt, ap);
-    va_end(ap);
-    return system(command) == 0;
-}
-
-static void remove_cable(const struct cable *c) {
-    shell(
-        "exec 2>/dev/null; for m in %s %s; do kill -9 $(ip netns pids $m); ip netns del $m; done; "
-        "true",
-        c->a, c->b);
-}
-
-/* False where that is not permitted. */
-static bool make_cable(struct cable *c) {
-    snprintf(c->a, sizeof c->a, "moe-a%d", (int)getpid());
-    snprintf(c->b, sizeof c->b, "moe-b%d", (int)getpid());
-    bool ok = shell("exec 2>/dev/null; ip netns add %s && ip netns add %s && "
-                    "ip -n %s link add cable type veth peer name cable netns %s",
-                    c->a, c->b, c->a, c->b);
-    ok = ok && shell("exec 2>/dev/null; for m in '%s 1' '%s 2'; do set -- $m; "
-                     "ip -n $1 link set lo up && ip -n $1 addr add 10.99.77.$2/24 dev cable && "
-                     "ip -n $1 link set cable up || exit 1; done",
-                     c->a, c->b);
-    if (!ok)
-        remove_cable(c);
-    return ok;
-}
-
 static void start_on(struct procs *p, const char *machine, int32_t rank, int32_t size,
                      const char *const *arguments) {
     const char *in[] = {"ip", "netns", "exec", machine, NULL};
     char rank_text[32], size_text[32], port_text[32];
-    const char *variables[] = {rank_text, size_text, port_text, "MASTER_ADDR=10.99.77.1", NULL};
+    const char *variables[] = {rank_text, size_text, port_text, "MASTER_ADDR=" CABLE_ADDRESS, NULL};
     snprintf(rank_text, sizeof rank_text, "RANK=%d", rank);
     snprintf(size_text, sizeof size_text, "WORLD_SIZE=%d", size);
     snprintf(port_text, sizeof port_text, "MASTER_PORT=%d", PORT);
     procs_start(p, in, variables, arguments);
 }
-
-#define NEEDS_CABLE(c)                                                                             \
-    if (!make_cable(c))                                                                            \
-    SKIP("needs the right to make network namespaces (root, iproute2)")
 
 static void end_in_order(struct procs *p) {
     procs_finish(p, WAIT_MS);
@@ -88,7 +45,7 @@ TEST(GroupNetwork, TwoMachinesGetWhatTheySent) {
     start_on(&p, c.a, 0, 3, (const char *const[]){"collectives", NULL});
     end_in_order(&p);
     EXPECT_INT_EQ(procs_count(&p, "ok"), 3);
-    remove_cable(&c);
+    cable_remove(&c);
 }
 
 /* Each end notices within the timeout, and names the process at the other end. */
@@ -102,7 +59,7 @@ TEST(GroupNetwork, APulledCableIsNoticedInACollective) {
     EXPECT_TRUE(procs_wait_for(&p, "runs", 3, WAIT_MS));
     usleep(300000);
     int64_t pulled_us = clock_us();
-    EXPECT_TRUE(shell("ip -n %s link set cable down", c.a));
+    EXPECT_TRUE(cable_pull(&c));
     end_in_order(&p);
     for (int32_t r = 0; r < 3; r++) {
         const char *text = procs_line(&p, r, "failed at ");
@@ -112,7 +69,7 @@ TEST(GroupNetwork, APulledCableIsNoticedInACollective) {
     }
     if (shim_failed())
         FAIL("%s", p.text);
-    remove_cable(&c);
+    cable_remove(&c);
 }
 
 /* mpirun starts its helper on the other machine by this script, as if it were ssh: "script MACHINE
@@ -170,7 +127,7 @@ TEST(GroupNetwork, MpiRunsOnTwoMachines) {
     const char *first = procs_line(&p, 0, "network "), *second = procs_line(&p, 1, "network ");
     const char *third = procs_line(&p, 2, "network ");
     EXPECT_TRUE(first && second && third && !strcmp(first, second) && strcmp(first, third) != 0);
-    remove_cable(&c);
+    cable_remove(&c);
 }
 
 /* What machine b says comes by the same cable, so that only a's processes are heard. */
@@ -184,7 +141,7 @@ TEST(GroupNetwork, APulledCableIsNoticedByMpiToo) {
     EXPECT_TRUE(procs_wait_for(&p, "runs", 3, WAIT_MS));
     usleep(300000);
     int64_t pulled_us = clock_us();
-    EXPECT_TRUE(shell("ip -n %s link set cable down", c.a));
+    EXPECT_TRUE(cable_pull(&c));
     EXPECT_TRUE(procs_wait_for(&p, "failed at", 2, 5000));
     procs_finish(&p, 500);
     for (int32_t r = 0; r < 2; r++) {
@@ -194,5 +151,5 @@ TEST(GroupNetwork, APulledCableIsNoticedByMpiToo) {
     }
     if (shim_failed())
         FAIL("%s", p.text);
-    remove_cable(&c);
+    cable_remove(&c);
 }
