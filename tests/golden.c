@@ -85,6 +85,7 @@ int golden_try(struct golden *g, const char *name, const struct golden_options *
         .num_kv_blocks = MAX_SEQS * MAX_CONTEXT / KV_BLOCK_SIZE,
         .fp8_activations = o->fp8_activations,
         .comm_timeout_us = o->comm_timeout_us,
+        .group = o->group,
         .gpus = o->gpus,
         .gpu_memory_utilization = 0.9f,
         .allreduce = o->allreduce,

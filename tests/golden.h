@@ -25,6 +25,7 @@ struct golden_options {
     const int32_t *memory; /* [ranks] proportions of 2.5 times the model; NULL: equal */
     enum dtype kv_dtype;   /* DTYPE_NONE: the backend's choice */
     bool fp8_activations;
+    struct group *group; /* borrowed; the ranks are those of this process; NULL: it is alone */
 
     /* GPUs only. */
     const int32_t *gpus;                     /* [ranks] their numbers */
