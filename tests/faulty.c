@@ -243,10 +243,10 @@ void faulty_check_health(const struct faulty *f) {
     struct net_client c;
     char fault[64];
     snprintf(fault, sizeof fault, "stall@1:%d", f->tokens / 4);
-    ASSERT_TRUE(start(f, &p, &c, fault, "4"));
+    ASSERT_TRUE(start(f, &p, &c, fault, "6"));
     bool healthy = true;
     ask_all(f, &c);
-    for (int32_t i = 0; i < 30 && healthy; i++) {
+    for (int32_t i = 0; i < 60 && healthy; i++) {
         usleep(100000);
         healthy = is_healthy(&c);
     }
