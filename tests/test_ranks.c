@@ -151,9 +151,9 @@ TEST(Ranks, AFailedOrDeadRankEndsTheRunAndTheNextOneGoesWell) {
 }
 
 TEST(Ranks, ALateRankIsNamedAndTheNextRunGoesWell) {
-    struct trouble t = {.mishap = LATE, .rank = 3, .round = 11, .late_ms = 300};
+    struct trouble t = {.mishap = LATE, .rank = 3, .round = 11, .late_ms = 1100};
     struct error e = {0};
-    ASSERT_INT_EQ(create(WORLD, 100000, &t.ranks), 0);
+    ASSERT_INT_EQ(create(WORLD, 900000, &t.ranks), 0);
     EXPECT_INT_EQ(ranks_run(t.ranks, run_into_trouble, &t, &e), ERR_INTERNAL);
     EXPECT_TRUE(strstr(e.text, "for rank 3") != NULL);
     EXPECT_FALSE(ranks_stuck(t.ranks));
