@@ -7,8 +7,8 @@
  *
  * One GPU, one stream. The thread of the rank drives it; only weight_put comes from other threads.
  * All memory is allocated by create (scratch), the model (weights, KV, activations) or embed_init;
- * a step allocates nothing and waits for nothing but the sampled tokens, or, among several GPUs, for
- * its own end.
+ * a step allocates nothing and waits for nothing but the sampled tokens, or, among several GPUs,
+ * for its own end.
  */
 #pragma once
 
