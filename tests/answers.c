@@ -1,7 +1,9 @@
 #include "tests/answers.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "tests/shim.h"
 
@@ -76,4 +78,16 @@ int32_t answers_done(const struct answers *a) {
     for (int32_t i = 0; i < ANSWERS; i++)
         n += a->done[i];
     return n;
+}
+
+int32_t answers_random(int32_t n) {
+    static bool seeded;
+    if (!seeded) {
+        const char *given = getenv("OPS_TEST_SEED");
+        unsigned seed = given ? (unsigned)strtoul(given, NULL, 10) : (unsigned)time(NULL);
+        printf("    moments of disturbances are drawn from OPS_TEST_SEED=%u\n", seed);
+        srand(seed);
+        seeded = true;
+    }
+    return (int32_t)((unsigned)rand() % (unsigned)n);
 }

@@ -31,3 +31,6 @@ void answers_check(const struct answers *got, const struct answers *want, const 
 void answers_check_ended(const struct answers *got, const char *what);
 /* How many requests were done. */
 int32_t answers_done(const struct answers *a);
+
+/* In [0, n), for the moment of a disturbance: anew in each run, or as OPS_TEST_SEED says. */
+int32_t answers_random(int32_t n);

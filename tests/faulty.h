@@ -7,36 +7,27 @@
  */
 #pragma once
 
+#include "tests/answers.h"
 #include "tests/program.h"
 
 #ifdef __cplusplus
 extern "C" {
 #endif
 
-enum { FAULTY_CLIENTS = 4, FAULTY_TOKENS = 40 };
-
 /* A server to try. */
 struct faulty {
     const char *const *args; /* NULL-ended, the ranks among them; borrowed */
     int32_t ranks, layers;   /* that a fault may hit */
-    int32_t tokens;          /* of an answer, 4 .. FAULTY_TOKENS */
+    int32_t tokens;          /* of an answer, 4 .. ANSWER_TOKENS */
     const char *timeout;     /* --comm-timeout of a rank that stalls */
 };
 
-/* What the requests of a run were answered. */
-struct faulty_answers {
-    int32_t tokens[FAULTY_CLIENTS][FAULTY_TOKENS];
-    int32_t count[FAULTY_CLIENTS]; /* of token lines */
-    bool done[FAULTY_CLIENTS], error[FAULTY_CLIENTS];
-    char message[512]; /* of an error */
-};
-
 /* The answers without a fault; false with a failure. */
-bool faulty_reference(const struct faulty *f, struct faulty_answers *want);
+bool faulty_reference(const struct faulty *f, struct answers *want);
 /* With this fault (or NULL: whatever the environment says) all clients get what is right, twice,
  * and the server ends well. */
 void faulty_check_unnoticed(const struct faulty *f, const char *fault, const char *timeout,
-                            const struct faulty_answers *want);
+                            const struct answers *want);
 
 /* `times` servers each, with faults at ranks, layers and random steps. */
 void faulty_check_kills(const struct faulty *f, int32_t times);
@@ -44,8 +35,7 @@ void faulty_check_kills(const struct faulty *f, int32_t times);
 void faulty_check_stalls(const struct faulty *f, int32_t times, int64_t limit_us);
 /* Whatever the environment says is for good: all clients get an error with these words after a
  * beginning of what is right, if anything, and the server ends. */
-void faulty_check_given_up(const struct faulty *f, const char *words,
-                           const struct faulty_answers *want);
+void faulty_check_given_up(const struct faulty *f, const char *words, const struct answers *want);
 void faulty_check_nans(const struct faulty *f, int32_t times);
 /* `stats` says that the server is unhealthy while a rank is stalled (for 6 s). */
 void faulty_check_health(const struct faulty *f);

@@ -95,7 +95,7 @@ static void check_loss(int32_t culprit, int sig, int32_t tokens) {
 
 /* Somewhere in the first half of all tokens. */
 static int32_t some_tokens(void) {
-    return 1 + (int32_t)((unsigned)rand() % (ANSWERS * ANSWER_TOKENS / 2));
+    return 1 + answers_random(ANSWERS * ANSWER_TOKENS / 2);
 }
 
 TEST(ClusterFaults, AFollowerThatIsKilledEndsAll) {

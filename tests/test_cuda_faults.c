@@ -94,7 +94,7 @@ static bool can_have_faults(void) {
 /* A server in whose NCCL an operation fails or hangs, time and again: a new communicator counts its
  * operations anew. */
 static void check_recovers(const struct faulty *f, const char *name, const char *value,
-                           const struct faulty_answers *want) {
+                           const struct answers *want) {
     setenv(name, value, 1);
     faulty_check_unnoticed(f, NULL, f->timeout, want);
     unsetenv(name);
@@ -105,7 +105,7 @@ static void check_recovers(const struct faulty *f, const char *name, const char 
 TEST(CudaFaults, StepsInWhichNcclFailsOrHangsAreDoneAgain) {
     FAULTS_OR_SKIP();
     struct faulty f = on_gpus("nccl");
-    struct faulty_answers want;
+    struct answers want;
     ASSERT_TRUE(faulty_reference(&f, &want));
     check_recovers(&f, "PTXVM_NCCL_FAIL", "rank=1,op=40", &want);
     check_recovers(&f, "PTXVM_NCCL_HANG", "rank=2,op=70", &want);
@@ -115,7 +115,7 @@ TEST(CudaFaults, StepsInWhichNcclFailsOrHangsAreDoneAgain) {
 TEST(CudaFaults, NcclThatAlwaysFailsEndsTheServer) {
     FAULTS_OR_SKIP();
     struct faulty f = on_gpus("nccl");
-    struct faulty_answers want;
+    struct answers want;
     ASSERT_TRUE(faulty_reference(&f, &want));
     setenv("PTXVM_NCCL_FAIL", "rank=0,op=3", 1);
     faulty_check_given_up(&f, "as PTXVM_NCCL_FAIL asks for", &want);
@@ -126,7 +126,7 @@ TEST(CudaFaults, NcclThatAlwaysFailsEndsTheServer) {
 TEST(CudaFaults, NcclThatDoesNotComeUpIsLeftOut) {
     FAULTS_OR_SKIP();
     struct faulty f = on_gpus("auto");
-    struct faulty_answers want;
+    struct answers want;
     ASSERT_TRUE(faulty_reference(&f, &want));
     check_recovers(&f, "PTXVM_NCCL_INIT", "fail,rank=1", &want);
     check_recovers(&f, "PTXVM_NCCL_HANG", "rank=0,op=1", &want);
