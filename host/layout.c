@@ -132,11 +132,12 @@ static int check_options(int32_t world_size, int32_t ep, const struct layout_opt
                          struct error *error) {
     int32_t known = 0;
     if (world_size < 1 || world_size > MAX_RANKS)
-        return error_set(error, ERR_CONFIG, "--ranks %d: expected 1 to %d", world_size, MAX_RANKS);
+        return error_set(error, ERR_CONFIG, "%d ranks (--gpus, --ranks): expected 1 to %d",
+                         world_size, MAX_RANKS);
     if (ep < 1 || world_size % ep != 0)
         return error_set(error, ERR_CONFIG,
-                         "--expert-parallel-size %d: expected a divisor of --ranks %d", ep,
-                         world_size);
+                         "--expert-parallel-size %d: expected a divisor of the number of ranks, %d",
+                         ep, world_size);
     for (int32_t r = 0; r < world_size; r++)
         known += o->memory[r] > 0;
     if (known != 0 && known != world_size)
