@@ -37,7 +37,7 @@ void faulty_check_stalls(const struct faulty *f, int32_t times, int64_t limit_us
  * beginning of what is right, if anything, and the server ends. */
 void faulty_check_given_up(const struct faulty *f, const char *words, const struct answers *want);
 void faulty_check_nans(const struct faulty *f, int32_t times);
-/* `stats` says that the server is unhealthy while a rank is stalled (for 6 s). */
+/* `stats` says that the server is unhealthy while a rank is stalled. */
 void faulty_check_health(const struct faulty *f);
 
 #ifdef __cplusplus
