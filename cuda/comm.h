@@ -2,10 +2,9 @@
  *
  * Two engines. `staged` is our own (staged.h): through pinned host memory, or through the GPUs'
  * memory where they have access to each other; between the GPUs of one process. `nccl` (nccl.h) is
- * NCCL: across processes and machines, and where it is faster. Which one takes arrays of which size
- * is decided at start: whatever does not pass its self-test within the deadline is left out, the
- * others are timed for the sizes that occur, and all ranks take what is fastest for the slowest of
- * them.
+ * NCCL: across processes and machines, and where it is much faster. Which one takes arrays of which
+ * size is decided at start: whatever does not pass its self-test within the deadline is left out,
+ * and both are timed for the sizes that occur (comm_choose.c).
  *
  * A rank's end of it belongs to its backend and is used by its thread, on its stream. All ranks
  * make the same calls in the same order. Calls only put work on the stream and may be recorded into

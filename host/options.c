@@ -88,7 +88,7 @@ static const struct option table[] = {
     {"activation-dtype", "", OPT_CHOICE, BOTH, AT(engine.activation_dtype), 0, 0, "bf16 fp8",
      "GPUs: fp8: what is multiplied with FP8 weights is rounded to E4M3 with a scale per token; sm_89 or newer"},
     {"allreduce", "", OPT_CHOICE, BOTH, AT(engine.allreduce), 0, 0, "auto staged nccl",
-     "several GPUs: what adds up their shares; staged: built in, through host memory or the GPUs' own; auto: what is faster at start"},
+     "several GPUs: what adds up their shares; staged: built in, through host memory or the GPUs' own; auto: staged, or nccl where it is three times as fast at start"},
     {"allreduce-dtype", "", OPT_CHOICE, BOTH, AT(engine.allreduce_dtype), 0, 0, "auto bf16 f32 fp8",
      "several GPUs: in what these shares travel; auto: bf16; fp8: E4M3 with a scale for 128 columns (staged only)"},
     {"batch-invariant", "", OPT_BOOL, BOTH, AT(engine.batch_invariant), 0, 0, NULL,
