@@ -11,6 +11,7 @@
 #include "host/group.h"
 #include "host/log.h"
 #include "host/options.h"
+#include "host/ranks.h"
 #include "net/server.h"
 
 static int fail(const struct error *e, int status) {
@@ -98,8 +99,9 @@ int cmd_in_group(struct options *o, int (*lead)(void *ctx, struct error *e), voi
                  struct error *e) {
     struct group *group = NULL;
     struct buffer text = {0};
-    int rc = group_join((int64_t)((double)o->engine.join_timeout_s * 1e6),
-                        (int64_t)((double)o->engine.comm_timeout_s * 6e5), &group, e);
+    int rc =
+        group_join((int64_t)((double)o->engine.join_timeout_s * 1e6),
+                   ranks_wait_us((int64_t)((double)o->engine.comm_timeout_s * 1e6)), &group, e);
     if (rc != 0)
         return rc;
     if (group_size(group) > 1) {

@@ -15,6 +15,7 @@
 #include "host/log.h"
 #include "host/mem.h"
 #include "host/model.h"
+#include "host/ranks.h"
 
 /* Rows of logits of a step beyond one for each sequence: the share of prompt_logprobs. */
 enum { PROMPT_LOGITS_ROWS = 64 };
@@ -351,12 +352,6 @@ static int agree(const struct engine_options *o, struct error *error) {
     return rc;
 }
 
-/* The others wait in vain for a process that cannot load. */
-static void say_to_group(const struct loaded *l, int rc, const struct error *error) {
-    if (l->group && rc != 0)
-        group_abort(l->group, error->text);
-}
-
 /* What is cheap and can fail, but for what only requests need. */
 static int begin_loading(const struct engine_options *o, const struct ops **ops, bool *dummy,
                          struct loaded *l, struct error *error) {
@@ -381,7 +376,7 @@ static int load_model(const struct engine_options *o, const struct ops *ops, boo
     if (rc == 0 && o->group)
         rc = group_barrier(o->group, error);
     if (rc == 0 && o->group)
-        group_set_wait(o->group, (int64_t)((double)o->comm_timeout_s * 6e5));
+        group_set_wait(o->group, ranks_wait_us((int64_t)((double)o->comm_timeout_s * 1e6)));
     return rc;
 }
 
@@ -399,7 +394,6 @@ int engine_create(const struct engine_options *o, void (*wake)(void *), void *wa
         (rc = choose_chat_template(o, &chat_template, error)) ||
         (rc = load_model(o, ops, dummy, l, error)) ||
         (rc = start_engine(o, l, tokenizer, chat_template, wake, wake_ctx, out, error))) {
-        say_to_group(l, rc, error);
         tokenizer_free(tokenizer);
         loaded_destroy(l);
     }
@@ -411,10 +405,8 @@ int engine_follow(const struct engine_options *o, struct error *error) {
     struct loaded *l = xcalloc(1, sizeof *l);
     bool dummy = false;
     int rc;
-    if ((rc = begin_loading(o, &ops, &dummy, l, error)) ||
-        (rc = load_model(o, ops, dummy, l, error))) {
-        say_to_group(l, rc, error);
-    } else {
+    if ((rc = begin_loading(o, &ops, &dummy, l, error)) == 0 &&
+        (rc = load_model(o, ops, dummy, l, error)) == 0) {
         log_info("following process 0 with %d of %d ranks", model_num_ranks(l->model),
                  model_layout(l->model)->world_size);
         rc = model_follow(l->model, error);

@@ -42,11 +42,8 @@ static int make_rope(struct model *m, struct error *error) {
     return 0;
 }
 
-/* Of one wait: what is left of the time that was given is for stuck ranks to come back (half as
- * much again: ranks.h) and for the server to leave. */
-static int64_t comm_timeout_us(const struct model *m) {
-    int64_t in_all = m->options.comm_timeout_us ? m->options.comm_timeout_us : COMM_TIMEOUT_US;
-    return in_all * 6 / 10;
+static int64_t wait_us(const struct model *m) {
+    return ranks_wait_us(m->options.comm_timeout_us ? m->options.comm_timeout_us : COMM_TIMEOUT_US);
 }
 
 static int32_t max_of(int32_t a, int32_t b) {
@@ -82,7 +79,7 @@ static int create_backend(struct model *m, struct rank *r, struct error *error) 
         .enforce_eager = m->options.enforce_eager,
         .embedding_on_host = m->options.embedding_on_host,
         .vocab = m->vocab,
-        .comm_timeout_us = comm_timeout_us(m),
+        .comm_timeout_us = wait_us(m),
         .allreduce = m->options.allreduce ? m->options.allreduce : "auto",
         .allreduce_dtype = m->options.allreduce_dtype ? m->options.allreduce_dtype : "auto",
         .ranks = m->ranks,
@@ -217,7 +214,7 @@ static int alloc_kv(struct model *m, struct rank *r, struct error *error) {
 static int start_ranks(struct model *m, struct error *error) {
     const struct ranks_options options = {
         .local_size = m->options.num_ranks,
-        .timeout_us = comm_timeout_us(m),
+        .timeout_us = wait_us(m),
         .group = m->options.group,
     };
     m->num_ranks = options.local_size;

@@ -336,6 +336,10 @@ void ranks_destroy(struct ranks *r) {
     free(r);
 }
 
+int64_t ranks_wait_us(int64_t comm_timeout_us) {
+    return comm_timeout_us * 6 / 10;
+}
+
 int32_t ranks_world_size(const struct ranks *r) {
     return r->world_size;
 }

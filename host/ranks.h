@@ -44,6 +44,10 @@ struct ranks_options {
 typedef int (*rank_fn)(void *ctx, int32_t rank);
 enum { RANK_DIED = 1 };
 
+/* What one wait may take, where a lost rank is to be noticed and dealt with within comm_timeout_us:
+ * the rest is for stuck ranks to come back (half as much again) and for the server to leave. */
+int64_t ranks_wait_us(int64_t comm_timeout_us);
+
 /* With a group: all its processes at the same time. */
 int ranks_create(const struct ranks_options *options, struct ranks **out, struct error *error);
 /* With stuck threads nothing is freed. */
