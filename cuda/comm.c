@@ -12,16 +12,6 @@
 
 /* ---- what the process's ranks share ---------------------------------------------------------- */
 
-static enum allreduce_payload staged_payload(enum comm_payload p) {
-    static const enum allreduce_payload of[] = {
-        [COMM_BF16] = PAYLOAD_BF16,
-        [COMM_F32] = PAYLOAD_F32,
-        [COMM_F64] = PAYLOAD_F64,
-        [COMM_F8] = PAYLOAD_F8,
-    };
-    return of[p];
-}
-
 static int32_t most_vocab_rows(const struct comm_config *c) {
     int32_t most = 0;
     for (int32_t i = 0; i < ranks_world_size(c->ranks); i++)
@@ -35,7 +25,7 @@ static int create_staged(struct comm_shared *s, const struct comm_config *c, boo
         .num_ranks = s->num_ranks,
         .devices = s->devices,
         .peers = peers,
-        .payload = staged_payload(c->payload),
+        .payload = c->payload,
         .hidden_size = c->hidden_size,
         .max_logits_rows = c->max_logits,
         .max_vocab_rows = most_vocab_rows(c),
@@ -335,13 +325,19 @@ int comm_status(struct comm *c, int64_t waited_us, struct error *error) {
     return rc;
 }
 
+cudaError_t comm_query(cudaStream_t stream) {
+    cudaError_t e = cudaStreamQuery(stream);
+    if (e == cudaErrorNotReady)
+        cudaGetLastError();
+    return e;
+}
+
 int comm_wait(struct comm *c, struct error *error) {
     /* Less than the other ranks' patience: one of them may know at once what this one has to wait
      * for, and then waits for it to vote. */
     int64_t start_us = clock_us(), most_us = c->config.timeout_us / 4 * 3;
     cudaError_t e;
-    while ((e = cudaStreamQuery(c->config.stream)) == cudaErrorNotReady) {
-        cudaGetLastError(); /* that it is not ready is no error */
+    while ((e = comm_query(c->config.stream)) == cudaErrorNotReady) {
         int64_t waited_us = clock_us() - start_us;
         if (waited_us > most_us)
             return error_set(error, ERR_INTERNAL, "GPU %d has not come to an end for %.1f s",

@@ -21,8 +21,6 @@
 extern "C" {
 #endif
 
-/* What travels of a float partial (NCCL: of all but F8, which it does not add). */
-enum comm_payload { COMM_BF16, COMM_F32, COMM_F64, COMM_F8 };
 enum comm_choice { COMM_AUTO, COMM_STAGED, COMM_NCCL };
 
 struct comm_config {
@@ -30,7 +28,7 @@ struct comm_config {
     int32_t rank;        /* in this process */
     int32_t device;
     cudaStream_t stream;
-    enum comm_payload payload; /* F64: partials are double */
+    enum allreduce_payload payload; /* F64: partials are double. NCCL adds no F8, but BF16 then */
     enum comm_choice choice;
     int32_t hidden_size, max_tokens, max_logits;
     const struct range *vocab; /* [world] rows of lm_head; borrowed */
@@ -41,6 +39,10 @@ struct comm_config {
 enum { COMM_STEPS = ALLREDUCE_STEPS }; /* numbers of steps between two comm_reset */
 
 struct comm; /* opaque */
+
+/* cudaStreamQuery; "not ready" is no error, though the runtime would hand it to whoever asks for
+ * the last one. */
+cudaError_t comm_query(cudaStream_t stream);
 
 /* On all ranks' threads at once, inside ranks_run. ERR_INTERNAL, ERR_UNSUPPORTED or ERR_NO_MEMORY
  * when no engine is left. */

@@ -36,7 +36,7 @@ static size_t aligned(size_t bytes) {
 
 static bool make_trial(struct comm *c, struct trial *t) {
     size_t T = (size_t)c->config.max_tokens, H = (size_t)c->config.hidden_size;
-    size_t partial = aligned(T * H * (c->config.payload == COMM_F64 ? 8 : 4));
+    size_t partial = aligned(T * H * (c->config.payload == PAYLOAD_F64 ? 8 : 4));
     size_t hidden = aligned(T * H * 4), x = aligned(T * H * 2), norm = aligned(H * 4);
     void *memory = NULL;
     if (cudaMalloc(&memory, partial + hidden + x + norm) != cudaSuccess) {

@@ -14,16 +14,7 @@ enum { JOIN_FACTOR = 3 };
 
 /* NCCL adds no E4M3. */
 static enum allreduce_payload payload_of(const struct comm *c) {
-    switch (c->config.payload) {
-    case COMM_F32:
-        return PAYLOAD_F32;
-    case COMM_F64:
-        return PAYLOAD_F64;
-    case COMM_BF16:
-    case COMM_F8:
-        break;
-    }
-    return PAYLOAD_BF16;
+    return c->config.payload == PAYLOAD_F8 ? PAYLOAD_BF16 : c->config.payload;
 }
 
 static enum nccl_type type_of(enum allreduce_payload payload) {
@@ -179,7 +170,7 @@ void comm_nccl_sum(struct comm *c, const struct allreduce_array *a) {
 }
 
 void comm_nccl_sum_plain(struct comm *c, void *data, int64_t count) {
-    all_reduce(c, data, count, c->config.payload == COMM_F64 ? NCCL_F64 : NCCL_F32);
+    all_reduce(c, data, count, c->config.payload == PAYLOAD_F64 ? NCCL_F64 : NCCL_F32);
 }
 
 void comm_nccl_gather(struct comm *c, float *all, int32_t vocab_size, const float *mine,

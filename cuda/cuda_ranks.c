@@ -7,18 +7,18 @@
 #include "cuda/cuda_backend.h"
 #include "host/clock.h"
 
-static int choose_payload(const struct backend_config *c, enum comm_payload *out,
+static int choose_payload(const struct backend_config *c, enum allreduce_payload *out,
                           struct error *error) {
-    *out = c->batch_invariant ? COMM_F64 : COMM_BF16;
+    *out = c->batch_invariant ? PAYLOAD_F64 : PAYLOAD_BF16;
     if (c->batch_invariant && strcmp(c->allreduce_dtype, "auto"))
         return error_set(error, ERR_CONFIG,
                          "--allreduce-dtype %s: with --batch-invariant sums over GPUs are float64, "
                          "so that their number does not matter; leave the option out",
                          c->allreduce_dtype);
     if (!strcmp(c->allreduce_dtype, "f32"))
-        *out = COMM_F32;
+        *out = PAYLOAD_F32;
     else if (!strcmp(c->allreduce_dtype, "fp8"))
-        *out = COMM_F8;
+        *out = PAYLOAD_F8;
     else if (strcmp(c->allreduce_dtype, "bf16") && strcmp(c->allreduce_dtype, "auto"))
         return error_set(error, ERR_CONFIG,
                          "--allreduce-dtype %s: unknown, there are auto, bf16, f32 and fp8",
@@ -70,15 +70,6 @@ void cuda_describe_ranks(struct backend *b, struct buffer *out) {
         comm_describe(b->comm, out);
 }
 
-/* Is the stream idle? "Not ready" is no error, though the runtime would hand it to whoever asks for
- * the last one. */
-static cudaError_t query(struct backend *b) {
-    cudaError_t e = cudaStreamQuery(b->stream);
-    if (e == cudaErrorNotReady)
-        cudaGetLastError();
-    return e;
-}
-
 /* Until the stream is idle. Kernels that wait for other ranks give up by themselves; comm says so,
  * or that NCCL does not come to an end. */
 int cuda_wait_for_step(struct backend *b, struct error *error) {
@@ -86,7 +77,7 @@ int cuda_wait_for_step(struct backend *b, struct error *error) {
     int64_t start_us = clock_us();
     int32_t polls = 0;
     cudaError_t e;
-    while ((e = query(b)) == cudaErrorNotReady) {
+    while ((e = comm_query(b->stream)) == cudaErrorNotReady) {
         if (++polls > SPINS)
             usleep(SLEEP_US);
         if (comm_status(b->comm, clock_us() - start_us, error) != 0)
@@ -121,7 +112,7 @@ int cuda_recover(struct backend *b, struct error *error) {
     cudaError_t e = cudaErrorNotReady;
     CUDA_CHECK(cudaSetDevice(b->device));
     end_recording(b);
-    while ((e = query(b)) == cudaErrorNotReady && clock_us() < deadline_us)
+    while ((e = comm_query(b->stream)) == cudaErrorNotReady && clock_us() < deadline_us)
         usleep(1000);
     if (e == cudaErrorNotReady)
         return error_set(error, ERR_INTERNAL, "GPU %d does not come to an end", b->device);
