@@ -67,15 +67,22 @@ static void release_shared(struct comm_shared *s) {
 
 /* ---- coming up ------------------------------------------------------------------------------- */
 
+double comm_largest(struct comm *c, double mine) {
+    double *all[MAX_RANKS], most = 0;
+    bool negative = false;
+    if (ranks_exchange(c->config.ranks, c->config.rank, &mine, (void **)all) != 0)
+        return -1;
+    for (int32_t i = 0; i < c->shared->num_ranks; i++) {
+        negative |= *all[i] < 0;
+        most = *all[i] > most ? *all[i] : most;
+    }
+    if (ranks_barrier(c->config.ranks, c->config.rank) != 0) /* before `mine` goes */
+        return -1;
+    return negative ? -1 : most;
+}
+
 bool comm_all_agree(struct comm *c, bool yes) {
-    bool votes[MAX_RANKS], *all[MAX_RANKS], agreed = true;
-    votes[0] = yes;
-    if (ranks_exchange(c->config.ranks, c->config.rank, votes, (void **)all) != 0)
-        return false;
-    for (int32_t i = 0; i < c->shared->num_ranks; i++)
-        agreed &= *all[i];
-    /* Nobody leaves before all have read. */
-    return ranks_barrier(c->config.ranks, c->config.rank) == 0 && agreed;
+    return comm_largest(c, yes ? 0 : -1) >= 0;
 }
 
 /* Our own engine, with or without peer access; tested by all ranks. */

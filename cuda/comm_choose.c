@@ -82,30 +82,16 @@ static double time_rounds(struct comm *c, struct trial *t, enum comm_engine engi
     return (double)(clock_us() - start_us) / rounds;
 }
 
-/* The largest of what the ranks of the process have; negative when one of them is. */
-static double largest(struct comm *c, double mine) {
-    double *all[MAX_RANKS], most = 0;
-    bool negative = false;
-    if (ranks_exchange(c->config.ranks, c->config.rank, &mine, (void **)all) != 0)
-        return -1;
-    for (int32_t i = 0; i < c->shared->num_ranks; i++) {
-        negative |= *all[i] < 0;
-        most = *all[i] > most ? *all[i] : most;
-    }
-    if (ranks_barrier(c->config.ranks, c->config.rank) != 0) /* before `mine` goes */
-        return -1;
-    return negative ? -1 : most;
-}
-
 /* Both engines at one size; false after a failure. */
 static bool time_size(struct comm *c, struct trial *t, struct comm_timing *out,
                       struct error *error) {
     for (int32_t e = 0; e < NUM_ENGINES; e++) {
-        double warm = largest(c, time_rounds(c, t, e, out->rows, 1, error));
+        double warm = comm_largest(c, time_rounds(c, t, e, out->rows, 1, error));
         if (warm < 0)
             return false;
         /* What takes milliseconds needs no repetition. */
-        out->us[e] = largest(c, time_rounds(c, t, e, out->rows, warm > 5000 ? 1 : ROUNDS, error));
+        out->us[e] =
+            comm_largest(c, time_rounds(c, t, e, out->rows, warm > 5000 ? 1 : ROUNDS, error));
         if (out->us[e] < 0)
             return false;
     }
@@ -114,7 +100,7 @@ static bool time_size(struct comm *c, struct trial *t, struct comm_timing *out,
 
 /* Is there time left? As the first rank says. */
 static bool goes_on(struct comm *c, int64_t deadline_us) {
-    return largest(c, c->config.rank == 0 && clock_us() > deadline_us ? 1 : 0) == 0;
+    return comm_largest(c, c->config.rank == 0 && clock_us() > deadline_us ? 1 : 0) == 0;
 }
 
 static int time_all(struct comm *c, struct trial *t, struct error *error) {

@@ -70,6 +70,9 @@ int32_t comm_size_of(int32_t num_rows);
 
 /* ---- comm.c ---------------------------------------------------------------------------------- */
 
+/* The largest of what the ranks of the process have; negative when one of them is. On all their
+ * threads at once. */
+double comm_largest(struct comm *c, double mine);
 /* Does every rank of the process say yes? On all its threads at once. */
 bool comm_all_agree(struct comm *c, bool yes);
 /* The sum through one engine. */
