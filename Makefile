@@ -83,7 +83,7 @@ NVFLAGS    = -std=c++17 -O3 -lineinfo --no-compress -cudart shared -I. -Xcompile
 # (NCCL is opened at run time, where several GPUs are wanted; only its header is needed here.)
 HAVE_NCCL := $(wildcard $(CUDA_HOME)/include/nccl.h /usr/include/nccl.h)
 # Float64 is slow on these GPUs, so only the kernels of partials in float64 may use it.
-NO_DOUBLES = $(if $(filter %_f64.o %/gather.o %/moe.o %/norm.o %/rope.o %/unit_stream.o %/unit_tile.o,$@),,-Xptxas -warn-double-usage)
+NO_DOUBLES = $(if $(filter %_f64.o %/gather.o %/moe.o %/norm.o %/rope.o %/unit_odd.o %/unit_stream.o %/unit_tile.o,$@),,-Xptxas -warn-double-usage)
 CPPFLAGS  += -isystem $(CUDA_HOME)/include
 LDLIBS    += -L$(CUDA_HOME)/lib64 -Wl,--enable-new-dtags,-rpath,$(CUDA_HOME)/lib64 -lcudart -lcublasLt -ldl
 SRC       := $(filter-out host/cuda_none.c,$(SRC)) $(filter-out $(if $(HAVE_NCCL),%_none.c,%/nccl.c),$(wildcard cuda/*.c))

@@ -289,7 +289,8 @@ void gemm_launch(struct gemm *g, const struct dense_args *a, cudaStream_t stream
 void gemm_units_launch(double *y, const struct dense_args *a, int32_t unit, cudaStream_t stream) {
     if (a->num_tokens == 0 || a->rows == 0)
         return;
-    if (gemm_takes(GEMM_TILE, a) && gemm_cost_us(GEMM_TILE, a) < gemm_cost_us(GEMM_STREAM, a))
+    if (unit % FRAGMENT_COLS == 0 && gemm_takes(GEMM_TILE, a) &&
+        gemm_cost_us(GEMM_TILE, a) < gemm_cost_us(GEMM_STREAM, a))
         dense_units_tile_launch(y, a, unit, stream);
     else
         dense_units_launch(y, a, unit, stream);

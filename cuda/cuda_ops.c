@@ -104,10 +104,10 @@ void cuda_logits(struct backend *b, float *y, int64_t ldy, const void *x, int64_
     product(b, y, true, ldy, x, ldx, w, NULL, num_rows);
 }
 
-/* Units of kernels are whole tiles: others are rounded up, which gives the same bits for any batch
- * but not for any number of ranks (host/ops.h). */
-static int32_t whole_tiles(int32_t unit) {
-    return (unit + FRAGMENT_COLS - 1) / FRAGMENT_COLS * FRAGMENT_COLS;
+/* A unit of a product. FP8 activations are multiplied in whole tiles: what they give depends on the
+ * number of ranks anyhow (host/ops.h), but not on the batch. */
+static int32_t unit_of(const struct dense_args *a, int32_t unit) {
+    return a->xq ? (unit + FRAGMENT_COLS - 1) / FRAGMENT_COLS * FRAGMENT_COLS : unit;
 }
 
 static void clear_partial(struct backend *b, void *partial, int32_t num_tokens, int32_t width) {
@@ -124,7 +124,7 @@ void cuda_matmul_partial(struct backend *b, void *partial, const void *x, int64_
     } else if (b->config.batch_invariant) {
         struct dense_args a = product_of(b, x, ldx, w, num_tokens);
         a.ldy = w->rows;
-        gemm_units_launch(partial, &a, whole_tiles(unit), b->stream);
+        gemm_units_launch(partial, &a, unit_of(&a, unit), b->stream);
     } else {
         product(b, partial, true, w->rows, x, ldx, w, NULL, num_tokens);
     }
@@ -247,7 +247,7 @@ void cuda_moe(struct backend *b, const struct moe_args *m) {
         .scale = t->scale,
         .down_col0 = t->down_col0,
         .invariant = b->config.batch_invariant,
-        .unit = b->config.batch_invariant ? whole_tiles(m->unit) : 0,
+        .unit = b->config.batch_invariant ? m->unit : 0,
         .accumulate = m->accumulate,
         .act = b->act,
         .actq = b->actq,

@@ -322,11 +322,12 @@ bool dense_tile_takes(const struct dense_args *a);
 int32_t dense_tile_tokens(const struct dense_args *a);
 void dense_tile_launch(const struct dense_args *a, cudaStream_t stream);
 
-/* ---- units.cu, unit_stream.cu, unit_tile.cu -------------------------------------------------- */
+/* ---- units.cu, unit_stream.cu, unit_tile.cu, unit_odd.cu ------------------------------------- */
 
-/* y [T, a->ldy] = x W^T as a partial over units of `unit` columns (host/ops.h), a multiple of 32:
- * the same bits however the columns are cut at units, once the parts are added. a->y, y_float and
- * bias are not used. By streaming: for few tokens, and right for any number. */
+/* y [T, a->ldy] = x W^T as a partial over units of `unit` columns (host/ops.h): the same bits
+ * however the columns are cut at units, once the parts are added. a->y, y_float and bias are not
+ * used. By streaming: for few tokens, and right for any number. A unit that is no multiple of 32
+ * columns takes a slow path, and no FP8 activations. */
 void dense_units_launch(double *y, const struct dense_args *a, int32_t unit, cudaStream_t stream);
 /* The same bits for many tokens; takes what dense_tile_takes. */
 void dense_units_tile_launch(double *y, const struct dense_args *a, int32_t unit,

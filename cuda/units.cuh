@@ -2,7 +2,8 @@
  *
  *   y[t, r] = sum over units u of columns of (double)(float)(weight[t] * sum over c in u of x w)
  *
- * A unit is so many columns, a multiple of 32, that every rank's part begins at one; its sum is a
+ * A unit is so many columns, a multiple of 32 (unit_odd.cu has others), that every rank's part
+ * begins at one; its sum is a
  * chain of mma over its own tiles, first to last, from zero, and so the same bits on whichever rank
  * it is made. With SCALE_BLOCK each block of 128 columns in it has a chain, with FP8 activations
  * every 128 columns of it: they count as units, for there are no other places where a rank may begin
@@ -193,5 +194,7 @@ DEVICE void chain_scales(float scale[2], const struct dense_args &a, int group, 
 /* The items with up to stream_limit tokens, and those with more. */
 void unit_stream_launch(const struct unit_args *u, cudaStream_t stream);
 void unit_tile_launch(const struct unit_args *u, cudaStream_t stream);
+/* A dense product in units of any width, without FP8 activations. */
+void unit_odd_launch(double *y, const struct dense_args *a, int32_t unit, cudaStream_t stream);
 /* Tokens up to which streaming pays, where the tiles take x. */
 constexpr int UNIT_STREAM_LIMIT = 32;

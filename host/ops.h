@@ -27,10 +27,8 @@
  * ffn_unit columns), each rounded to float32 and then added in float64. A sum of float32 values in
  * float64 is exact unless their magnitudes differ by more than 2^29, so the order of the additions,
  * and hence the number of ranks, does not matter, and 1 rank and 8 ranks give the same bits.
- * Without `batch_invariant` partials of cuda are float32 sums in any order. With it units of other
- * widths than multiples of 32 columns (heads of 20, say) are rounded up to them: then the bits of a
- * model depend on the number of ranks, though still not on the batch. (Blocks of 128 columns with a
- * scale of their own are units within a wider one.)
+ * Without `batch_invariant` partials of cuda are float32 sums in any order. (Blocks of 128 columns
+ * with a scale of their own are units within a wider one.)
  *
  * FP8 activations (fp8_activations, not on the CPU backend). What is multiplied with an FP8 matrix,
  * x of a projection or of experts and the a of moe, is first rounded row by row: x becomes E4M3(x /

@@ -84,7 +84,8 @@ struct gpu_matrix gpu_matrix_part(const struct gpu_matrix *whole, enum weight_la
                                   int32_t row0, int32_t rows, int32_t col0, int32_t cols) {
     struct gpu_matrix m = {.type = whole->type, .rows = rows, .cols = cols};
     bool block = m.type.scale == SCALE_BLOCK;
-    CHECK(row0 % FRAGMENT_ROWS == 0 && col0 % FRAGMENT_COLS == 0, "a part at %d, %d", row0, col0);
+    CHECK(row0 % FRAGMENT_ROWS == 0 && (!block || col0 % FRAGMENT_COLS == 0), "a part at %d, %d",
+          row0, col0);
     if (block)
         m.type.block_col0 = (m.type.block_col0 + col0) % SCALE_BLOCK_SIZE;
     m.elements = xmalloc((size_t)rows * (size_t)cols * sizeof *m.elements);

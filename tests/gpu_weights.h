@@ -37,7 +37,7 @@ struct gpu_matrix {
 struct gpu_matrix gpu_matrix_random(struct rng *r, const struct gpu_weight_type *type,
                                     enum weight_layout layout, int32_t rows, int32_t cols);
 /* Rows [row0, row0 + rows), columns [col0, col0 + cols) of another one: the same elements and
- * scales. row0 is a multiple of 16, col0 of 32. */
+ * scales. row0 is a multiple of 16, with SCALE_BLOCK col0 is one of 32. */
 struct gpu_matrix gpu_matrix_part(const struct gpu_matrix *whole, enum weight_layout layout,
                                   int32_t row0, int32_t rows, int32_t col0, int32_t cols);
 void gpu_matrix_free(struct gpu_matrix *m);

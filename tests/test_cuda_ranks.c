@@ -189,8 +189,6 @@ static void check_recorded(const char *name, int32_t ranks, int32_t ep, const ch
     golden_check_same(name, "recorded and eager", &recorded, 1, &eager, 1);
 }
 
-/* Of the golden models this one has heads of whole tiles (32 columns), as all that are published
- * have; for others the bits of several GPUs are their own (host/ops.h). */
 TEST(CudaModelRanks, BitsOfOneGpuWhenBatchInvariant) {
     GPU_OR_SKIP();
     NCCL_OR_SKIP(8);
@@ -211,6 +209,28 @@ TEST(CudaModelRanks, BitsOfOneGpuWhenBatchInvariant) {
         golden_check_same("qwen3_moe_fp8_block", "one GPU and several", &one, GOLDEN_PROMPT,
                           &several, i % 2 ? 7 : GOLDEN_PROMPT);
     }
+}
+
+/* Every golden model, cut in one of several ways each. */
+TEST(CudaModelRanks, BitsOfOneGpuForEveryModelWhenBatchInvariant) {
+    GPU_OR_SKIP();
+    static const int32_t ranks[] = {2, 3, 5, 7, 8};
+    const struct golden_options one = {.ranks = 1, .batch_invariant = true};
+    int32_t num;
+    char **names = golden_names(&num);
+    EXPECT_INT_GE(num, 15);
+    for (int32_t i = 0; i < num; i++) {
+        const struct golden_options several = {
+            .ranks = ranks[i % (int32_t)(sizeof ranks / sizeof *ranks)],
+            .allreduce = "staged",
+            .batch_invariant = true,
+            .comm_timeout_us = 120000000,
+        };
+        golden_check_same(names[i], "one GPU and several", &one, GOLDEN_PROMPT, &several,
+                          i % 2 ? 7 : GOLDEN_PROMPT);
+        free(names[i]);
+    }
+    free(names);
 }
 
 TEST(CudaModelRanks, RecordedStepsGiveTheBitsOfEagerOnes) {

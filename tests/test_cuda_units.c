@@ -114,7 +114,7 @@ static double *run_part(const struct product *p, int32_t col0, int32_t cols, int
         a.xq = codes_of(p, col0, cols);
         a.xq_scale = gpu_upload(p->codes.scale, MAX_T * sizeof(float));
     }
-    if (tile && dense_tile_takes(&a))
+    if (tile && p->unit % FRAGMENT_COLS == 0 && dense_tile_takes(&a))
         dense_units_tile_launch(y, &a, p->unit, gpu_stream());
     else
         dense_units_launch(y, &a, p->unit, gpu_stream());
@@ -221,6 +221,45 @@ TEST(CudaUnits, PartsOfAnOddMatrixAddUpToTheWhole) {
     for (int k = 0; k < gpu_num_weight_types() && !gpu_weight_types[k].xq; k++) {
         struct rng r = rng_seeded(610);
         check_product(&r, &gpu_weight_types[k], LAYOUT_FRAGMENTS, shape, 2);
+    }
+}
+
+/* Units that are not whole tiles: of heads whose width is not made for tensor cores. */
+TEST(CudaUnits, UnitsOfAnyWidthAddUpToTheWhole) {
+    GPU_OR_SKIP();
+    static const int32_t shapes[][3] = {{17, 330, 7}, {19, 155, 20}, {21, 392, 80}};
+    for (int k = 0; k < gpu_num_weight_types(); k++) {
+        const struct gpu_weight_type *type = &gpu_weight_types[k];
+        struct rng r = rng_seeded(630);
+        if (type->xq || type->scale == SCALE_BLOCK) /* whose parts begin at multiples of 32 */
+            continue;
+        check_product(&r, type, LAYOUT_FRAGMENTS, shapes[k % NUM(shapes)], k);
+        if (type->dtype == DTYPE_BF16)
+            check_product(&r, type, LAYOUT_ROWS, shapes[(k + 2) % NUM(shapes)], 8);
+    }
+}
+
+/* With scales of blocks of columns, which end within units. */
+TEST(CudaUnits, UnitsOfAnyWidthHaveTheScalesOfTheirBlocks) {
+    enum { T = 9 };
+    GPU_OR_SKIP();
+    for (int k = 0; k < gpu_num_weight_types(); k++) {
+        static const int32_t shape[3] = {18, 472, 80};
+        struct rng r = rng_seeded(640);
+        if (gpu_weight_types[k].xq || gpu_weight_types[k].scale != SCALE_BLOCK)
+            continue;
+        struct product p = product_random(&r, &gpu_weight_types[k], LAYOUT_FRAGMENTS, shape, 0);
+        double *whole = run_part(&p, 0, p.w.cols, T, false);
+        check_whole(&p, whole, T);
+        double *left = run_part(&p, 0, 160, T, false);
+        double *right = run_part(&p, 160, p.w.cols - 160, T, false);
+        for (int64_t i = 0; i < T * (int64_t)(p.w.rows + GAP); i++)
+            left[i] += right[i];
+        same_partials(&p, "parts", left, whole, T);
+        free(left);
+        free(right);
+        free(whole);
+        product_free(&p);
     }
 }
 
