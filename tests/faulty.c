@@ -12,6 +12,12 @@
 
 enum { MAX_ARGS = 24 };
 
+/* How often, unless the environment says FAULT_TIMES. */
+static int32_t rounds(int32_t times) {
+    const char *asked = getenv("FAULT_TIMES");
+    return asked ? atoi(asked) : times;
+}
+
 /* Nothing runs, blocks are the prefix cache's alone, and the server is healthy. */
 static void check_idle(struct net_client *c, const char *fault) {
     net_client_puts(c, "{\"op\":\"stats\"}");
@@ -91,7 +97,7 @@ void faulty_check_unnoticed(const struct faulty *f, const char *fault, const cha
 void faulty_check_kills(const struct faulty *f, int32_t times) {
     struct answers want;
     ASSERT_TRUE(faulty_reference(f, &want));
-    for (int32_t i = 0; i < times && !shim_failed(); i++) {
+    for (int32_t i = 0; i < rounds(times) && !shim_failed(); i++) {
         char fault[64];
         faulty_check_unnoticed(f, fault_at(f, "kill", i, fault, sizeof fault), "10", &want);
     }
@@ -120,7 +126,7 @@ static void check_end(const struct faulty *f, const char *fault, const char *wor
 void faulty_check_stalls(const struct faulty *f, int32_t times, int64_t limit_us) {
     struct answers want;
     ASSERT_TRUE(faulty_reference(f, &want));
-    for (int32_t i = 0; i < times && !shim_failed(); i++) {
+    for (int32_t i = 0; i < rounds(times) && !shim_failed(); i++) {
         char fault[64];
         int64_t start_us = clock_us();
         check_end(f, fault_at(f, "stall", i, fault, sizeof fault), "rank", &want);
@@ -135,7 +141,7 @@ void faulty_check_given_up(const struct faulty *f, const char *words, const stru
 void faulty_check_nans(const struct faulty *f, int32_t times) {
     struct answers want;
     ASSERT_TRUE(faulty_reference(f, &want));
-    for (int32_t i = 0; i < times && !shim_failed(); i++) {
+    for (int32_t i = 0; i < rounds(times) && !shim_failed(); i++) {
         struct program p;
         struct net_client c;
         struct answers got;

@@ -29,7 +29,8 @@ bool faulty_reference(const struct faulty *f, struct answers *want);
 void faulty_check_unnoticed(const struct faulty *f, const char *fault, const char *timeout,
                             const struct answers *want);
 
-/* `times` servers each, with faults at ranks, layers and random steps. */
+/* `times` servers each, or as many as the environment's FAULT_TIMES says, with faults at ranks,
+ * layers and random steps. */
 void faulty_check_kills(const struct faulty *f, int32_t times);
 /* limit_us: within which the server has ended. */
 void faulty_check_stalls(const struct faulty *f, int32_t times, int64_t limit_us);
