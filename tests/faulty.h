@@ -32,7 +32,7 @@ void faulty_check_unnoticed(const struct faulty *f, const char *fault, const cha
 /* `times` servers each, or as many as the environment's FAULT_TIMES says, with faults at ranks,
  * layers and random steps. */
 void faulty_check_kills(const struct faulty *f, int32_t times);
-/* limit_us: within which the server has ended. */
+/* limit_us: within which the server has ended, from the first request on. */
 void faulty_check_stalls(const struct faulty *f, int32_t times, int64_t limit_us);
 /* Whatever the environment says is for good: all clients get an error with these words after a
  * beginning of what is right, if anything, and the server ends. */
