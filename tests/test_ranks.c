@@ -100,12 +100,12 @@ struct trouble {
     enum mishap mishap;
     int32_t rank, round; /* who, and before which of its collectives */
     int32_t late_ms;
-    _Atomic int32_t rounds; /* of all ranks that went well */
+    _Atomic int32_t returned; /* ranks that are done with this struct */
+    _Atomic int32_t rounds;   /* of all ranks that went well */
     int32_t gathered[WORLD][WORLD];
 };
 
-static int run_into_trouble(void *ctx, int32_t rank) {
-    struct trouble *t = ctx;
+static int meet(struct trouble *t, int32_t rank) {
     double data[7] = {0};
     for (int32_t round = 0; round < 20; round++) {
         if (rank == t->rank && round == t->round && t->mishap == FAILS)
@@ -122,6 +122,13 @@ static int run_into_trouble(void *ctx, int32_t rank) {
         atomic_fetch_add(&t->rounds, 1);
     }
     return 0;
+}
+
+static int run_into_trouble(void *ctx, int32_t rank) {
+    struct trouble *t = ctx;
+    int rc = meet(t, rank);
+    atomic_fetch_add(&t->returned, 1);
+    return rc;
 }
 
 static void check_fine(struct trouble *t) {
@@ -173,8 +180,9 @@ TEST(Ranks, AStuckRankIsGivenUp) {
     EXPECT_TRUE(ranks_stuck(t.ranks));
     EXPECT_INT_EQ(ranks_run(t.ranks, run_into_trouble, &t, &e), ERR_INTERNAL);
     EXPECT_INT_EQ(ranks_revive(t.ranks, &e), ERR_INTERNAL);
-    ranks_destroy(t.ranks); /* leaves all as it is */
-    usleep(2500000);        /* t is no longer touched */
+    ranks_destroy(t.ranks);                  /* leaves all as it is */
+    while (atomic_load(&t.returned) < WORLD) /* the late one still has t */
+        usleep(10000);
 }
 
 static int exchange_all(void *ctx, int32_t rank) {
