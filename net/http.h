@@ -79,6 +79,9 @@ void http_stream_end(struct http_exchange *x);
  * `code` is an ERR_*, from which status, type and code follow (http_error.h); param may be NULL. */
 void http_answer_error(struct http_exchange *x, int code, const char *param, const char *message);
 
+/* The envelope alone, for streams. */
+void http_put_error(struct buffer *out, int code, const char *param, const char *message);
+
 typedef void (*http_route_fn)(void *ctx, struct http_exchange *x);
 
 /* A table of these ends with one whose path is NULL. HEAD goes to the routes of GET. */

@@ -5,35 +5,11 @@
 #include <string.h>
 
 #include "host/utf8.h"
-
-/* What a probability of zero looks like: JSON has no -Infinity. vLLM sends the same number. */
-static const double LOWEST_LOGPROB = -9999.0;
+#include "net/json_out.h"
 
 static void put_id(struct buffer *out, const char *id) {
     buffer_puts(out, "{\"id\":");
     buffer_puts(out, id ? id : "null");
-}
-
-static void put_text(struct buffer *out, const char *s, size_t len) {
-    if (utf8_valid_prefix(s, len) == len) {
-        buffer_put_json_string(out, s, len);
-        return;
-    }
-    struct buffer repaired = {0};
-    utf8_append_lossy(&repaired, s, len);
-    buffer_put_json_string(out, repaired.data, repaired.len);
-    buffer_deinit(&repaired);
-}
-
-static void put_int(struct buffer *out, int64_t v) {
-    char digits[24];
-    int n = snprintf(digits, sizeof digits, "%lld", (long long)v);
-    buffer_append(out, digits, (size_t)n);
-}
-
-/* Nine digits read back as the same float. */
-static void put_logprob(struct buffer *out, float v) {
-    buffer_printf(out, "%.9g", isfinite(v) && v > LOWEST_LOGPROB ? (double)v : LOWEST_LOGPROB);
 }
 
 static void put_ms(struct buffer *out, double ms) {
@@ -42,13 +18,13 @@ static void put_ms(struct buffer *out, double ms) {
 
 static void put_logprobs(struct buffer *out, const struct token_logprobs *l) {
     buffer_puts(out, "\"logprob\":");
-    put_logprob(out, l->logprob);
+    json_out_logprob(out, l->logprob);
     buffer_puts(out, ",\"top_logprobs\":[");
     for (int32_t i = 0; i < l->num_top; i++) {
         buffer_puts(out, i ? ",[" : "[");
-        put_int(out, l->top[i].token);
+        json_out_int(out, l->top[i].token);
         buffer_putc(out, ',');
-        put_logprob(out, l->top[i].logprob);
+        json_out_logprob(out, l->top[i].logprob);
         buffer_putc(out, ']');
     }
     buffer_putc(out, ']');
@@ -68,10 +44,10 @@ void answer_error(struct buffer *out, const char *id, int code, const char *para
     buffer_puts(out, ",\"error\":{\"code\":\"");
     buffer_puts(out, error_name(code));
     buffer_puts(out, "\",\"message\":");
-    put_text(out, message, strlen(message));
+    json_out_text(out, message, strlen(message));
     if (param && *param) {
         buffer_puts(out, ",\"param\":");
-        put_text(out, param, strlen(param));
+        json_out_text(out, param, strlen(param));
     }
     buffer_puts(out, "}}\n");
 }
@@ -89,9 +65,9 @@ void answer_plain_error(struct buffer *out, const char *message) {
 void answer_token(struct buffer *out, const char *id, const struct engine_event *e) {
     put_id(out, id);
     buffer_puts(out, ",\"text\":");
-    put_text(out, e->text, e->text_len);
+    json_out_text(out, e->text, e->text_len);
     buffer_puts(out, ",\"token\":");
-    put_int(out, e->token);
+    json_out_int(out, e->token);
     if (e->has_logprobs) {
         buffer_putc(out, ',');
         put_logprobs(out, &e->logprobs);
@@ -102,13 +78,13 @@ void answer_token(struct buffer *out, const char *id, const struct engine_event 
 void answer_held_text(struct buffer *out, const char *id, const char *text, size_t len) {
     put_id(out, id);
     buffer_puts(out, ",\"text\":");
-    put_text(out, text, len);
+    json_out_text(out, text, len);
     buffer_puts(out, "}\n");
 }
 
 void answer_position(struct buffer *out, int32_t token, const struct token_logprobs *l) {
     buffer_puts(out, "{\"token\":");
-    put_int(out, token);
+    json_out_int(out, token);
     buffer_putc(out, ',');
     put_logprobs(out, l);
     buffer_putc(out, '}');
@@ -135,7 +111,7 @@ void answer_done(struct buffer *out, const char *id, const struct engine_event *
     buffer_putc(out, '"');
     if (text) {
         buffer_puts(out, ",\"text\":");
-        put_text(out, text->data, text->len);
+        json_out_text(out, text->data, text->len);
     }
     if (logprobs) {
         buffer_puts(out, ",\"logprobs\":[");
@@ -199,7 +175,7 @@ void answer_stats(struct buffer *out, const char *id, const struct dispatch_stat
 void answer_model(struct buffer *out, const char *id, const struct engine_model_info *m) {
     put_id(out, id);
     buffer_puts(out, ",\"name\":");
-    put_text(out, m->name, strlen(m->name));
+    json_out_text(out, m->name, strlen(m->name));
     buffer_printf(out, ",\"max_model_len\":%d,\"vocab_size\":%d,\"ranks\":%d}\n", m->max_model_len,
                   m->vocab_size, m->ranks);
 }
@@ -210,7 +186,7 @@ void answer_tokenize(struct buffer *out, const char *id, const int32_t *ids, siz
     for (size_t i = 0; i < count; i++) {
         if (i)
             buffer_putc(out, ',');
-        put_int(out, ids[i]);
+        json_out_int(out, ids[i]);
     }
     buffer_puts(out, "]}\n");
 }
@@ -218,6 +194,6 @@ void answer_tokenize(struct buffer *out, const char *id, const int32_t *ids, siz
 void answer_detokenize(struct buffer *out, const char *id, const char *text, size_t len) {
     put_id(out, id);
     buffer_puts(out, ",\"text\":");
-    put_text(out, text, len);
+    json_out_text(out, text, len);
     buffer_puts(out, "}\n");
 }

@@ -1,0 +1,22 @@
+/* json_out: values of answers as JSON text. Valid UTF-8 and valid JSON whatever they are given. */
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "host/buffer.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* A string literal; invalid UTF-8 is repaired (utf8.h). */
+void json_out_text(struct buffer *out, const char *s, size_t len);
+void json_out_int(struct buffer *out, int64_t v);
+/* Nine digits, which read back as the same float. What JSON cannot say, the logprob of a token
+ * that has no chance, is -9999, as in vLLM. */
+void json_out_logprob(struct buffer *out, float v);
+
+#ifdef __cplusplus
+}
+#endif

@@ -1,0 +1,297 @@
+#include "openai_answer.h"
+
+#include <string.h>
+
+#include "host/utf8.h"
+#include "net/json_out.h"
+
+/* ---- tokens as text -------------------------------------------------------------------------- */
+
+static void token_bytes(struct buffer *out, const struct openai_head *head, int32_t token) {
+    if (head->tokenizer)
+        tokenizer_token_bytes(head->tokenizer, token, out);
+    else
+        buffer_printf(out, "token_id:%d", token);
+}
+
+/* Bytes that are no text by themselves are spelled out where two of them must differ. */
+static void put_spelled(struct buffer *out, const struct buffer *bytes) {
+    struct buffer text = {0};
+    if (utf8_valid_prefix(bytes->data, bytes->len) == bytes->len) {
+        buffer_put_json_string(out, bytes->data, bytes->len);
+        return;
+    }
+    buffer_puts(&text, "bytes:");
+    for (size_t i = 0; i < bytes->len; i++)
+        buffer_printf(&text, "\\x%02x", (unsigned char)bytes->data[i]);
+    buffer_put_json_string(out, text.data, text.len);
+    buffer_deinit(&text);
+}
+
+static int64_t num_characters(const struct buffer *bytes) {
+    int64_t n = 0;
+    for (size_t i = 0; i < bytes->len; i++)
+        n += ((unsigned char)bytes->data[i] & 0xc0) != 0x80;
+    return n;
+}
+
+/* ---- logprobs -------------------------------------------------------------------------------- */
+
+void openai_logprobs_deinit(struct openai_logprobs *l) {
+    buffer_deinit(&l->tokens);
+    buffer_deinit(&l->values);
+    buffer_deinit(&l->top);
+    buffer_deinit(&l->offsets);
+}
+
+void openai_logprobs_clear(struct openai_logprobs *l) {
+    buffer_clear(&l->tokens);
+    buffer_clear(&l->values);
+    buffer_clear(&l->top);
+    buffer_clear(&l->offsets);
+}
+
+/* "token":"...","logprob":-0.1,"bytes":[...] */
+static void put_entry(struct buffer *out, const struct openai_head *head, int32_t token,
+                      float logprob) {
+    struct buffer bytes = {0};
+    token_bytes(&bytes, head, token);
+    buffer_puts(out, "\"token\":");
+    json_out_text(out, bytes.data, bytes.len);
+    buffer_puts(out, ",\"logprob\":");
+    json_out_logprob(out, logprob);
+    buffer_puts(out, ",\"bytes\":[");
+    for (size_t i = 0; i < bytes.len; i++)
+        buffer_printf(out, i ? ",%d" : "%d", (unsigned char)bytes.data[i]);
+    buffer_putc(out, ']');
+    buffer_deinit(&bytes);
+}
+
+static void add_chat(struct openai_logprobs *l, const struct openai_head *head, int32_t token,
+                     const struct token_logprobs *p) {
+    struct buffer *out = &l->tokens;
+    buffer_puts(out, out->len ? ",{" : "{");
+    put_entry(out, head, token, p->logprob);
+    buffer_puts(out, ",\"top_logprobs\":[");
+    for (int32_t i = 0; i < p->num_top; i++) {
+        buffer_puts(out, i ? ",{" : "{");
+        put_entry(out, head, p->top[i].token, p->top[i].logprob);
+        buffer_putc(out, '}');
+    }
+    buffer_puts(out, "]}");
+}
+
+/* The top logprobs as an object by text. Of tokens with the same text the first, which is the most
+ * likely, stands for all: there are no two members of one name. */
+static void put_top(struct buffer *out, const struct openai_head *head,
+                    const struct token_logprobs *p) {
+    struct buffer names = {0}, bytes = {0}, name = {0};
+    buffer_putc(out, '{');
+    for (int32_t i = 0; i < p->num_top; i++) {
+        buffer_clear(&bytes);
+        buffer_clear(&name);
+        token_bytes(&bytes, head, p->top[i].token);
+        buffer_putc(&name, '\n'); /* which no literal holds */
+        put_spelled(&name, &bytes);
+        buffer_putc(&name, '\n');
+        if (names.len && memmem(names.data, names.len, name.data, name.len))
+            continue;
+        buffer_append(&names, name.data, name.len);
+        if (out->data[out->len - 1] != '{')
+            buffer_putc(out, ',');
+        buffer_append(out, name.data + 1, name.len - 2);
+        buffer_putc(out, ':');
+        json_out_logprob(out, p->top[i].logprob);
+    }
+    buffer_putc(out, '}');
+    buffer_deinit(&names);
+    buffer_deinit(&bytes);
+    buffer_deinit(&name);
+}
+
+static void add_completion(struct openai_logprobs *l, const struct openai_head *head, int32_t token,
+                           const struct token_logprobs *p) {
+    struct buffer bytes = {0}, *all[] = {&l->tokens, &l->values, &l->top, &l->offsets};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        if (all[i]->len)
+            buffer_putc(all[i], ',');
+    token_bytes(&bytes, head, token);
+    put_spelled(&l->tokens, &bytes);
+    json_out_int(&l->offsets, l->offset);
+    l->offset += num_characters(&bytes);
+    buffer_deinit(&bytes);
+    if (!p) {
+        buffer_puts(&l->values, "null");
+        buffer_puts(&l->top, "null");
+        return;
+    }
+    json_out_logprob(&l->values, p->logprob);
+    put_top(&l->top, head, p);
+}
+
+void openai_logprobs_add(struct openai_logprobs *l, const struct openai_head *head, int32_t token,
+                         const struct token_logprobs *p) {
+    if (!head->chat)
+        add_completion(l, head, token, p);
+    else if (p)
+        add_chat(l, head, token, p);
+}
+
+static void join(struct buffer *a, const struct buffer *b) {
+    if (a->len && b->len)
+        buffer_putc(a, ',');
+    buffer_append(a, b->data, b->len);
+}
+
+void openai_logprobs_join(struct openai_logprobs *a, const struct openai_logprobs *b) {
+    join(&a->tokens, &b->tokens);
+    join(&a->values, &b->values);
+    join(&a->top, &b->top);
+    join(&a->offsets, &b->offsets);
+}
+
+int64_t openai_num_characters(const struct openai_head *head, const int32_t *tokens, int32_t n) {
+    struct buffer bytes = {0};
+    int64_t count = 0;
+    for (int32_t i = 0; i < n; i++) {
+        buffer_clear(&bytes);
+        token_bytes(&bytes, head, tokens[i]);
+        count += num_characters(&bytes);
+    }
+    buffer_deinit(&bytes);
+    return count;
+}
+
+static void put_buffer(struct buffer *out, const char *before, const struct buffer *b) {
+    buffer_puts(out, before);
+    buffer_append(out, b->data, b->len);
+}
+
+/* ,"logprobs":... */
+static void put_logprobs(struct buffer *out, const struct openai_head *head,
+                         const struct openai_logprobs *l) {
+    buffer_puts(out, ",\"logprobs\":");
+    if (!l) {
+        buffer_puts(out, "null");
+    } else if (head->chat) {
+        put_buffer(out, "{\"content\":[", &l->tokens);
+        buffer_puts(out, "],\"refusal\":null}");
+    } else {
+        put_buffer(out, "{\"tokens\":[", &l->tokens);
+        put_buffer(out, "],\"token_logprobs\":[", &l->values);
+        put_buffer(out, "],\"top_logprobs\":[", &l->top);
+        put_buffer(out, "],\"text_offset\":[", &l->offsets);
+        buffer_puts(out, "]}");
+    }
+}
+
+/* ---- whole answers --------------------------------------------------------------------------- */
+
+static void put_head(struct buffer *out, const struct openai_head *head, const char *object) {
+    buffer_printf(out, "{\"id\":\"%s\",\"object\":\"%s\",\"created\":%lld,\"model\":", head->id,
+                  object, (long long)head->created);
+    json_out_text(out, head->model, strlen(head->model));
+    buffer_puts(out, ",\"choices\":[");
+}
+
+void openai_begin(struct buffer *out, const struct openai_head *head) {
+    put_head(out, head, head->chat ? "chat.completion" : "text_completion");
+}
+
+static void put_finish_reason(struct buffer *out, const char *reason) {
+    if (reason)
+        buffer_printf(out, ",\"finish_reason\":\"%s\"}", reason);
+    else
+        buffer_puts(out, ",\"finish_reason\":null}");
+}
+
+void openai_put_choice(struct buffer *out, const struct openai_head *head, int32_t index,
+                       const char *text, size_t len, const struct openai_logprobs *logprobs,
+                       const char *finish_reason) {
+    if (out->data[out->len - 1] != '[')
+        buffer_putc(out, ',');
+    buffer_printf(out, "{\"index\":%d,", index);
+    buffer_puts(out, head->chat ? "\"message\":{\"role\":\"assistant\",\"content\":" : "\"text\":");
+    json_out_text(out, text, len);
+    if (head->chat)
+        buffer_putc(out, '}');
+    put_logprobs(out, head, logprobs);
+    put_finish_reason(out, finish_reason);
+}
+
+static void put_usage(struct buffer *out, const struct openai_usage *u) {
+    buffer_printf(out,
+                  "\"usage\":{\"prompt_tokens\":%lld,\"completion_tokens\":%lld,"
+                  "\"total_tokens\":%lld,\"prompt_tokens_details\":{\"cached_tokens\":%lld}}",
+                  (long long)u->prompt_tokens, (long long)u->completion_tokens,
+                  (long long)(u->prompt_tokens + u->completion_tokens),
+                  (long long)u->cached_tokens);
+}
+
+void openai_end(struct buffer *out, const struct openai_usage *usage) {
+    buffer_puts(out, "],");
+    put_usage(out, usage);
+    buffer_putc(out, '}');
+}
+
+/* ---- chunks ---------------------------------------------------------------------------------- */
+
+static void begin_chunk(struct buffer *out, const struct openai_head *head) {
+    buffer_puts(out, "data: ");
+    put_head(out, head, head->chat ? "chat.completion.chunk" : "text_completion");
+}
+
+static void end_chunk(struct buffer *out, bool usage_later) {
+    buffer_puts(out, usage_later ? "],\"usage\":null}\n\n" : "]}\n\n");
+}
+
+void openai_chunk_role(struct buffer *out, const struct openai_head *head, int32_t index,
+                       bool usage_later) {
+    begin_chunk(out, head);
+    buffer_printf(out,
+                  "{\"index\":%d,\"delta\":{\"role\":\"assistant\",\"content\":\"\"},"
+                  "\"logprobs\":null,\"finish_reason\":null}",
+                  index);
+    end_chunk(out, usage_later);
+}
+
+void openai_chunk_text(struct buffer *out, const struct openai_head *head, int32_t index,
+                       const char *text, size_t len, const struct openai_logprobs *logprobs,
+                       bool usage_later) {
+    begin_chunk(out, head);
+    buffer_printf(out, "{\"index\":%d,", index);
+    buffer_puts(out, head->chat ? "\"delta\":{\"content\":" : "\"text\":");
+    json_out_text(out, text, len);
+    if (head->chat)
+        buffer_putc(out, '}');
+    put_logprobs(out, head, logprobs);
+    put_finish_reason(out, NULL);
+    end_chunk(out, usage_later);
+}
+
+void openai_chunk_end(struct buffer *out, const struct openai_head *head, int32_t index,
+                      const char *finish_reason, bool usage_later) {
+    begin_chunk(out, head);
+    buffer_printf(out, "{\"index\":%d,", index);
+    buffer_puts(out, head->chat ? "\"delta\":{}" : "\"text\":\"\"");
+    put_logprobs(out, head, NULL);
+    put_finish_reason(out, finish_reason);
+    end_chunk(out, usage_later);
+}
+
+void openai_chunk_usage(struct buffer *out, const struct openai_head *head,
+                        const struct openai_usage *usage) {
+    begin_chunk(out, head);
+    buffer_puts(out, "],");
+    put_usage(out, usage);
+    buffer_puts(out, "}\n\n");
+}
+
+void openai_chunk_error(struct buffer *out, const struct buffer *envelope) {
+    put_buffer(out, "data: ", envelope);
+    buffer_puts(out, "\n\n");
+}
+
+void openai_chunk_done(struct buffer *out) {
+    buffer_puts(out, "data: [DONE]\n\n");
+}

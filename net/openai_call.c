@@ -1,0 +1,402 @@
+#include "openai_call.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "host/clock.h"
+#include "host/mem.h"
+#include "net/keys.h"
+#include "net/openai_answer.h"
+#include "net/openai_job.h"
+#include "net/ticket.h"
+
+/* One answer to one prompt. */
+struct choice {
+    struct ticket ticket;
+    struct openai_call *call;
+    int32_t index;
+    uint64_t handle; /* the engine's */
+    bool open;       /* an event is still to come */
+    bool begun;      /* stream: its first chunk was sent */
+    struct buffer text;
+    struct openai_logprobs logprobs;
+    const char *finish_reason;
+};
+
+struct openai_call {
+    struct openai *api;
+    struct openai_call *prev, *next;
+    struct http_exchange *x; /* NULL: nobody waits for the answer any more */
+    struct api_key *key;
+    bool charged; /* api_key_begin was called */
+    bool working; /* the job is in the pool */
+    uv_work_t work;
+    struct openai_job job;
+    struct openai_head head;
+    struct choice *choices; /* owned */
+    int32_t num_choices, num_open;
+    struct openai_usage usage;
+    int64_t generated; /* tokens, shown or not */
+    struct buffer scratch;
+};
+
+static bool is_stream(const struct openai_call *c) {
+    return c->job.request.stream;
+}
+static bool usage_later(const struct openai_call *c) {
+    return c->job.request.include_usage;
+}
+static int32_t prompt_of(const struct choice *ch) {
+    return ch->index / ch->call->job.request.n;
+}
+
+/* ---- life ------------------------------------------------------------------------------------ */
+
+void openai_call_destroy(struct openai_call *c) {
+    if (c->prev)
+        c->prev->next = c->next;
+    else
+        c->api->calls = c->next;
+    if (c->next)
+        c->next->prev = c->prev;
+    if (c->charged)
+        api_key_end(c->key, c->generated, clock_us());
+    for (int32_t i = 0; i < c->num_choices; i++) {
+        buffer_deinit(&c->choices[i].text);
+        openai_logprobs_deinit(&c->choices[i].logprobs);
+    }
+    free(c->choices);
+    openai_job_deinit(&c->job);
+    buffer_deinit(&c->scratch);
+    free(c);
+}
+
+static void destroy_if_over(struct openai_call *c) {
+    if (!c->x && !c->working && c->num_open == 0)
+        openai_call_destroy(c);
+}
+
+/* Nobody waits any more: what runs is cancelled. The call may be gone afterwards. */
+static void abandon(struct openai_call *c) {
+    c->x = NULL;
+    for (int32_t i = 0; i < c->num_choices; i++)
+        if (c->choices[i].open)
+            dispatch_cancel(c->api->dispatch, c->choices[i].handle);
+    destroy_if_over(c);
+}
+
+/* Answers with an error, in the place where one can still be. The call may be gone afterwards. */
+static void fail(struct openai_call *c, int code, const char *param, const char *message) {
+    if (!http_stream_begun(c->x)) {
+        http_answer_error(c->x, code, param, message);
+    } else {
+        struct buffer envelope = {0};
+        buffer_clear(&c->scratch);
+        http_put_error(&envelope, code, param, message);
+        openai_chunk_error(&c->scratch, &envelope);
+        openai_chunk_done(&c->scratch);
+        http_stream_write(c->x, c->scratch.data, c->scratch.len);
+        http_stream_end(c->x);
+        buffer_deinit(&envelope);
+    }
+    abandon(c);
+}
+
+static void on_gone(void *ctx) {
+    abandon(ctx);
+}
+
+static void on_expired(void *ctx) {
+    fail(ctx, ERR_SHUTTING_DOWN, NULL, error_text(ERR_SHUTTING_DOWN));
+}
+
+/* ---- streams --------------------------------------------------------------------------------- */
+
+static void send_scratch(struct openai_call *c) {
+    if (c->scratch.len)
+        http_stream_write(c->x, c->scratch.data, c->scratch.len);
+    buffer_clear(&c->scratch);
+}
+
+/* What comes before the first token: the role, or the prompt that was asked for. */
+static void begin_choice(struct openai_call *c, struct choice *ch) {
+    const struct buffer *echo = c->job.echoes ? &c->job.echoes[prompt_of(ch)] : NULL;
+    ch->begun = true;
+    if (c->head.chat)
+        openai_chunk_role(&c->scratch, &c->head, ch->index, usage_later(c));
+    else if (echo)
+        openai_chunk_text(&c->scratch, &c->head, ch->index, echo->data, echo->len, NULL,
+                          usage_later(c));
+}
+
+static void stream_token(struct openai_call *c, struct choice *ch, const struct engine_event *e) {
+    const struct openai_logprobs *logprobs = NULL;
+    buffer_clear(&c->scratch);
+    if (!ch->begun)
+        begin_choice(c, ch);
+    if (e->has_logprobs) {
+        openai_logprobs_clear(&ch->logprobs);
+        openai_logprobs_add(&ch->logprobs, &c->head, e->token, &e->logprobs);
+        logprobs = &ch->logprobs;
+    }
+    if (e->text_len || logprobs)
+        openai_chunk_text(&c->scratch, &c->head, ch->index, e->text, e->text_len, logprobs,
+                          usage_later(c));
+    send_scratch(c);
+}
+
+static void stream_done(struct openai_call *c, struct choice *ch, const struct engine_event *e) {
+    buffer_clear(&c->scratch);
+    if (!ch->begun)
+        begin_choice(c, ch);
+    if (e->text_len)
+        openai_chunk_text(&c->scratch, &c->head, ch->index, e->text, e->text_len, NULL,
+                          usage_later(c));
+    openai_chunk_end(&c->scratch, &c->head, ch->index, ch->finish_reason, usage_later(c));
+    if (c->num_open == 0) {
+        if (usage_later(c))
+            openai_chunk_usage(&c->scratch, &c->head, &c->usage);
+        openai_chunk_done(&c->scratch);
+    }
+    send_scratch(c);
+    if (c->num_open == 0) {
+        http_stream_end(c->x);
+        c->x = NULL;
+    }
+}
+
+/* ---- whole answers --------------------------------------------------------------------------- */
+
+static void collect_token(struct openai_call *c, struct choice *ch, const struct engine_event *e) {
+    if (c->job.request.no_tokens)
+        return;
+    buffer_append(&ch->text, e->text, e->text_len);
+    if (e->has_logprobs)
+        openai_logprobs_add(&ch->logprobs, &c->head, e->token, &e->logprobs);
+}
+
+/* Puts the prompt before what was generated. */
+static void put_echo(struct openai_call *c, struct choice *ch, const struct engine_event *e) {
+    const struct buffer *echo = &c->job.echoes[prompt_of(ch)];
+    struct openai_logprobs all = {0};
+    struct buffer text = {0};
+    buffer_append(&text, echo->data, echo->len);
+    buffer_append(&text, ch->text.data, ch->text.len);
+    buffer_deinit(&ch->text);
+    ch->text = text;
+    if (!e->prompt_logprobs)
+        return;
+    for (int32_t i = 0; i < e->num_prompt_logprobs; i++)
+        openai_logprobs_add(&all, &c->head, e->prompt_logprob_tokens[i],
+                            i ? &e->prompt_logprobs[i] : NULL);
+    openai_logprobs_join(&all, &ch->logprobs);
+    openai_logprobs_deinit(&ch->logprobs);
+    ch->logprobs = all;
+}
+
+static void answer_whole(struct openai_call *c) {
+    bool logprobs = c->job.request.params.sampling.logprobs >= 0;
+    struct buffer out = {0};
+    openai_begin(&out, &c->head);
+    for (int32_t i = 0; i < c->num_choices; i++) {
+        const struct choice *ch = &c->choices[i];
+        openai_put_choice(&out, &c->head, i, ch->text.data, ch->text.len,
+                          logprobs ? &ch->logprobs : NULL, ch->finish_reason);
+    }
+    openai_end(&out, &c->usage);
+    http_answer(c->x, 200, "application/json", out.data, out.len);
+    buffer_deinit(&out);
+    c->x = NULL;
+}
+
+static void whole_done(struct openai_call *c, struct choice *ch, const struct engine_event *e) {
+    if (!c->job.request.no_tokens)
+        buffer_append(&ch->text, e->text, e->text_len);
+    if (c->job.echoes)
+        put_echo(c, ch, e);
+    if (c->num_open == 0)
+        answer_whole(c);
+}
+
+/* ---- events ---------------------------------------------------------------------------------- */
+
+static void add_usage(struct openai_call *c, const struct choice *ch,
+                      const struct engine_event *e) {
+    c->generated += e->completion_tokens;
+    if (!c->job.request.no_tokens)
+        c->usage.completion_tokens += e->completion_tokens;
+    if (ch->index % c->job.request.n == 0) { /* a prompt counts once */
+        c->usage.prompt_tokens += e->prompt_tokens;
+        c->usage.cached_tokens += e->cached_tokens;
+    }
+}
+
+static void on_done(struct openai_call *c, struct choice *ch, const struct engine_event *e) {
+    add_usage(c, ch, e);
+    ch->finish_reason = finish_reason_name(e->finish_reason);
+    if (c->x && is_stream(c))
+        stream_done(c, ch, e);
+    else if (c->x)
+        whole_done(c, ch, e);
+}
+
+static void on_event(struct ticket *t, const struct engine_event *e) {
+    struct choice *ch = (struct choice *)(void *)t;
+    struct openai_call *c = ch->call;
+    if (e->kind == EVENT_TOKEN) {
+        if (c->x && is_stream(c))
+            stream_token(c, ch, e);
+        else if (c->x)
+            collect_token(c, ch, e);
+        return;
+    }
+    ch->open = false;
+    c->num_open--;
+    if (e->kind == EVENT_ERROR && c->x) {
+        fail(c, e->error_code, NULL, e->error_text ? e->error_text : error_text(e->error_code));
+        return;
+    }
+    if (e->kind == EVENT_DONE)
+        on_done(c, ch, e);
+    destroy_if_over(c);
+}
+
+/* ---- submission ------------------------------------------------------------------------------ */
+
+/* The parameters of one choice; what they own is a copy. */
+static void params_of(const struct openai_call *c, const struct choice *ch,
+                      struct request_params *out) {
+    const struct openai_request *r = &c->job.request;
+    const struct openai_prompt *p = &r->prompts[prompt_of(ch)];
+    *out = r->params;
+    for (int32_t i = 0; i < out->num_stop; i++)
+        out->stop[i] = xstrdup(out->stop[i]);
+    out->num_tokens = p->num_tokens;
+    out->tokens = xmalloc((size_t)p->num_tokens * sizeof *out->tokens);
+    memcpy(out->tokens, p->tokens, (size_t)p->num_tokens * sizeof *out->tokens);
+    out->arrival_us = http_request_of(c->x)->arrival_us;
+    if (out->has_seed) /* n answers to one prompt are different ones */
+        out->sampling.seed += (uint64_t)(ch->index % r->n);
+}
+
+static void init_choices(struct openai_call *c) {
+    const struct openai_request *r = &c->job.request;
+    c->num_choices = r->num_prompts * r->n;
+    c->choices = xcalloc((size_t)c->num_choices, sizeof *c->choices);
+    for (int32_t i = 0; i < c->num_choices; i++) {
+        struct choice *ch = &c->choices[i];
+        ch->ticket.on_event = on_event;
+        ch->call = c;
+        ch->index = i;
+        if (r->params.prompt_logprobs >= 0) {
+            const struct openai_prompt *p = &r->prompts[prompt_of(ch)];
+            ch->logprobs.offset = openai_num_characters(&c->head, p->tokens, p->num_tokens);
+        }
+    }
+}
+
+/* May the key begin a request? Answers where it may not. */
+static bool charge_key(struct openai_call *c) {
+    const struct openai_request *r = &c->job.request;
+    struct error e = {0};
+    int64_t tokens = 0;
+    double retry_s = 0;
+    char text[24];
+    for (int32_t i = 0; i < r->num_prompts; i++)
+        tokens += r->prompts[i].num_tokens;
+    if (api_key_begin(c->key, tokens, clock_us(), &retry_s, &e) == 0) {
+        c->charged = true;
+        return true;
+    }
+    snprintf(text, sizeof text, "%.0f", ceil(retry_s));
+    http_add_header(c->x, "Retry-After", text);
+    fail(c, ERR_OVERLOADED, NULL, e.text);
+    return false;
+}
+
+static void submit(struct openai_call *c) {
+    if (!charge_key(c))
+        return;
+    init_choices(c);
+    if (is_stream(c))
+        http_will_stream(c->x);
+    for (int32_t i = 0; i < c->num_choices; i++) {
+        struct choice *ch = &c->choices[i];
+        struct request_params params;
+        struct error e = {0};
+        params_of(c, ch, &params);
+        int rc = dispatch_submit(c->api->dispatch, &params, &ch->ticket, &ch->handle, &e);
+        if (rc != 0) {
+            fail(c, rc, NULL, *e.text ? e.text : error_text(rc));
+            return;
+        }
+        ch->open = true;
+        c->num_open++;
+    }
+}
+
+/* ---- the job --------------------------------------------------------------------------------- */
+
+static void start_head(struct openai_call *c) {
+    struct openai_head *h = &c->head;
+    h->chat = c->job.kind == OPENAI_CHAT;
+    h->created = (int64_t)time(NULL);
+    h->model = c->api->model.name;
+    h->tokenizer = dispatch_tokenizer(c->api->dispatch);
+    snprintf(h->id, sizeof h->id, "%s-%s", h->chat ? "chatcmpl" : "cmpl",
+             http_request_of(c->x)->id);
+}
+
+static void finish_job(struct openai_call *c) {
+    if (!c->x) {
+        destroy_if_over(c);
+    } else if (c->job.error.code) {
+        fail(c, c->job.error.code, c->job.error.param, c->job.error.message);
+    } else if (c->job.kind == OPENAI_COMPLETION || c->job.kind == OPENAI_CHAT) {
+        submit(c);
+    } else {
+        http_answer(c->x, 200, "application/json", c->job.answer.data, c->job.answer.len);
+        abandon(c);
+    }
+}
+
+static void work(uv_work_t *w) {
+    struct openai_call *c = w->data;
+    openai_job_run(&c->job);
+}
+
+static void after_work(uv_work_t *w, int status) {
+    struct openai_call *c = w->data;
+    (void)status; /* nothing cancels it */
+    c->working = false;
+    finish_job(c);
+}
+
+void openai_call_start(struct openai *o, enum openai_kind kind, struct http_exchange *x) {
+    struct openai_call *c = xcalloc(1, sizeof *c);
+    const struct http_watcher watcher = {on_gone, on_expired, c};
+    c->api = o;
+    c->x = x;
+    c->key = http_request_of(x)->key;
+    c->next = o->calls;
+    if (o->calls)
+        o->calls->prev = c;
+    o->calls = c;
+    c->job.kind = kind;
+    c->job.dispatch = o->dispatch;
+    c->job.context = &o->context;
+    c->job.max_model_len = o->model.max_model_len;
+    start_head(c);
+    http_take_body(x, &c->job.body);
+    http_watch(x, &watcher);
+    c->work.data = c;
+    c->working = c->job.body.len > OPENAI_JOB_INLINE_BYTES;
+    if (c->working && uv_queue_work(o->loop, &c->work, work, after_work) == 0)
+        return;
+    c->working = false;
+    openai_job_run(&c->job);
+    finish_job(c);
+}

@@ -1,0 +1,164 @@
+#include "openai_job.h"
+
+#include <malloc.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "host/mem.h"
+#include "net/json_out.h"
+#include "net/prompt.h"
+
+enum { TRIM_BYTES = 1 << 20 };
+
+/* An error of the tokenizer, the template or the engine names a field first where it knows one
+ * ("messages[0].role: ..."). */
+static void refuse(struct openai_job *job, int code, const struct error *e) {
+    static const char *const names[] = {"prompt", "messages", "tokens", "max_tokens", "tools"};
+    char param[80] = "";
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (!strncmp(e->text, names[i], strlen(names[i])))
+            snprintf(param, sizeof param, "%.*s", (int)strcspn(e->text, ":"), e->text);
+    if (!*param && code == ERR_CONTEXT_LENGTH)
+        snprintf(param, sizeof param, "%s", job->kind == OPENAI_CHAT ? "messages" : "prompt");
+    field_error_set(&job->error, code, param, "%s", e->text);
+}
+
+/* ---- prompts --------------------------------------------------------------------------------- */
+
+/* What an answer with "echo" begins with. */
+static int make_echo(struct openai_job *job, int32_t index, struct error *e) {
+    const struct openai_prompt *p = &job->request.prompts[index];
+    struct buffer *out = &job->echoes[index];
+    if (p->text) {
+        buffer_append(out, p->text, p->text_len);
+        return 0;
+    }
+    if (prompt_need_tokenizer(job->dispatch, "prompt", e) != 0)
+        return e->code;
+    return tokenizer_decode(dispatch_tokenizer(job->dispatch), p->tokens, (size_t)p->num_tokens,
+                            true, out);
+}
+
+/* The tokens of a prompt; a template's stop strings become the request's. */
+static int encode(struct openai_job *job, struct openai_prompt *p, struct error *e) {
+    struct openai_request *r = &job->request;
+    int rc = 0;
+    if (p->tokens)
+        return 0;
+    if (r->messages)
+        rc = prompt_encode_chat(job->dispatch, r->messages, r->num_messages, &r->params, e);
+    else
+        rc = prompt_encode_text(job->dispatch, p->text, p->text_len, &r->params, e);
+    p->tokens = r->params.tokens;
+    p->num_tokens = r->params.num_tokens;
+    r->params.tokens = NULL;
+    r->params.num_tokens = 0;
+    return rc;
+}
+
+/* Would the engine take it? What cannot run takes no memory while it waits. */
+static int check(struct openai_job *job, const struct openai_prompt *p, struct error *e) {
+    struct request_params params = job->request.params;
+    params.tokens = p->tokens;
+    params.num_tokens = p->num_tokens;
+    return dispatch_check(job->dispatch, &params, e);
+}
+
+static void prepare_prompts(struct openai_job *job) {
+    struct openai_request *r = &job->request;
+    struct error e = {0};
+    if (r->echo)
+        job->echoes = xcalloc((size_t)r->num_prompts, sizeof *job->echoes);
+    for (int32_t i = 0; i < r->num_prompts; i++) {
+        struct openai_prompt *p = &r->prompts[i];
+        int rc = encode(job, p, &e);
+        if (rc == 0)
+            rc = check(job, p, &e);
+        if (rc == 0 && r->echo)
+            rc = make_echo(job, i, &e);
+        if (rc != 0) {
+            refuse(job, rc, &e);
+            return;
+        }
+    }
+}
+
+/* ---- tokenize and detokenize ----------------------------------------------------------------- */
+
+static int tokenize(struct openai_job *job, struct error *e) {
+    struct openai_request *r = &job->request;
+    struct openai_prompt *p = &r->prompts[0];
+    struct token_list list = {0};
+    unsigned flags = TOKENIZER_PARSE_SPECIAL | (r->add_special_tokens ? TOKENIZER_ADD_SPECIAL : 0);
+    if (r->messages) {
+        int rc = encode(job, p, e);
+        if (rc != 0)
+            return rc;
+    } else {
+        if (prompt_need_tokenizer(job->dispatch, "prompt", e) != 0)
+            return e->code;
+        tokenizer_encode(dispatch_tokenizer(job->dispatch), p->text, p->text_len, flags, &list);
+        p->tokens = list.ids;
+        p->num_tokens = (int32_t)list.len;
+    }
+    buffer_printf(&job->answer, "{\"count\":%d,\"max_model_len\":%d,\"tokens\":[", p->num_tokens,
+                  job->max_model_len);
+    for (int32_t i = 0; i < p->num_tokens; i++) {
+        if (i)
+            buffer_putc(&job->answer, ',');
+        json_out_int(&job->answer, p->tokens[i]);
+    }
+    buffer_puts(&job->answer, "]}");
+    return 0;
+}
+
+static int detokenize(struct openai_job *job, struct error *e) {
+    const struct openai_prompt *p = &job->request.prompts[0];
+    struct buffer text = {0};
+    if (prompt_need_tokenizer(job->dispatch, "tokens", e) != 0)
+        return e->code;
+    int rc = tokenizer_decode(dispatch_tokenizer(job->dispatch), p->tokens, (size_t)p->num_tokens,
+                              true, &text);
+    if (rc == 0) {
+        buffer_puts(&job->answer, "{\"prompt\":");
+        json_out_text(&job->answer, text.data, text.len);
+        buffer_putc(&job->answer, '}');
+    } else {
+        error_set(e, rc, "tokens: an id has no token");
+    }
+    buffer_deinit(&text);
+    return rc;
+}
+
+/* ---- all of it ------------------------------------------------------------------------------- */
+
+void openai_job_run(struct openai_job *job) {
+    struct error e = {0};
+    int rc = 0;
+    size_t len = job->body.len;
+    if (openai_parse(job->kind, job->body.data, len, job->context, &job->request, &job->error) ==
+        0) {
+        if (job->kind == OPENAI_TOKENIZE)
+            rc = tokenize(job, &e);
+        else if (job->kind == OPENAI_DETOKENIZE)
+            rc = detokenize(job, &e);
+        else
+            prepare_prompts(job);
+    }
+    if (rc != 0)
+        refuse(job, rc, &e);
+    openai_request_drop_text(&job->request);
+    buffer_deinit(&job->body);
+    if (len > TRIM_BYTES)
+        malloc_trim(0); /* the document of a long body took many times its bytes */
+}
+
+void openai_job_deinit(struct openai_job *job) {
+    for (int32_t i = 0; job->echoes && i < job->request.num_prompts; i++)
+        buffer_deinit(&job->echoes[i]);
+    free(job->echoes);
+    openai_request_deinit(&job->request);
+    buffer_deinit(&job->body);
+    buffer_deinit(&job->answer);
+}
