@@ -75,7 +75,8 @@ static int encode(struct options *o, struct dispatch *dispatch, const char *text
     if (!o->chat)
         return prompt_encode_text(dispatch, text, len, &o->generation, e);
     struct chat_message message = {.role = "user", .content = text, .content_len = len};
-    return prompt_encode_chat(dispatch, &message, 1, &o->generation, e);
+    const struct chat_request chat = {.messages = &message, .num_messages = 1};
+    return prompt_encode_chat(dispatch, &chat, &o->generation, e);
 }
 
 /* What there is to do. */

@@ -101,6 +101,7 @@ struct request_params {
     int32_t prompt_logprobs;      /* -1: none; 0..20 */
     char *stop[MAX_STOP_STRINGS]; /* owned, NUL-terminated, non-empty */
     int32_t num_stop;
+    int32_t kept_token; /* special token that the text shows nevertheless; -1: none */
     int64_t arrival_us; /* clock_us() from which times are counted; 0: engine_submit */
 };
 

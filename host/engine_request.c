@@ -14,6 +14,7 @@ void request_params_default(struct request_params *p) {
     *p = (struct request_params){
         .max_tokens = 256,
         .prompt_logprobs = -1,
+        .kept_token = -1,
         .sampling = {.temperature = 1, .top_p = 1, .repetition_penalty = 1, .logprobs = -1},
     };
 }
@@ -124,6 +125,7 @@ static void start_detok(struct request *r, const struct tokenizer *tokenizer,
     for (int32_t i = from; i < seq->num_prompt; i++)
         detok_push(&r->detok, seq->tokens[i], scratch);
     detok_flush(&r->detok, scratch);
+    r->detok.kept_token = r->params.kept_token;
 }
 
 void request_prepare(struct request *r, int32_t vocab_size, const struct tokenizer *tokenizer,

@@ -86,6 +86,8 @@ struct detok {
     int32_t strip;     /* leading spaces that are still to be dropped (SentencePiece adds one) */
     bool started;      /* has a token with text come (Metaspace treats the first one differently) */
     bool keep_special; /* false after detok_init */
+    int32_t
+        kept_token; /* a special token that is kept nevertheless; -1 (no token) after detok_init */
 };
 
 void detok_init(struct detok *d, const struct tokenizer *t);

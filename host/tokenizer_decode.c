@@ -167,6 +167,7 @@ void detok_init(struct detok *d, const struct tokenizer *t) {
     memset(d, 0, sizeof *d);
     d->t = t;
     d->strip = t->decoder.strip;
+    d->kept_token = -1;
 }
 
 /* Appends text, holding an incomplete character at its end back in d->tail. */
@@ -213,7 +214,7 @@ void detok_push(struct detok *d, int32_t id, struct buffer *out) {
     if (id < 0 || id >= dec->vocab_size)
         return;
     const struct token_text *token = &dec->tokens[id];
-    if (!token->exists || (token->special && !d->keep_special))
+    if (!token->exists || (token->special && !d->keep_special && id != d->kept_token))
         return;
     const char *s = dec->pool.data + token->offset;
     size_t len = token->len;

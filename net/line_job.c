@@ -25,8 +25,10 @@ static int encode_prompt(struct line_job *job, struct error *e) {
     struct line_request *r = &job->request;
     if (r->params.tokens)
         return 0;
-    if (r->messages)
-        return prompt_encode_chat(job->dispatch, r->messages, r->num_messages, &r->params, e);
+    if (r->messages) {
+        const struct chat_request chat = {.messages = r->messages, .num_messages = r->num_messages};
+        return prompt_encode_chat(job->dispatch, &chat, &r->params, e);
+    }
     return prompt_encode_text(job->dispatch, r->text, r->text_len, &r->params, e);
 }
 

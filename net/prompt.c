@@ -35,7 +35,7 @@ int prompt_encode_text(const struct dispatch *d, const char *text, size_t len,
     return take_tokens(&list, p, "prompt", error);
 }
 
-int prompt_encode_chat(const struct dispatch *d, const struct chat_message *messages, size_t count,
+int prompt_encode_chat(const struct dispatch *d, const struct chat_request *request,
                        struct request_params *p, struct error *error) {
     const struct chat_template *c = dispatch_chat_template(d);
     struct token_list list = {0};
@@ -46,7 +46,7 @@ int prompt_encode_chat(const struct dispatch *d, const struct chat_message *mess
                          "messages: this model has no chat template; one can be chosen with "
                          "--chat-template (%s)",
                          chat_template_names());
-    int rc = chat_template_encode(c, dispatch_tokenizer(d), messages, count, &list, error);
+    int rc = chat_template_encode(c, dispatch_tokenizer(d), request, &list, error);
     if (rc != 0) {
         free(list.ids);
         return rc;
@@ -56,5 +56,7 @@ int prompt_encode_chat(const struct dispatch *d, const struct chat_message *mess
         CHECK(p->num_stop < MAX_STOP_STRINGS, "%d stop strings", p->num_stop);
         p->stop[p->num_stop++] = xstrdup(*stops);
     }
+    if (request->num_tools > 0 && request->tool_choice != TOOL_CHOICE_NONE)
+        p->kept_token = chat_template_kept_token(c, dispatch_tokenizer(d));
     return take_tokens(&list, p, "messages", error);
 }

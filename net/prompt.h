@@ -21,10 +21,11 @@ int prompt_need_tokenizer(const struct dispatch *d, const char *field, struct er
 int prompt_encode_text(const struct dispatch *d, const char *text, size_t len,
                        struct request_params *p, struct error *error);
 
-/* Encodes a conversation through the model's chat template into p->tokens and adds the template's
- * stop strings. ERR_INVALID_REQUEST when there is no template, or it refuses the messages, or no
- * room is left for its stop strings. */
-int prompt_encode_chat(const struct dispatch *d, const struct chat_message *messages, size_t count,
+/* Encodes a conversation through the model's chat template into p->tokens, adds the template's stop
+ * strings, and keeps the token that begins a call in the text where there are tools.
+ * ERR_INVALID_REQUEST when there is no template, or it refuses the request, or no room is left for
+ * its stop strings. */
+int prompt_encode_chat(const struct dispatch *d, const struct chat_request *request,
                        struct request_params *p, struct error *error);
 
 #ifdef __cplusplus

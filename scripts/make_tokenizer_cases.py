@@ -12,8 +12,7 @@ small files beside it), trained here on the sentences below, and expected.json:
   scalars      hashes over ids and pieces of every assigned character in context, see scalar_hashes()
 
 The references are the `tokenizers` and `sentencepiece` packages, and transformers where its classes
-add to them. chat_cases.json holds conversations as transformers renders them through the published
-chat templates in templates/.
+add to them.
 
 Needs tokenizers 0.22, sentencepiece 0.2 and transformers 4.57. The output depends on the seeds alone.
 Usage: make_tokenizer_cases.py [--only KIND ...] [--out DIR]
@@ -34,7 +33,7 @@ os.environ["TRANSFORMERS_VERBOSITY"] = "error"
 import sentencepiece as spm
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers
 from tokenizers import pre_tokenizers, processors, trainers
-from transformers import AutoTokenizer, LlamaTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, LlamaTokenizer
 
 MARK = "\u2581"
 
@@ -524,62 +523,6 @@ def make_spm_kind(kind, folder, ranges):
 SPM_KINDS = ("spm_llama", "spm_llama_new", "spm_unigram")
 
 
-# ---- chat ----------------------------------------------------------------------------------------
-
-CONVERSATIONS = [
-    [("user", "Hello")],
-    [("system", "Be brief."), ("user", "Hello")],
-    [("user", "Hello"), ("assistant", "Hi there"), ("user", "Who are you?")],
-    [("system", "You are a helpful assistant"), ("user", "  padded \n"),
-     ("assistant", "   I am an assistant   "), ("user", "\n\nAnother\u3000question\x1f ")],
-    [("user", ""), ("assistant", ""), ("user", "")],
-    [("user", "q"), ("assistant", "<think>\nlong thought\n</think>\n\nanswer"), ("user", "next")],
-    [("user", "q"), ("assistant", "no start</think>a</think>\n\n\nb\n"), ("user", "<think>x</think>")],
-    [("user", "多语言 😀 e\u0301 <|im_end|> </s> [/INST] <|eot_id|>")],
-    [("system", "only a system message")],
-    [("user", "one"), ("user", "two")],
-    [("assistant", "first"), ("user", "second")],
-    [("user", "a"), ("system", "late"), ("user", "b")],
-    [("tool", "result")],
-]
-CHAT_TOKENS = {  # bos, eos
-    "chatml": ("", "<|im_end|>"), "qwen1.5": ("", "<|im_end|>"), "qwen2": ("", "<|im_end|>"),
-    "qwen2.5": ("", "<|im_end|>"), "qwen3": ("", "<|im_end|>"), "llama2": ("<s>", "</s>"),
-    "llama3": ("<|begin_of_text|>", "<|eot_id|>"), "llama3.1": ("<|begin_of_text|>", "<|eot_id|>"),
-    "mistral": ("<s>", "</s>"), "mistral-v1": ("<s>", "</s>"),
-    "deepseek": ("<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>"),
-    "olmoe": ("<|endoftext|>", "<|endoftext|>"),
-}
-ALTERNATE = ("llama2", "mistral", "mistral-v1")
-
-
-def alternate(turns):
-    return len(turns) % 2 == 1 and all(
-        role == ("assistant" if i % 2 else "user") for i, role in enumerate(turns))
-
-
-def make_chat_cases(out):
-    cases = []
-    for name, (bos, eos) in CHAT_TOKENS.items():
-        template = (out / "templates" / f"{name}.jinja").read_text()
-        t = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE()), eos_token=eos)
-        t.bos_token = bos or None
-        for conversation in CONVERSATIONS:
-            messages = [{"role": r, "content": c} for r, c in conversation]
-            try:
-                text = t.apply_chat_template(messages, chat_template=template, tokenize=False,
-                                             add_generation_prompt=True)
-            except Exception:  # the template refuses these roles
-                text = None
-            roles = [r for r, _ in conversation]
-            turns = roles[1:] if roles[0] == "system" else roles
-            if "tool" in roles or (name in ALTERNATE and not alternate(turns)):
-                text = None  # the template leaves messages out, or no place for an answer
-            cases.append({"template": name, "bos": bos, "eos": eos, "messages": messages,
-                          "prompt": text})
-    write_json(out / "chat_cases.json", cases)
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--only", nargs="+", default=None, metavar="KIND")
@@ -600,7 +543,6 @@ def main():
             make_json_kind(kind, folder, ranges)
         else:
             make_spm_kind(kind, folder, ranges)
-    make_chat_cases(args.out)
 
 
 if __name__ == "__main__":

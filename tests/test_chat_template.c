@@ -1,6 +1,6 @@
 /* Chat templates against transformers: tests/data/tokenizers/chat_cases.json holds each
- * conversation as the published Jinja templates (tests/data/tokenizers/templates) render it, or
- * null where they refuse it.
+ * conversation as the published Jinja templates (tests/data/tokenizers/templates) render it, with
+ * tools and without, or null where they refuse it.
  */
 #include "host/chat_template.h"
 
@@ -32,36 +32,69 @@ static struct tokenizer *load_tokenizer(const char *kind) {
     return t;
 }
 
-#define MAX_MESSAGES 8
+/* A conversation of the file; its strings are the document's. */
+struct conversation {
+    struct chat_message messages[8];
+    struct chat_tool_call calls[8];
+    struct chat_tool tools[4];
+    struct chat_request request;
+};
 
-static size_t read_messages(json_t *list, struct chat_message *out) {
-    size_t i;
-    json_t *v;
-    json_array_foreach(list, i, v) {
-        json_t *content = json_object_get(v, "content");
-        out[i] = (struct chat_message){json_string_value(json_object_get(v, "role")),
-                                       json_string_value(content), json_string_length(content)};
-    }
-    return json_array_size(list);
+static const char *string_at(json_t *object, const char *key, size_t *len) {
+    json_t *v = json_object_get(object, key);
+    *len = json_string_length(v);
+    return json_string_value(v);
 }
 
-static void check_case(json_t *c, size_t index) {
-    const char *name = json_string_value(json_object_get(c, "template"));
-    const struct chat_template *template = chat_template_find(name);
-    json_t *expected = json_object_get(c, "prompt");
-    struct chat_message messages[MAX_MESSAGES];
+static void read_conversation(json_t *doc, struct conversation *c) {
+    size_t i, k, num_calls = 0, len;
+    json_t *v, *v2;
+    memset(c, 0, sizeof *c);
+    json_array_foreach(json_object_get(doc, "messages"), i, v) {
+        struct chat_message *m = &c->messages[i];
+        m->role = string_at(v, "role", &len);
+        m->content = string_at(v, "content", &m->content_len);
+        m->tool_call_id = string_at(v, "tool_call_id", &len);
+        m->tool_calls = &c->calls[num_calls];
+        json_array_foreach(json_object_get(v, "tool_calls"), k, v2) {
+            struct chat_tool_call *call = &c->calls[num_calls++];
+            json_t *function = json_object_get(v2, "function");
+            call->id = string_at(v2, "id", &len);
+            call->name = string_at(function, "name", &len);
+            call->arguments = string_at(function, "arguments", &call->arguments_len);
+            m->num_tool_calls++;
+        }
+    }
+    c->request.messages = c->messages;
+    c->request.num_messages = i;
+    json_array_foreach(json_object_get(doc, "tools"), i, v) {
+        struct chat_tool *tool = &c->tools[i];
+        tool->name = string_at(v, "name", &len);
+        tool->description = string_at(v, "description", &tool->description_len);
+        tool->parameters = string_at(v, "parameters", &tool->parameters_len);
+    }
+    c->request.tools = c->tools;
+    c->request.num_tools = json_array_size(json_object_get(doc, "tools"));
+}
+
+static void check_case(json_t *template, json_t *conversation, size_t index) {
+    const char *name = json_string_value(json_object_get(template, "name"));
+    json_t *expected = json_array_get(json_object_get(template, "prompts"), index);
+    const struct chat_template *t = chat_template_find(name);
+    struct conversation c;
     struct chat_prompt prompt = {0};
     struct error error = {0};
-    ASSERT_TRUE(template != NULL);
-    size_t count = read_messages(json_object_get(c, "messages"), messages);
-    int rc = chat_template_render(template, json_string_value(json_object_get(c, "bos")),
-                                  json_string_value(json_object_get(c, "eos")), messages, count,
+    ASSERT_TRUE(t != NULL);
+    read_conversation(conversation, &c);
+    int rc = chat_template_render(t, json_string_value(json_object_get(template, "bos")),
+                                  json_string_value(json_object_get(template, "eos")), &c.request,
                                   &prompt, &error);
     if (json_is_null(expected)) {
         EXPECT_INT_EQ(rc, ERR_INVALID_REQUEST);
-        EXPECT_TRUE(strncmp(error.text, "messages", 8) == 0);
+        EXPECT_TRUE(!strncmp(error.text, "messages", 8) || !strncmp(error.text, "tools", 5));
     } else {
         buffer_putc(&prompt.text, 0);
+        EXPECT_STR_EQ(error.text, "");
         EXPECT_INT_EQ(rc, 0);
         if (strcmp(prompt.text.data, json_string_value(expected)) != 0)
             FAIL("%s, conversation %zu:\n%s\n--- expected\n%s", name, index, prompt.text.data,
@@ -74,17 +107,23 @@ static void check_case(json_t *c, size_t index) {
 }
 
 TEST(ChatTemplate, RendersAsTransformersDoes) {
-    json_t *cases = load_cases(), *c;
-    size_t i;
-    EXPECT_INT_GE(json_array_size(cases), 150);
-    json_array_foreach(cases, i, c) check_case(c, i);
-    json_decref(cases);
+    json_t *doc = load_cases(), *template, *conversation;
+    size_t i, k, with_tools = 0;
+    json_array_foreach(json_object_get(doc, "templates"), i, template) {
+        const char *name = json_string_value(json_object_get(template, "name"));
+        with_tools += chat_template_has_tools(chat_template_find(name));
+        json_array_foreach(json_object_get(doc, "conversations"), k, conversation)
+            check_case(template, conversation, k);
+    }
+    EXPECT_INT_EQ(i, 13);
+    EXPECT_INT_EQ(with_tools, 4);
+    json_decref(doc);
 }
 
 TEST(ChatTemplate, EveryPublishedTemplateIsRecognised) {
-    static const char *const names[] = {"chatml",  "qwen1.5",    "qwen2",    "qwen2.5",
-                                        "qwen3",   "llama2",     "llama3",   "llama3.1",
-                                        "mistral", "mistral-v1", "deepseek", "olmoe"};
+    static const char *const names[] = {
+        "chatml",   "qwen1.5", "qwen2",      "qwen2.5",    "qwen3",    "llama2", "llama3",
+        "llama3.1", "mistral", "mistral-v1", "mistral-v3", "deepseek", "olmoe"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         char path[512], *text;
         size_t len;
@@ -163,7 +202,7 @@ TEST(ChatTemplate, NamesAreUniqueAndListed) {
         EXPECT_STR_EQ(chat_template_name(c), name);
         count++;
     }
-    EXPECT_INT_EQ(count, 14);
+    EXPECT_INT_EQ(count, 15);
     EXPECT_TRUE(chat_template_find("jinja") == NULL);
 }
 
@@ -171,9 +210,10 @@ TEST(ChatTemplate, NamesAreUniqueAndListed) {
 
 static void encode(const struct chat_template *c, const struct tokenizer *t, const char *content,
                    size_t len, struct token_list *out) {
-    struct chat_message message = {"user", content, len};
+    const struct chat_message message = {.role = "user", .content = content, .content_len = len};
+    const struct chat_request request = {.messages = &message, .num_messages = 1};
     struct error error = {0};
-    EXPECT_INT_EQ(chat_template_encode(c, t, &message, 1, out, &error), 0);
+    EXPECT_INT_EQ(chat_template_encode(c, t, &request, out, &error), 0);
 }
 
 static size_t count_id(const struct token_list *ids, int32_t id) {
@@ -279,15 +319,17 @@ TEST(ChatTemplate, StopIdsAreTheTokensOfTheStops) {
 }
 
 TEST(ChatTemplate, BadConversationsNameTheMessage) {
-    struct chat_message messages[] = {{"user", "a", 1}, {"robot", "b", 1}};
+    const struct chat_message messages[] = {{.role = "user", .content = "a", .content_len = 1},
+                                            {.role = "robot", .content = "b", .content_len = 1}};
+    struct chat_request request = {.messages = messages, .num_messages = 2};
     struct chat_prompt prompt = {0};
     struct error error = {0};
     const struct chat_template *c = chat_template_find("chatml");
-    EXPECT_INT_EQ(chat_template_render(c, "", "", messages, 2, &prompt, &error),
-                  ERR_INVALID_REQUEST);
+    EXPECT_INT_EQ(chat_template_render(c, "", "", &request, &prompt, &error), ERR_INVALID_REQUEST);
     EXPECT_TRUE(strstr(error.text, "messages[1].role") != NULL);
-    EXPECT_INT_EQ(chat_template_render(c, "", "", messages, 0, &prompt, &error),
-                  ERR_INVALID_REQUEST);
-    EXPECT_INT_EQ(chat_template_render(c, "", "", messages, 1, &prompt, &error), 0);
+    request.num_messages = 0;
+    EXPECT_INT_EQ(chat_template_render(c, "", "", &request, &prompt, &error), ERR_INVALID_REQUEST);
+    request.num_messages = 1;
+    EXPECT_INT_EQ(chat_template_render(c, "", "", &request, &prompt, &error), 0);
     chat_prompt_deinit(&prompt);
 }
