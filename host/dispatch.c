@@ -5,6 +5,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "host/clock.h"
 #include "host/mem.h"
 #include "host/replica_choice.h"
 #include "host/sampler.h"
@@ -14,7 +15,9 @@ struct dispatch {
     struct engine *replica[MAX_REPLICAS]; /* owned */
     struct engine *strictest;             /* the one with the shortest context; borrowed */
     struct engine_model_info model;
-    int32_t max_queued_requests;
+    int32_t max_queued_requests, max_queued_tokens;
+    bool prefix_caching;
+    int64_t start_us;
     uint64_t seed;
     void (*wake)(void *);
     void *wake_ctx;
@@ -184,6 +187,8 @@ int dispatch_create_with(const struct engine_options *o, dispatch_start_fn start
     struct dispatch *d = xcalloc(1, sizeof *d);
     d->num_replicas = o->replicas;
     d->max_queued_requests = o->max_queued_requests;
+    d->max_queued_tokens = o->max_queued_tokens;
+    d->prefix_caching = o->enable_prefix_caching;
     d->seed = o->seed;
     d->wake = wake;
     d->wake_ctx = wake_ctx;
@@ -198,6 +203,7 @@ int dispatch_create_with(const struct engine_options *o, dispatch_start_fn start
         dispatch_destroy(d);
         return rc;
     }
+    d->start_us = clock_us();
     find_strictest(d);
     if (d->num_replicas > 1)
         d->choice = create_choice(d, o->enable_prefix_caching);
@@ -230,15 +236,21 @@ static bool takes_requests(const struct engine_stats *s) {
     return !s->failed && (s->healthy || s->running + s->waiting == 0);
 }
 
-/* Who may be given a request now, as bits. Nobody but dispatch_submit fills the queues, under the
- * lock, so what has room here still has it then. */
-static uint32_t open_replicas(const struct dispatch *d) {
+static bool has_room(const struct dispatch *d, const struct engine_stats *s, int32_t num_tokens) {
+    bool tokens_fit = d->max_queued_tokens == 0 || s->waiting == 0 ||
+                      s->waiting_tokens + num_tokens <= d->max_queued_tokens;
+    return s->waiting < d->max_queued_requests && tokens_fit;
+}
+
+/* Who may be given a request of so many prompt tokens now, as bits. Nobody but dispatch_submit
+ * fills the queues, under the lock, so what has room here still has it then. */
+static uint32_t open_replicas(const struct dispatch *d, int32_t num_tokens) {
     uint32_t all = (1u << d->num_replicas) - 1, well = 0, room = 0;
     for (int32_t i = 0; i < d->num_replicas; i++) {
         struct engine_stats stats;
         engine_stats(d->replica[i], &stats);
         well |= (uint32_t)takes_requests(&stats) << i;
-        room |= (uint32_t)(stats.waiting < d->max_queued_requests) << i;
+        room |= (uint32_t)has_room(d, &stats, num_tokens) << i;
     }
     uint32_t asked = well ? well : all;
     return asked & room ? asked & room : asked; /* all full: any of them says so */
@@ -261,11 +273,12 @@ static int submit_to_best(struct dispatch *d, struct request_params *p, void *us
                           uint64_t *handle, struct error *error) {
     int rc = engine_check(d->strictest, p, error);
     if (rc) {
+        engine_count_refusal(d->strictest, rc);
         request_params_deinit(p);
         return rc;
     }
     settle(d, p);
-    struct replica_pick pick = replica_choice_pick(d->choice, p, open_replicas(d));
+    struct replica_pick pick = replica_choice_pick(d->choice, p, open_replicas(d, p->num_tokens));
     rc = engine_submit(d->replica[pick.replica], p, user, handle, error);
     if (rc)
         return rc;
@@ -340,6 +353,7 @@ void dispatch_drain(struct dispatch *d, engine_event_fn fn, void *ctx) {
 static void add_stats(struct engine_stats *sum, const struct engine_stats *s) {
     sum->running += s->running;
     sum->waiting += s->waiting;
+    sum->waiting_tokens += s->waiting_tokens;
     sum->kv_blocks_used += s->kv_blocks_used;
     sum->kv_blocks_cached += s->kv_blocks_cached;
     sum->kv_blocks_total += s->kv_blocks_total;
@@ -365,6 +379,51 @@ void dispatch_stats(struct dispatch *d, struct dispatch_stats *out) {
         else
             add_stats(&out->total, &out->replica[i]);
     }
+}
+
+static void add_expert_tokens(struct dispatch_metrics *out, const struct model_metrics *m) {
+    size_t n = (size_t)m->num_layers * (size_t)m->num_experts;
+    if (!m->expert_tokens)
+        return;
+    if (!out->expert_tokens)
+        out->expert_tokens = xcalloc(n, sizeof *out->expert_tokens);
+    for (size_t i = 0; i < n; i++)
+        out->expert_tokens[i] += m->expert_tokens[i];
+}
+
+void dispatch_metrics(struct dispatch *d, struct dispatch_metrics *out) {
+    memset(out, 0, sizeof *out);
+    dispatch_stats(d, &out->stats);
+    dispatch_model_info(d, &out->model);
+    out->prefix_caching = d->prefix_caching;
+    out->uptime_us = clock_us() - d->start_us;
+    for (int32_t i = 0; i < d->num_replicas; i++) {
+        struct metrics m;
+        engine_metrics(d->replica[i], &m);
+        metrics_add(&out->total, &m);
+        engine_model_metrics(d->replica[i], &out->parts[i]);
+        add_expert_tokens(out, &out->parts[i]);
+    }
+}
+
+void dispatch_metrics_deinit(struct dispatch_metrics *m) {
+    for (int32_t i = 0; i < MAX_REPLICAS; i++)
+        model_metrics_deinit(&m->parts[i]);
+    free(m->expert_tokens);
+    memset(m, 0, sizeof *m);
+}
+
+int32_t dispatch_retry_after_s(struct dispatch *d) {
+    int32_t of_well = INT32_MAX, of_any = INT32_MAX;
+    for (int32_t i = 0; i < d->num_replicas; i++) {
+        struct engine_stats stats;
+        int32_t s = engine_retry_after_s(d->replica[i]);
+        engine_stats(d->replica[i], &stats);
+        of_any = s < of_any ? s : of_any;
+        if (takes_requests(&stats))
+            of_well = s < of_well ? s : of_well;
+    }
+    return of_well < INT32_MAX ? of_well : of_any;
 }
 
 const struct tokenizer *dispatch_tokenizer(const struct dispatch *d) {

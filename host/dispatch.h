@@ -20,6 +20,8 @@
 
 #include "host/buffer.h"
 #include "host/engine.h"
+#include "host/metrics.h"
+#include "host/model_metrics.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -33,6 +35,17 @@ struct dispatch_stats {
     struct engine_stats total;
     int32_t num_replicas;
     struct engine_stats replica[MAX_REPLICAS];
+};
+
+/* For /metrics and /stats. Ranks are each replica's own, numbered from 0. */
+struct dispatch_metrics {
+    struct dispatch_stats stats;
+    struct metrics total;           /* of all replicas */
+    struct engine_model_info model; /* strings are the dispatch's */
+    bool prefix_caching;
+    int64_t uptime_us;                        /* since all replicas were loaded */
+    struct model_metrics parts[MAX_REPLICAS]; /* [stats.num_replicas] */
+    int64_t *expert_tokens;                   /* [L, E] of all replicas; owned; NULL: not counted */
 };
 
 /* The options of one replica out of o->replicas: its part of o->gpus, in their order. ERR_CONFIG
@@ -72,6 +85,12 @@ void dispatch_wait(struct dispatch *d, int32_t timeout_ms);
 /* Have all replicas failed for good? Then the error says why the last one did (engine_failure). */
 bool dispatch_failure(struct dispatch *d, struct error *error);
 void dispatch_stats(struct dispatch *d, struct dispatch_stats *out);
+/* dispatch_metrics_deinit frees what *out holds. */
+void dispatch_metrics(struct dispatch *d, struct dispatch_metrics *out);
+void dispatch_metrics_deinit(struct dispatch_metrics *m);
+/* Seconds after which a request refused as overloaded may be tried again, 1 to 60: those of the
+ * replica that has room first (engine_retry_after_s), of those that may be given requests. */
+int32_t dispatch_retry_after_s(struct dispatch *d);
 const struct tokenizer *dispatch_tokenizer(const struct dispatch *d);
 const struct chat_template *dispatch_chat_template(const struct dispatch *d);
 /* max_model_len is what every replica can take; ranks are those of one replica. */

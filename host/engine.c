@@ -28,6 +28,7 @@ void engine_options_default(struct engine_options *o) {
         .max_num_seqs = 64,
         .max_num_batched_tokens = 512,
         .max_queued_requests = 512,
+        .max_queued_tokens = 1 << 20,
         .gpu_memory_utilization = 0.9f,
         .allreduce = "auto",
         .allreduce_dtype = "auto",
@@ -79,9 +80,11 @@ static bool take_work(struct engine *e, struct intake *in) {
     if (go_on) {
         *in = (struct intake){e->submitted, e->cancels, e->num_cancels};
         e->num_waiting += e->num_submitted;
+        e->waiting_tokens += e->submitted_tokens;
         e->submitted = NULL;
         e->submitted_end = &e->submitted;
         e->num_submitted = 0;
+        e->submitted_tokens = 0;
         e->submitted_since_us = 0;
         e->cancels = NULL;
         e->num_cancels = e->max_cancels = 0;
@@ -96,6 +99,7 @@ static void *engine_main(void *arg) {
     while (take_work(e, &in)) {
         engine_take_in(e, &in);
         engine_look_after_model(e);
+        engine_end_late_requests(e);
         if (e->staged.len > 0)
             engine_publish(e); /* those who cancelled do not wait for the step */
         engine_step(e);
@@ -233,6 +237,7 @@ int engine_create_with_model(const struct engine_options *o, const struct engine
     pthread_cond_init(&e->work_cond, NULL);
     event_queue_init(&e->events);
     e->submitted_end = &e->submitted;
+    e->next_deadline_us = INT64_MAX;
     e->last_handle = (uint64_t)o->replica << HANDLE_REPLICA_SHIFT;
     create_workers(e);
     engine_publish(e);
@@ -273,9 +278,10 @@ void engine_destroy(struct engine *e) {
 
 /* --- what callers do ------------------------------------------------------------------------ */
 
-/* Why a request cannot be queued now; under the lock. */
-static int check_queue(const struct engine *e, struct error *error) {
+/* Why a request of so many prompt tokens cannot be queued now; under the lock. */
+static int check_queue(const struct engine *e, int32_t num_tokens, struct error *error) {
     int32_t waiting = e->num_submitted + e->num_waiting;
+    int64_t tokens = e->submitted_tokens + e->waiting_tokens, most = e->options.max_queued_tokens;
     if (e->failed)
         return error_set(error, ERR_INTERNAL, "%s", e->failure);
     if (e->refusing)
@@ -283,6 +289,10 @@ static int check_queue(const struct engine *e, struct error *error) {
     if (waiting >= e->options.max_queued_requests)
         return error_set(error, ERR_OVERLOADED, "%d requests are waiting already, the most allowed",
                          waiting);
+    if (most > 0 && waiting > 0 && tokens + num_tokens > most)
+        return error_set(error, ERR_OVERLOADED,
+                         "prompts of %lld tokens are waiting already, %lld are allowed",
+                         (long long)tokens, (long long)most);
     return 0;
 }
 
@@ -294,6 +304,7 @@ int engine_submit(struct engine *e, struct request_params *p, void *user, uint64
                   struct error *error) {
     int rc = request_params_check(p, &e->limits, error);
     if (rc) {
+        engine_count_refusal(e, rc);
         request_params_deinit(p);
         return rc;
     }
@@ -301,13 +312,16 @@ int engine_submit(struct engine *e, struct request_params *p, void *user, uint64
     r->user = user;
     r->submitted_us = r->params.arrival_us ? r->params.arrival_us : clock_us();
     pthread_mutex_lock(&e->lock);
-    rc = check_queue(e, error);
+    rc = check_queue(e, r->seq.num_prompt, error);
+    if (rc != 0)
+        metrics_count_failure(&e->refusals, rc);
     if (rc == 0) {
         r->handle = *handle = ++e->last_handle;
         if (!r->params.has_seed)
             r->params.sampling.seed = sampler_mix64(e->options.seed + r->handle);
         *e->submitted_end = r;
         e->submitted_end = &r->next;
+        e->submitted_tokens += r->seq.num_prompt;
         if (e->num_submitted++ == 0)
             e->submitted_since_us = clock_us();
         pthread_cond_signal(&e->work_cond);
@@ -355,6 +369,7 @@ void engine_stats(struct engine *e, struct engine_stats *out) {
     pthread_mutex_lock(&e->lock);
     *out = e->stats;
     out->waiting = e->num_submitted + e->num_waiting;
+    out->waiting_tokens = e->submitted_tokens + e->waiting_tokens;
     out->last_step_age_us = e->last_step_us ? now_us - e->last_step_us : -1;
     out->healthy = e->stats.healthy && is_live(e, now_us);
     pthread_mutex_unlock(&e->lock);

@@ -28,6 +28,8 @@ extern "C" {
 
 struct engine; /* opaque */
 struct chat_template;
+struct metrics;
+struct model_metrics;
 struct group;
 
 enum {
@@ -62,6 +64,8 @@ struct engine_options {
     int32_t max_num_seqs;          /* sequences that run at once, default 64 */
     int32_t max_num_batched_tokens; /* tokens of a step, default 512, >= max_num_seqs */
     int32_t max_queued_requests;    /* waiting requests, default 512 */
+    int32_t max_queued_tokens;      /* prompt tokens of them, default 1,048,576; 0: any number */
+    float request_timeout_s;        /* from a request's arrival to its end; 0 (default): none */
     int64_t kv_cache_memory_bytes;  /* 0: max_num_seqs x max_model_len, within 40% of free memory */
     int32_t num_kv_blocks;          /* 0: from kv_cache_memory_bytes; else exactly this many */
     float gpu_memory_utilization;   /* share of each GPU's memory that may be used, default 0.9 */
@@ -151,6 +155,7 @@ typedef void (*engine_event_fn)(void *ctx, const struct engine_event *event);
 
 struct engine_stats {
     int32_t running, waiting;
+    int64_t waiting_tokens; /* of the prompts of those that wait */
     /* Cached blocks (held by the prefix cache only) are counted in used. */
     int32_t kv_blocks_used, kv_blocks_cached, kv_blocks_total;
     int64_t prompt_tokens_total, completion_tokens_total;
@@ -180,7 +185,9 @@ void engine_destroy(struct engine *e);
 
 /* Queues a request and takes over what p owns, also on failure. The handle is never reused. Errors:
  * ERR_CONTEXT_LENGTH, ERR_OVERLOADED, ERR_SHUTTING_DOWN, ERR_INVALID_REQUEST (token ids out of
- * range, ...), each with a message. No event follows a refused request. */
+ * range, ...), each with a message. No event follows a refused request. One that has not ended
+ * request_timeout_s after it arrived, queued or running, ends within a step with EVENT_ERROR and
+ * ERR_TIMEOUT. */
 int engine_submit(struct engine *e, struct request_params *p, void *user, uint64_t *handle,
                   struct error *error);
 /* Ends a request within one step, with EVENT_DONE and FINISH_CANCELLED. Unknown or ended handles
@@ -195,6 +202,16 @@ void engine_drain(struct engine *e, engine_event_fn fn, void *ctx);
 void engine_wait(struct engine *e, int32_t timeout_ms);
 
 void engine_stats(struct engine *e, struct engine_stats *out);
+/* As published after the last step, with all refusals so far. Any thread. */
+void engine_metrics(struct engine *e, struct metrics *out);
+/* What the model tells of itself; zeros when it tells nothing. Any thread; *out is zeroed or of an
+ * earlier call. */
+void engine_model_metrics(struct engine *e, struct model_metrics *out);
+/* Counts a refusal that the engine has not made itself (of engine_check, by a dispatch). */
+void engine_count_refusal(struct engine *e, int code);
+/* Seconds after which a request that was refused as overloaded may be tried again, 1 to 60: see
+ * throughput.h. Any thread. */
+int32_t engine_retry_after_s(struct engine *e);
 /* Has the engine ended for good, its ranks being lost or stuck? Then every request was answered
  * with an error, and the text says what happened. Any thread. */
 bool engine_failure(struct engine *e, struct error *error);

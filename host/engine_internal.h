@@ -12,7 +12,9 @@
 #include "host/engine_model.h"
 #include "host/engine_request.h"
 #include "host/kv_cache.h"
+#include "host/metrics.h"
 #include "host/scheduler.h"
+#include "host/throughput.h"
 
 enum { NUM_HANDLE_BUCKETS = 1024, MAX_EOS = 2 * MAX_MODEL_EOS_IDS };
 
@@ -47,24 +49,33 @@ struct engine {
     struct buffer text, released;                /* scratch: new text, and what of it is let out */
     int64_t slowest_us[NUM_STEP_SIZES]; /* by log2 of a step's tokens: slowest of late; 0: none */
     int64_t steps_total, requests_total, completion_tokens_total;
-    int32_t failed_steps; /* in a row */
+    int32_t failed_steps;     /* in a row */
+    int64_t step_end_us;      /* when the latest step ended */
+    int64_t next_deadline_us; /* no request is late before this; INT64_MAX: none ever */
+    struct metrics metrics;
+    struct throughput throughput;
 
     /* Under lock. */
     pthread_mutex_t lock;
     pthread_cond_t work_cond; /* there is something to take, or it is time to stop */
     struct request *submitted, **submitted_end; /* FIFO through request.next */
     int32_t num_submitted;
+    int64_t submitted_tokens;   /* of their prompts */
     int64_t submitted_since_us; /* when the first of them came; 0 when there are none */
     uint64_t *cancels;          /* handles, owned */
     size_t num_cancels, max_cancels;
     int32_t num_waiting; /* in the scheduler's queue, as far as the callers know */
+    int64_t waiting_tokens;
     uint64_t last_handle;
     bool refusing, stopping;
     bool failed;               /* set once; the engine thread reads it, and failure, without lock */
     char failure[1024];        /* why */
     int64_t step_deadline_us;  /* the running step is late after this; 0 between steps */
     int64_t last_step_us;      /* when a step last finished; 0: never */
-    struct engine_stats stats; /* as published after the last step */
+    struct engine_stats stats; /* as published after the last step; so too the next two: */
+    struct metrics shown_metrics;
+    struct throughput shown_throughput;
+    struct metrics refusals; /* failures counted by callers */
 
     struct event_queue events;
 };
@@ -82,6 +93,16 @@ void engine_take_in(struct engine *e, struct intake *in);
 void engine_step(struct engine *e);
 /* Ends a request with an error; nothing that it computed is shared any more. */
 void engine_fail_request(struct engine *e, struct request *r, const char *text);
+/* Ends those that are late (options.request_timeout_s). */
+void engine_end_late_requests(struct engine *e);
+/* engine_metrics.c: what happened is counted. A step has computed num_tokens; a request has got a
+ * token, in the step that has just ended; it ends now. */
+void engine_count_step(struct engine *e, int64_t start_us, int32_t num_tokens);
+void engine_count_token(struct engine *e, struct request *r);
+void engine_count_end(struct engine *e, const struct request *r, enum finish_reason reason,
+                      int64_t now_us);
+/* Under the lock: for callers to see. */
+void engine_show_metrics(struct engine *e);
 /* engine_failure.c: a step has failed. */
 void engine_step_failed(struct engine *e, const struct step *step, const struct error *why);
 /* Between steps: has the model failed meanwhile? Ends what was submitted before callers knew. */

@@ -28,8 +28,10 @@ struct engine_model {
      * the engine ends. NULL: nothing is to be looked after. */
     int (*check)(void *ctx, struct error *error);
     void (*describe)(void *ctx, struct buffer *out); /* lines of the start-up table; may be NULL */
-    void (*destroy)(void *ctx);                      /* may be NULL */
-    const char *name;                                /* copied */
+    /* Any thread, at any time; *out is zeroed or of an earlier call. May be NULL. */
+    void (*measure)(void *ctx, struct model_metrics *out);
+    void (*destroy)(void *ctx); /* may be NULL */
+    const char *name;           /* copied */
     int32_t ranks;
     int32_t vocab_size; /* V, the row stride of the logits */
     int32_t num_kv_blocks;

@@ -94,7 +94,7 @@ struct request *request_create(struct request_params *p, int32_t max_model_len) 
     int32_t room = max_model_len - p->num_tokens;
     int32_t new_tokens = p->max_tokens == 0 || p->max_tokens > room ? room : p->max_tokens;
     r->params = *p;
-    r->first_token_us = -1;
+    r->first_token_us = r->last_token_us = -1;
     sequence_init(&r->seq, p->tokens, p->num_tokens, p->num_tokens + new_tokens,
                   p->prompt_logprobs >= 0);
     r->params.tokens = NULL;

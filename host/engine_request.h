@@ -16,7 +16,7 @@ struct request {
     uint64_t handle;
     void *user;
     struct request_params params; /* tokens have moved to seq */
-    int64_t submitted_us, first_token_us;
+    int64_t submitted_us, first_token_us, last_token_us;
 
     /* Since request_prepare. */
     bool prepared;

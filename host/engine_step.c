@@ -1,5 +1,6 @@
 #include "host/engine_internal.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "host/clock.h"
@@ -30,6 +31,10 @@ static void forget(struct engine *e, struct request *r) {
 
 /* --- the ends of a request ------------------------------------------------------------------ */
 
+static int64_t min_i64(int64_t a, int64_t b) {
+    return a < b ? a : b;
+}
+
 static double ms_between(int64_t from_us, int64_t to_us) {
     return to_us < 0 ? 0 : (double)(to_us - from_us) / 1000;
 }
@@ -37,6 +42,7 @@ static double ms_between(int64_t from_us, int64_t to_us) {
 /* Stages the DONE event with the text in e->released, and drops the request. */
 static void finish(struct engine *e, struct request *r, enum finish_reason reason) {
     struct sequence *seq = &r->seq;
+    int64_t now_us = clock_us();
     struct engine_event event = {
         .kind = EVENT_DONE,
         .user = r->user,
@@ -49,7 +55,7 @@ static void finish(struct engine *e, struct request *r, enum finish_reason reaso
         .cached_tokens = seq->cached_tokens,
         .queue_ms = ms_between(r->submitted_us, seq->admitted_us),
         .ttft_ms = ms_between(r->submitted_us, r->first_token_us),
-        .total_ms = ms_between(r->submitted_us, clock_us()),
+        .total_ms = ms_between(r->submitted_us, now_us),
     };
     if (r->prompt_logprobs && seq->prompt_logits_done == seq->num_prompt - 1) {
         event.prompt_logprob_tokens = seq->tokens;
@@ -57,22 +63,60 @@ static void finish(struct engine *e, struct request *r, enum finish_reason reaso
         event.num_prompt_logprobs = seq->num_prompt;
     }
     event_stage(&e->staged, &event);
+    engine_count_end(e, r, reason, now_us);
     scheduler_remove(e->scheduler, seq);
     forget(e, r);
 }
 
-/* Ends a request whose computation failed; nothing that it computed is shared any more. */
-void engine_fail_request(struct engine *e, struct request *r, const char *text) {
+static void stage_error(struct engine *e, const struct request *r, int code, const char *text) {
     const struct engine_event event = {
         .kind = EVENT_ERROR,
         .user = r->user,
         .request = r->handle,
-        .error_code = ERR_INTERNAL,
+        .error_code = code,
         .error_text = text,
     };
     event_stage(&e->staged, &event);
+    metrics_count_failure(&e->metrics, code);
+}
+
+/* Ends a request whose computation failed; nothing that it computed is shared any more. */
+void engine_fail_request(struct engine *e, struct request *r, const char *text) {
+    stage_error(e, r, ERR_INTERNAL, text);
     scheduler_discard(e->scheduler, &r->seq);
     forget(e, r);
+}
+
+static int64_t deadline_of(const struct engine *e, const struct request *r) {
+    double timeout_us = (double)e->options.request_timeout_s * 1e6;
+    return timeout_us > 0 ? r->submitted_us + (int64_t)timeout_us : INT64_MAX;
+}
+
+static void end_late(struct engine *e, struct sequence *seq, int64_t now_us) {
+    char text[128];
+    for (struct sequence *next; seq; seq = next) {
+        struct request *r = request_of(seq);
+        int64_t deadline_us = deadline_of(e, r);
+        next = seq->next;
+        if (deadline_us > now_us) {
+            e->next_deadline_us = min_i64(e->next_deadline_us, deadline_us);
+            continue;
+        }
+        snprintf(text, sizeof text, "%d tokens were generated in %g s, which is all a request gets",
+                 sequence_num_generated(seq), (double)e->options.request_timeout_s);
+        stage_error(e, r, ERR_TIMEOUT, text);
+        scheduler_remove(e->scheduler, seq);
+        forget(e, r);
+    }
+}
+
+void engine_end_late_requests(struct engine *e) {
+    int64_t now_us = clock_us();
+    if (now_us < e->next_deadline_us)
+        return;
+    e->next_deadline_us = INT64_MAX;
+    end_late(e, scheduler_first_running(e->scheduler), now_us);
+    end_late(e, scheduler_first_waiting(e->scheduler), now_us);
 }
 
 /* Does a stop string that the last token completes end the text? */
@@ -111,6 +155,7 @@ void engine_take_in(struct engine *e, struct intake *in) {
         *bucket = r;
         scheduler_add(e->scheduler, &r->seq);
         e->requests_total++;
+        e->next_deadline_us = min_i64(e->next_deadline_us, deadline_of(e, r));
     }
     for (size_t i = 0; i < in->num_handles; i++)
         cancel(e, in->handles[i]);
@@ -158,6 +203,7 @@ static void refresh_stats(struct engine *e) {
     struct scheduler_counters counters;
     scheduler_counters(e->scheduler, &counters);
     e->num_waiting = scheduler_num_waiting(e->scheduler);
+    e->waiting_tokens = scheduler_waiting_tokens(e->scheduler);
     e->stats = (struct engine_stats){
         .running = scheduler_num_running(e->scheduler),
         .kv_blocks_used = kv_cache_num_used(e->kv),
@@ -282,9 +328,8 @@ static bool append_text(struct engine *e, struct request *r, int32_t token) {
 static void emit_token(struct engine *e, struct request *r, const struct sample *sample) {
     struct sequence *seq = &r->seq;
     struct logprob top[MAX_LOGPROBS];
-    if (r->first_token_us < 0)
-        r->first_token_us = clock_us();
     e->completion_tokens_total++;
+    engine_count_token(e, r);
     bool ended = !r->params.ignore_eos && is_eos(e, sample->token);
     bool stopped = !ended && append_text(e, r, sample->token);
     if (ended)
@@ -345,13 +390,14 @@ void engine_step(struct engine *e) {
     const struct step *step = compute(e, start_us, &rc, &error);
     if (!step)
         return;
-    int64_t end_us = clock_us();
+    e->step_end_us = clock_us();
     e->failed_steps = rc ? e->failed_steps + 1 : 0;
-    if (rc == 0)
-        note_duration(e, step->batch.num_tokens, end_us - start_us);
-    else
+    if (rc == 0) {
+        note_duration(e, step->batch.num_tokens, e->step_end_us - start_us);
+        engine_count_step(e, start_us, step->batch.num_tokens);
+    } else {
         engine_step_failed(e, step, &error);
-
+    }
     for (int32_t i = 0; rc == 0 && i < step->batch.num_seqs; i++) {
         struct request *r = request_of(step->seqs[i].seq);
         const struct step_result *result = &e->results[i];
@@ -366,13 +412,14 @@ void engine_step(struct engine *e) {
     e->steps_total++;
     pthread_mutex_lock(&e->lock);
     e->step_deadline_us = 0;
-    e->last_step_us = end_us;
+    e->last_step_us = e->step_end_us;
     pthread_mutex_unlock(&e->lock);
 }
 
 void engine_publish(struct engine *e) {
     pthread_mutex_lock(&e->lock);
     refresh_stats(e);
+    engine_show_metrics(e);
     pthread_mutex_unlock(&e->lock);
     if (event_queue_post(&e->events, &e->staged) && e->wake)
         e->wake(e->wake_ctx);

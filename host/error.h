@@ -25,12 +25,13 @@ extern "C" {
     X(ERR_LINE_TOO_LONG, -7, "line_too_long", "line too long")                                     \
     X(ERR_UNAUTHORIZED, -8, "unauthorized", "not authorized")                                      \
     X(ERR_SHUTTING_DOWN, -9, "shutting_down", "the server is shutting down")                       \
-    X(ERR_INTERNAL, -10, "internal", "internal error")                                             \
-    X(ERR_IO, -11, "io", "input/output error")                                                     \
-    X(ERR_BAD_FILE, -12, "bad_file", "malformed file")                                             \
-    X(ERR_UNSUPPORTED, -13, "unsupported", "not supported")                                        \
-    X(ERR_CONFIG, -14, "config", "invalid configuration")                                          \
-    X(ERR_NO_MEMORY, -15, "no_memory", "not enough memory")
+    X(ERR_TIMEOUT, -10, "timeout", "the request took too long")                                    \
+    X(ERR_INTERNAL, -11, "internal", "internal error")                                             \
+    X(ERR_IO, -12, "io", "input/output error")                                                     \
+    X(ERR_BAD_FILE, -13, "bad_file", "malformed file")                                             \
+    X(ERR_UNSUPPORTED, -14, "unsupported", "not supported")                                        \
+    X(ERR_CONFIG, -15, "config", "invalid configuration")                                          \
+    X(ERR_NO_MEMORY, -16, "no_memory", "not enough memory")
 
 enum error_code {
     ERR_OK = 0,

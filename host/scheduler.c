@@ -28,6 +28,7 @@ struct scheduler {
     struct scheduler_options options;
     struct kv_cache *kv; /* borrowed */
     struct seq_list waiting, running;
+    int64_t waiting_tokens;
     struct scheduler_counters counters;
     int32_t max_blocks; /* of one sequence */
 
@@ -147,6 +148,7 @@ void scheduler_add(struct scheduler *s, struct sequence *seq) {
           seq->capacity, s->options.max_model_len);
     seq->state = SEQUENCE_WAITING;
     list_push_back(&s->waiting, seq);
+    s->waiting_tokens += seq->num_tokens;
 }
 
 static void release_blocks(struct scheduler *s, struct sequence *seq) {
@@ -156,6 +158,8 @@ static void release_blocks(struct scheduler *s, struct sequence *seq) {
 
 void scheduler_remove(struct scheduler *s, struct sequence *seq) {
     CHECK(seq->state != SEQUENCE_IDLE, "sequence removed twice");
+    if (seq->state == SEQUENCE_WAITING)
+        s->waiting_tokens -= seq->num_tokens;
     list_remove(seq->state == SEQUENCE_WAITING ? &s->waiting : &s->running, seq);
     release_blocks(s, seq);
     seq->state = SEQUENCE_IDLE;
@@ -172,6 +176,7 @@ static void put_back(struct scheduler *s, struct sequence *seq) {
     release_blocks(s, seq);
     seq->state = SEQUENCE_WAITING;
     list_push_front(&s->waiting, seq);
+    s->waiting_tokens += seq->num_tokens;
 }
 
 void scheduler_restart(struct scheduler *s) {
@@ -181,6 +186,10 @@ void scheduler_restart(struct scheduler *s) {
 
 int32_t scheduler_num_waiting(const struct scheduler *s) {
     return s->waiting.count;
+}
+
+int64_t scheduler_waiting_tokens(const struct scheduler *s) {
+    return s->waiting_tokens;
 }
 
 int32_t scheduler_num_running(const struct scheduler *s) {
@@ -294,6 +303,7 @@ static bool admit(struct scheduler *s, struct plan *plan, int64_t now_us) {
 
     CHECK(seq->blocks, "a sequence was not prepared before it was admitted");
     list_remove(&s->waiting, seq);
+    s->waiting_tokens -= seq->num_tokens;
     list_push_back(&s->running, seq);
     seq->state = SEQUENCE_RUNNING;
     seq->num_blocks = kv_cache_match(s->kv, seq->tokens, max_hits, seq->blocks);
@@ -426,6 +436,11 @@ void scheduler_check(const struct scheduler *s) {
     check_list(&s->waiting, SEQUENCE_WAITING);
     check_list(&s->running, SEQUENCE_RUNNING);
     CHECK(s->running.count <= s->options.max_num_seqs, "%d running", s->running.count);
+    int64_t tokens = 0;
+    for (const struct sequence *seq = s->waiting.head; seq; seq = seq->next)
+        tokens += seq->num_tokens;
+    CHECK(tokens == s->waiting_tokens, "%lld tokens wait, not %lld", (long long)tokens,
+          (long long)s->waiting_tokens);
     for (const struct sequence *seq = s->running.head; seq; seq = seq->next)
         for (int32_t i = 0; i < seq->num_blocks; i++)
             refs[seq->blocks[i]]++;

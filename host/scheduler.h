@@ -84,6 +84,8 @@ void scheduler_restart(struct scheduler *s);
 
 int32_t scheduler_num_waiting(const struct scheduler *s);
 int32_t scheduler_num_running(const struct scheduler *s);
+/* Tokens of those that wait: of their prompts, and of preempted ones what they generated too. */
+int64_t scheduler_waiting_tokens(const struct scheduler *s);
 /* Heads of the lists in order (follow ->next), NULL when empty. */
 struct sequence *scheduler_first_waiting(const struct scheduler *s);
 struct sequence *scheduler_first_running(const struct scheduler *s);
