@@ -19,7 +19,7 @@ BUILD  ?= build$(if $(SAN),/$(SAN))
 VERSION := 0.1.0
 
 ifeq ($(BARE),0)
-PKGS := libuv jansson libpcre2-8 libutf8proc sentencepiece inih
+PKGS := libuv jansson libpcre2-8 libutf8proc sentencepiece inih libssl libcrypto
 ifneq ($(filter-out clean help format check-format,$(or $(MAKECMDGOALS),all)),)
 ifneq ($(shell pkg-config --exists $(PKGS) && echo yes),yes)
 $(error libraries are missing ($(PKGS)): run scripts/deps.sh)

@@ -15,7 +15,7 @@
 /* Opens a regular file for reading; *size is its size. Returns the descriptor or an ERR_ code. */
 static int open_regular(const char *path, size_t *size, struct error *error) {
     struct stat st;
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a FIFO must not hang */
     if (fd < 0)
         return error_set(error, errno == ENOENT ? ERR_NOT_FOUND : ERR_IO, "%s: %s", path,
                          strerror(errno));

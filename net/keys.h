@@ -49,7 +49,8 @@ struct api_key *keys_find(struct keys *k, const char *text, size_t len);
 /* For logs and metrics. */
 const char *api_key_name(const struct api_key *key);
 
-/* May this key begin a request of so many prompt tokens? 0, then api_key_end must follow; or
+/* May this key begin a request of so many prompt tokens? 0, then api_key_end must follow;
+ * ERR_UNAUTHORIZED when a reload has taken the key away since keys_find; or
  * ERR_OVERLOADED with a message and the seconds after which it may be tried again. key may be NULL:
  * no limits. */
 int api_key_begin(struct api_key *key, int64_t prompt_tokens, int64_t now_us, double *retry_s,
