@@ -19,7 +19,7 @@ BUILD  ?= build$(if $(SAN),/$(SAN))
 VERSION := 0.1.0
 
 ifeq ($(BARE),0)
-PKGS := libuv jansson libpcre2-8 libutf8proc sentencepiece inih libssl libcrypto
+PKGS := libuv jansson libpcre2-8 libutf8proc sentencepiece libssl libcrypto
 ifneq ($(filter-out clean help format check-format,$(or $(MAKECMDGOALS),all)),)
 ifneq ($(shell pkg-config --exists $(PKGS) && echo yes),yes)
 $(error libraries are missing ($(PKGS)): run scripts/deps.sh)
@@ -60,7 +60,7 @@ SHIM     := shim
 GTEST    := -lgtest
 TEST_SRC := $(filter-out tests/bench_% tests/gpu_% tests/test_cuda_% tests/shim_%,$(wildcard tests/*.c))
 ifneq ($(BARE),0)
-SRC      := $(filter-out host/main.c host/options.c host/cmd_% host/dispatch.c host/engine% host/tokenizer% host/chat_% host/tool_% net/%,$(SRC)) tests/bare/json.c
+SRC      := $(filter-out host/main.c host/options% host/cmd_% host/dispatch.c host/engine% host/tokenizer% host/chat_% host/tool_% net/%,$(SRC)) tests/bare/json.c
 SRC_CXX  :=
 SHIM     := shim_plain
 GTEST    :=

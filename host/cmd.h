@@ -15,12 +15,19 @@ int cmd_serve(int argc, char **argv);
 int cmd_generate(int argc, char **argv);
 int cmd_bench(int argc, char **argv);
 int cmd_plan(int argc, char **argv);
+int cmd_config(int argc, char **argv);
 
 /* What serve, generate and plan do first: parses, then answers --help and --version, sets the log
  * level, and finds the model. Returns true when the command should go on; otherwise *status is its
  * exit status. */
 bool cmd_start(struct options *o, unsigned command, int argc, char **argv, const char *usage,
                int *status);
+
+/* The demo model stands in for --model. Its path lives as long as the options. */
+int cmd_choose_model(struct options *o, struct error *e);
+
+/* Level and format of the log as the options say, and the options' own warnings. */
+void cmd_set_up_log(const struct options *o);
 
 /* Joins the processes that were started together, if any (group.h), for `lead` in the first of them
  * and for engine_follow in the others; returns what that returned. */

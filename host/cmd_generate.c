@@ -122,7 +122,7 @@ int cmd_generate(int argc, char **argv) {
         else
             rc = read_stdin(&task.text, &e);
         if (rc == 0) {
-            o.engine.progress = isatty(STDERR_FILENO) && !o.quiet;
+            o.engine.progress = isatty(STDERR_FILENO) && log_get_level() >= LOG_INFO;
             o.generation.has_seed = o.seed_given;
             o.generation.sampling.seed = o.engine.seed;
             rc = cmd_in_group(&o, generate, &task, &e);

@@ -19,8 +19,7 @@ static int fail(const struct error *e, int status) {
     return status;
 }
 
-/* The demo model stands in for --model. Its path lives as long as the options. */
-static int choose_model(struct options *o, struct error *e) {
+int cmd_choose_model(struct options *o, struct error *e) {
     if (o->engine.model)
         return 0;
     char *dir = demo_model_find();
@@ -43,11 +42,24 @@ static int suggested_sampling(struct options *o, struct error *e) {
     return rc;
 }
 
+void cmd_set_up_log(const struct options *o) {
+    for (int level = LOG_ERROR; level <= LOG_DEBUG; level++)
+        if (!strcmp(o->log_level, log_level_name((enum log_level)level)))
+            log_set_level((enum log_level)level);
+    log_set_format(strcmp(o->log_format, "json") ? LOG_TEXT : LOG_JSON);
+    log_set_requests(o->log_requests);
+    for (int32_t i = 0; i < o->num_warnings; i++)
+        log_warn("%s", o->warnings[i]);
+}
+
 bool cmd_start(struct options *o, unsigned command, int argc, char **argv, const char *usage,
                int *status) {
     struct error e = {0};
     options_init(o);
-    if (options_parse(o, command, argc, argv, &e) != 0) {
+    int rc = options_parse(o, command, argc, argv, &e);
+    options_hide_secrets(command, argc, argv);
+    cmd_set_up_log(o);
+    if (rc != 0) {
         *status = fail(&e, 2);
         return false;
     }
@@ -63,10 +75,8 @@ bool cmd_start(struct options *o, unsigned command, int argc, char **argv, const
         printf("moeserve %s\n", MOESERVE_VERSION);
         return false;
     }
-    if (o->verbose || o->quiet)
-        log_set_level(o->verbose ? LOG_DEBUG : LOG_WARN);
     bool samples = command != CMD_PLAN;
-    if (choose_model(o, &e) != 0 || (samples && suggested_sampling(o, &e) != 0)) {
+    if (cmd_choose_model(o, &e) != 0 || (samples && suggested_sampling(o, &e) != 0)) {
         *status = fail(&e, 1);
         return false;
     }
@@ -80,10 +90,17 @@ static void print_ready(void *ctx, const char *address) {
     fflush(stdout);
 }
 
+/* For people as it is, for programs a line at a time. */
 static void print_table(struct dispatch *dispatch) {
     struct buffer table = {0};
+    char *save = NULL;
     dispatch_describe(dispatch, &table);
-    fwrite(table.data, 1, table.len, stderr);
+    buffer_putc(&table, '\0');
+    if (log_get_format() == LOG_TEXT)
+        fwrite(table.data, 1, table.len - 1, stderr);
+    else
+        for (char *l = strtok_r(table.data, "\n", &save); l; l = strtok_r(NULL, "\n", &save))
+            log_info("%s", l);
     buffer_deinit(&table);
 }
 
@@ -145,7 +162,7 @@ int cmd_serve(int argc, char **argv) {
     struct error e = {0};
     int status;
     if (cmd_start(&o, CMD_SERVE, argc, argv, "[serve] [OPTION ...]", &status)) {
-        o.engine.progress = !o.quiet;
+        o.engine.progress = log_get_level() >= LOG_INFO && log_get_format() == LOG_TEXT;
         if (cmd_in_group(&o, serve, &o, &e) != 0)
             status = fail(&e, 1);
         if (e.code == ERR_INTERNAL) { /* ranks may be stuck, and what runs at exit wait for them */

@@ -17,6 +17,7 @@ static const struct command {
     {"serve", cmd_serve, "serve a model over TCP (the default)"},
     {"generate", cmd_generate, "answer one prompt and leave"},
     {"plan", cmd_plan, "say whether a model fits, and how it is spread; needs config.json only"},
+    {"config", cmd_config, "print or check the options of a command, and where each is from"},
     {"bench", cmd_bench, "measure a server under load"},
     {"help", cmd_help, "print this text"},
     {"version", cmd_version, "print the version"},

@@ -1,52 +1,22 @@
-#include "options.h"
+/* options: the table, defaults, and finding a row of it. See options.h, and options_internal.h for
+ * the rest. */
+#include "host/options.h"
 
-#include <errno.h>
-#include <ini.h>
-#include <math.h>
-#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "host/file.h"
-#include "host/json.h"
+#include "host/error.h"
 #include "host/mem.h"
 #include "host/nearest.h"
-
-enum option_type {
-    OPT_BOOL,
-    OPT_INT,
-    OPT_BYTES,
-    OPT_NUMBER,
-    OPT_SEED,
-    OPT_STRING,
-    OPT_CHOICE,
-    OPT_LISTEN
-};
-
-enum {
-    BOTH = CMD_SERVE | CMD_GENERATE,
-    ALL = BOTH | CMD_PLAN,
-    MAX_GENERATION_CONFIG_BYTES = 1 << 20
-};
-
-struct option {
-    const char *name;    /* without dashes; NULL: a heading of --help, in `help` */
-    const char *aliases; /* with dashes, space-separated; other systems' names of the same thing */
-    enum option_type type;
-    unsigned commands;
-    size_t offset;       /* in struct options */
-    double min, max;     /* OPT_INT, OPT_BYTES, OPT_NUMBER */
-    const char *choices; /* OPT_CHOICE: space-separated */
-    const char *help;    /* NULL: not listed */
-};
+#include "host/options_internal.h"
 
 #define AT(member) offsetof(struct options, member)
 #define HEADING(commands, text)                                                                    \
     { NULL, NULL, OPT_BOOL, commands, 0, 0, 0, NULL, text }
 
 /* clang-format off */
-static const struct option table[] = {
+const struct option option_table[] = {
     HEADING(ALL, "Model"),
     {"model", "-m --model-path", OPT_STRING, ALL, AT(engine.model), 0, 0, NULL,
      "folder of a checkpoint: config.json, *.safetensors, tokenizer; without it the demo model"},
@@ -164,6 +134,18 @@ static const struct option table[] = {
     {"drain-timeout", "", OPT_INT, CMD_SERVE, AT(server.drain_timeout_s), 0, 86400, NULL,
      "seconds that running requests get when the server is told to stop"},
 
+    {NULL, NULL, OPT_BOOL, CMD_SERVE, 0, 0, 0, NULL, "Who may use the server"},
+    {"api-key", "", OPT_SECRETS, CMD_SERVE, AT(api_keys), 0, 0, NULL,
+     "a key that clients must show; may be repeated. In a file or in the environment others do not see it"},
+    {"api-key-file", "", OPT_STRING, CMD_SERVE, AT(server.keys.file), 0, 0, NULL,
+     "file of keys, one a line, with names and limits (docs/OPERATIONS.md); SIGHUP reads it again"},
+    {"max-requests-per-key", "", OPT_INT, CMD_SERVE, AT(server.keys.max_requests), 0, 1 << 20, NULL,
+     "requests at once of a key whose line says nothing else; 0: any number"},
+    {"tokens-per-minute-per-key", "", OPT_INT64, CMD_SERVE, AT(server.keys.tokens_per_minute), 0, 1e12, NULL,
+     "prompt and generated tokens a minute of such a key; 0: any number"},
+    {"insecure", "", OPT_BOOL, CMD_SERVE, AT(server.insecure), 0, 0, NULL,
+     "serve without a key on addresses that other machines reach"},
+
     {NULL, NULL, OPT_BOOL, CMD_GENERATE, 0, 0, 0, NULL, "Prompt"},
     {"prompt", "-p", OPT_STRING, CMD_GENERATE, AT(prompt), 0, 0, NULL,
      "text to go on from; without it standard input is read to its end"},
@@ -172,15 +154,22 @@ static const struct option table[] = {
 
     HEADING(ALL, "General"),
     {"config", "", OPT_STRING, ALL, AT(config), 0, 0, NULL,
-     "INI file with options as `name = value` lines; flags win"},
-    {"verbose", "-v", OPT_BOOL, ALL, AT(verbose), 0, 0, NULL, "log more"},
-    {"quiet", "-q", OPT_BOOL, ALL, AT(quiet), 0, 0, NULL, "log errors and warnings only"},
+     "INI file with options as `name = value` lines; variables MOESERVE_<NAME> win over it, flags over both"},
+    {"log-format", "", OPT_CHOICE, ALL, AT(log_format), 0, 0, "text json",
+     "on standard error; json: an object a line"},
+    {"log-level", "", OPT_CHOICE, ALL, AT(log_level), 0, 0, "error warn info debug",
+     "what is logged; serve: SIGUSR1 makes it more, SIGUSR2 less"},
+    {"verbose", "-v", OPT_BOOL, ALL, AT(verbose), 0, 0, NULL, "the same as --log-level debug"},
+    {"quiet", "-q", OPT_BOOL, ALL, AT(quiet), 0, 0, NULL, "the same as --log-level warn"},
+    {"log-requests", "", OPT_BOOL, CMD_SERVE, AT(log_requests), 0, 0, NULL,
+     "a line for every request that has ended, at level info instead of debug"},
     {"help", "-h", OPT_BOOL, ALL, AT(help), 0, 0, NULL, "print this text"},
     {"version", "-V", OPT_BOOL, ALL, AT(version), 0, 0, NULL, "print the version"},
 };
 /* clang-format on */
-enum { NUM_OPTIONS = sizeof table / sizeof *table };
-_Static_assert((int)NUM_OPTIONS <= (int)MAX_OPTIONS, "options.given has a place for each");
+enum { NUM_OPTIONS = sizeof option_table / sizeof *option_table };
+const int num_options = NUM_OPTIONS;
+_Static_assert((int)NUM_OPTIONS <= (int)MAX_OPTIONS, "options.source has a place for each");
 
 void options_init(struct options *o) {
     memset(o, 0, sizeof *o);
@@ -188,19 +177,26 @@ void options_init(struct options *o) {
     server_options_default(&o->server);
     request_params_default(&o->generation);
     o->generation_config = "auto";
+    o->log_format = "text";
+    o->log_level = "info";
 }
 
 void options_deinit(struct options *o) {
     for (int32_t i = 0; i < o->num_strings; i++)
         free(o->strings[i]);
     free(o->strings);
+    free(o->api_keys.items);
     memset(o, 0, sizeof *o);
+}
+
+void options_keep(struct options *o, char *string) {
+    o->strings = xrealloc(o->strings, (size_t)(o->num_strings + 1) * sizeof *o->strings);
+    o->strings[o->num_strings++] = string;
 }
 
 /* ---- looking up ---- */
 
-/* Is `word` one of the space-separated words of list? */
-static bool in_list(const char *list, const char *word) {
+bool option_in_list(const char *list, const char *word) {
     size_t len = strlen(word);
     for (const char *p = list; p && *p;) {
         size_t n = strcspn(p, " ");
@@ -221,521 +217,43 @@ static bool same_name(const char *a, const char *b) {
     return *a == *b;
 }
 
-/* By name, or by alias: `name` has no dashes, `dashed` is as the user wrote it ("-m", "--tp"). */
-static const struct option *find(unsigned command, const char *name, const char *dashed) {
+const struct option *option_find(unsigned command, const char *name, const char *dashed) {
     for (int i = 0; i < NUM_OPTIONS; i++) {
-        const struct option *opt = &table[i];
+        const struct option *opt = &option_table[i];
         if (!opt->name || !(opt->commands & command))
             continue;
-        if ((name && same_name(opt->name, name)) || in_list(opt->aliases, dashed))
+        if ((name && same_name(opt->name, name)) || option_in_list(opt->aliases, dashed))
             return opt;
     }
     return NULL;
 }
 
-static int unknown(unsigned command, const char *name, const char *shown, struct error *error) {
-    const char *names[NUM_OPTIONS];
-    size_t count = 0;
-    for (int i = 0; i < NUM_OPTIONS; i++)
-        if (table[i].name && (table[i].commands & command))
-            names[count++] = table[i].name;
-    const char *near = nearest_name(names, count, name);
-    if (near)
-        return error_set(error, ERR_CONFIG, "unknown option %s (did you mean --%s?)", shown, near);
-    return error_set(error, ERR_CONFIG, "unknown option %s (see --help)", shown);
-}
-
-/* ---- values ---- */
-
-void options_keep(struct options *o, char *string) {
-    o->strings = xrealloc(o->strings, (size_t)(o->num_strings + 1) * sizeof *o->strings);
-    o->strings[o->num_strings++] = string;
-}
-
-static const char *keep_copy(struct options *o, const char *s) {
-    char *copy = xstrdup(s);
-    options_keep(o, copy);
-    return copy;
-}
-
-static bool parse_bool(const char *s, bool *out) {
-    bool yes = in_list("true yes on 1", s), no = in_list("false no off 0", s);
-    *out = yes;
-    return yes || no;
-}
-
-/* "4096", "512K", "4MiB", "1.5g": powers of 1,024. */
-static bool parse_bytes(const char *s, double *out) {
-    static const char units[] = "kmgt";
-    char *end;
-    double v = strtod(s, &end);
-    if (end == s || !isfinite(v))
-        return false;
-    if (*end) {
-        const char *unit = strchr(units, *end | 0x20);
-        if (!unit)
-            return false;
-        v *= (double)(1LL << (10 * (unit - units + 1)));
-        end++;
-        if (*end == 'i')
-            end++;
-        if (*end == 'B' || *end == 'b')
-            end++;
-    }
-    *out = floor(v);
-    return *end == '\0';
-}
-
-static int bad_value(const struct option *opt, const char *value, struct error *error) {
-    switch (opt->type) {
-    case OPT_BOOL:
-        return error_set(error, ERR_CONFIG, "--%s %s: expected true or false", opt->name, value);
-    case OPT_INT:
-        return error_set(error, ERR_CONFIG, "--%s %s: expected an integer from %.0f to %.0f",
-                         opt->name, value, opt->min, opt->max);
-    case OPT_BYTES:
-        return error_set(error, ERR_CONFIG,
-                         "--%s %s: expected a size from %.0f to %.0f bytes, such as 512M",
-                         opt->name, value, opt->min, opt->max);
-    case OPT_NUMBER:
-        return error_set(error, ERR_CONFIG, "--%s %s: expected a number from %g to %g", opt->name,
-                         value, opt->min, opt->max);
-    case OPT_SEED:
-        return error_set(error, ERR_CONFIG, "--%s %s: expected an integer from 0 to 2^64 - 1",
-                         opt->name, value);
-    case OPT_CHOICE:
-        return error_set(error, ERR_CONFIG, "--%s %s: expected one of: %s", opt->name, value,
-                         opt->choices);
-    default:
-        return error_set(error, ERR_CONFIG, "--%s: expected a value", opt->name);
-    }
-}
-
-static bool set_int(void *at, const struct option *opt, const char *value) {
-    char *end;
-    errno = 0;
-    long long v = strtoll(value, &end, 10);
-    if (end == value || *end || errno || (double)v < opt->min || (double)v > opt->max)
-        return false;
-    *(int32_t *)at = (int32_t)v;
-    return true;
-}
-
-static bool set_bytes(void *at, const struct option *opt, const char *value) {
-    double v;
-    if (!parse_bytes(value, &v) || v < opt->min || v > opt->max)
-        return false;
-    *(int64_t *)at = (int64_t)v;
-    return true;
-}
-
-static bool set_number(void *at, const struct option *opt, const char *value) {
-    char *end;
-    double v = strtod(value, &end);
-    if (end == value || *end || !(v >= opt->min && v <= opt->max))
-        return false;
-    *(float *)at = (float)v;
-    return true;
-}
-
-static bool set_seed(struct options *o, void *at, const char *value) {
-    char *end;
-    errno = 0;
-    unsigned long long v = strtoull(value, &end, 10);
-    if (*value < '0' || *value > '9' || *end || errno)
-        return false;
-    *(uint64_t *)at = v;
-    o->seed_given = true;
-    return true;
-}
-
-static int set_value(struct options *o, const struct option *opt, const char *value,
-                     struct error *error) {
-    void *at = (char *)o + opt->offset;
-    char host[256], port[6];
-    struct error why = {0};
-    bool ok = false;
-    switch (opt->type) {
-    case OPT_BOOL:
-        ok = parse_bool(value, at);
-        break;
-    case OPT_INT:
-        ok = set_int(at, opt, value);
-        break;
-    case OPT_BYTES:
-        ok = set_bytes(at, opt, value);
-        break;
-    case OPT_NUMBER:
-        ok = set_number(at, opt, value);
-        break;
-    case OPT_SEED:
-        ok = set_seed(o, at, value);
-        break;
-    case OPT_LISTEN:
-        if (server_parse_address(value, host, port, &why) != 0)
-            return error_set(error, ERR_CONFIG, "--%s: %s", opt->name, why.text);
-        *(const char **)at = keep_copy(o, value);
-        return 0;
-    case OPT_CHOICE:
-    case OPT_STRING:
-        ok = opt->type == OPT_STRING || in_list(opt->choices, value);
-        if (ok)
-            *(const char **)at = keep_copy(o, value);
-        break;
-    }
-    if (!ok)
-        return bad_value(opt, value, error);
-    o->given[opt - table] = true;
-    return 0;
-}
-
-/* ---- files ---- */
-
-struct file_reader {
-    struct options *o;
-    unsigned command;
-    struct error *error;
-    bool failed;
-    FILE *file;
-    bool too_long; /* the line read last did not fit in inih's buffer */
-};
-
-/* inih's fgets: without leading blanks, because inih would take an indented `name = value` as more
- * of the value before it, and ending at a line that inih would cut in two. */
-static char *next_ini_line(char *line, int size, void *stream) {
-    struct file_reader *r = stream;
-    if (r->too_long || !fgets(line, size, r->file))
-        return NULL;
-    size_t len = strlen(line), blanks = strspn(line, " \t");
-    r->too_long = len + 1 == (size_t)size && line[len - 1] != '\n';
-    memmove(line, line + blanks, len - blanks + 1);
-    return line;
-}
-
-/* By name or alias, without dashes. */
-static const struct option *find_in_file(const char *name) {
+const struct option *option_find_bare(const char *name) {
     static const char *const dashes[] = {"-", "--"};
-    const struct option *opt = find(ALL, name, "");
+    const struct option *opt = option_find(ALL, name, "");
     for (int i = 0; !opt && i < 2; i++) {
         char dashed[64];
         snprintf(dashed, sizeof dashed, "%s%s", dashes[i], name);
-        opt = find(ALL, NULL, dashed);
+        opt = option_find(ALL, NULL, dashed);
     }
     return opt;
 }
 
-/* inih's handler: 1 to go on, 0 for an error, which we have then written ourselves. */
-static int on_ini_key(void *user, const char *section, const char *name, const char *value) {
-    struct file_reader *r = user;
-    (void)section;
-    if (r->failed)
-        return 0;
-    const struct option *opt = find_in_file(name);
-    if (opt &&
-        (opt->offset == AT(config) || opt->offset == AT(help) || opt->offset == AT(version))) {
-        r->failed = true;
-        error_set(r->error, ERR_CONFIG, "%s: not allowed in a file", name);
-        return 0;
-    }
-    if (!opt) {
-        r->failed = true;
-        unknown(r->command, name, name, r->error);
-        return 0;
-    }
-    /* A file may serve several commands: options of another one are checked, then left alone. */
-    if (set_value(r->o, opt, value, r->error) != 0)
-        r->failed = true;
-    return !r->failed;
+const struct option *option_named(const char *name) {
+    const struct option *opt = option_find(ALL, name, "");
+    CHECK(opt, "no option %s", name);
+    return opt;
 }
 
-int options_read_file(struct options *o, unsigned command, const char *path, struct error *error) {
-    struct error inner = {0};
-    struct file_reader r = {.o = o, .command = command, .error = &inner};
-    r.file = fopen(path, "r");
-    if (!r.file)
-        return error_set(error, ERR_CONFIG, "--config %s: %s", path, strerror(errno));
-    int line = ini_parse_stream(next_ini_line, &r, on_ini_key, &r);
-    fclose(r.file);
-    if (r.failed)
-        return error_set(error, ERR_CONFIG, "%s:%d: %s", path, line, inner.text);
-    if (r.too_long)
-        return error_set(error, ERR_CONFIG, "%s: a line is longer than about 200 bytes", path);
-    if (line != 0)
-        return error_set(error, ERR_CONFIG, "%s:%d: expected `name = value`", path, line);
-    return 0;
+const char *option_nearest(unsigned command, const char *name) {
+    const char *names[NUM_OPTIONS];
+    size_t count = 0;
+    for (int i = 0; i < NUM_OPTIONS; i++)
+        if (option_table[i].name && (option_table[i].commands & command))
+            names[count++] = option_table[i].name;
+    return nearest_name(names, count, name);
 }
 
-int options_read_generation_config(struct options *o, const char *model_dir, struct buffer *taken,
-                                   struct error *error) {
-    static const char *const names[] = {"temperature", "top_k", "top_p", "min_p",
-                                        "repetition_penalty"};
-    struct error inner = {0};
-    char *path = path_join(model_dir, "generation_config.json");
-    json_t *root = NULL;
-    int rc = 0;
-    if (!strcmp(o->generation_config, "auto") && file_exists(path) &&
-        !(root = json_parse_file(path, MAX_GENERATION_CONFIG_BYTES, error)))
-        rc = ERR_BAD_FILE;
-    for (size_t i = 0; rc == 0 && i < sizeof names / sizeof *names; i++) {
-        const struct option *opt = find(CMD_SERVE, names[i], "");
-        json_t *v = json_object_get(root, names[i]);
-        char value[32];
-        if (!v || json_is_null(v) || o->given[opt - table])
-            continue;
-        snprintf(value, sizeof value, "%.9g", json_number_value(v));
-        if (!json_is_number(v))
-            rc = error_set(error, ERR_BAD_FILE, "%s: %s: expected a number", path, names[i]);
-        else if (set_value(o, opt, value, &inner) != 0)
-            rc = error_set(error, ERR_CONFIG, "%s: %s (--generation-config none leaves it out)",
-                           path, inner.text);
-        else
-            buffer_printf(taken, "%s%s %s", taken->len ? ", " : "", names[i], value);
-    }
-    o->server.defaults = o->generation;
-    json_decref(root);
-    free(path);
-    return rc;
-}
-
-/* ---- the command line ---- */
-
-/* One argument taken apart. */
-struct argument {
-    const struct option *option; /* NULL: not known */
-    const char *value;           /* after '=', or the next argument; NULL: none */
-    bool negated;                /* --no-... */
-    int used;                    /* arguments taken: 1 or 2 */
-};
-
-static void take_apart(unsigned command, char **argv, int left, struct argument *a) {
-    const char *arg = argv[0], *eq = strchr(arg, '=');
-    char dashed[80];
-    snprintf(dashed, sizeof dashed, "%.*s", (int)(eq ? eq - arg : (long)strlen(arg)), arg);
-    bool is_long = !strncmp(dashed, "--", 2);
-    memset(a, 0, sizeof *a);
-    a->used = 1;
-    a->option = find(command, is_long ? dashed + 2 : NULL, dashed);
-    if (!a->option && is_long && !strncmp(dashed, "--no-", 5)) {
-        a->option = find(command, dashed + 5, "");
-        a->negated = true;
-        if (a->option && a->option->type != OPT_BOOL)
-            a->option = NULL;
-    }
-    if (!a->option)
-        return;
-    if (eq) {
-        a->value = eq + 1;
-    } else if (a->option->type != OPT_BOOL && left > 1) {
-        a->value = argv[1];
-        a->used = 2;
-    }
-}
-
-static int apply(struct options *o, const char *arg, const struct argument *a,
-                 struct error *error) {
-    const struct option *opt = a->option;
-    if (opt->type == OPT_BOOL && !a->value) {
-        *(bool *)((char *)o + opt->offset) = !a->negated;
-        return 0;
-    }
-    if (a->negated)
-        return error_set(error, ERR_CONFIG, "%s: takes no value", arg);
-    if (!a->value)
-        return error_set(error, ERR_CONFIG, "%s: a value is missing", arg);
-    return set_value(o, opt, a->value, error);
-}
-
-/* Goes over the arguments once: the first pass reads --config files, the second sets options. */
-static int pass(struct options *o, unsigned command, int argc, char **argv, bool files,
-                struct error *error) {
-    struct argument a;
-    for (int i = 1; i < argc; i += a.used) {
-        int rc = 0;
-        take_apart(command, argv + i, argc - i, &a);
-        if (!a.option) {
-            if (argv[i][0] != '-')
-                return error_set(error, ERR_CONFIG,
-                                 "unexpected argument '%s' (a command comes first; see --help)",
-                                 argv[i]);
-            const char *name = argv[i] + strspn(argv[i], "-");
-            char shown[80], bare[80];
-            snprintf(shown, sizeof shown, "%.*s", (int)strcspn(argv[i], "="), argv[i]);
-            snprintf(bare, sizeof bare, "%.*s", (int)strcspn(name, "="), name);
-            return unknown(command, bare, shown, error);
-        }
-        if (files && a.option->offset == AT(config) && a.value)
-            rc = options_read_file(o, command, a.value, error);
-        else if (!files)
-            rc = apply(o, argv[i], &a, error);
-        if (rc != 0)
-            return rc;
-    }
-    return 0;
-}
-
-/* "3" is GPUs 0, 1 and 2; "3," or "0,3" are lists; a GPU that is named twice has two ranks. */
-static int parse_gpus(struct engine_options *e, const char *text, struct error *error) {
-    bool list = strchr(text, ',') != NULL;
-    const char *p = text;
-    e->num_gpus = 0;
-    while (*p >= '0' && *p <= '9') {
-        char *end;
-        long n = strtol(p, &end, 10);
-        if (list ? n > 1023 || e->num_gpus == MAX_GPUS : n > MAX_GPUS)
-            return error_set(error, ERR_CONFIG, "--gpus %s: up to %d GPUs are possible", text,
-                             MAX_GPUS);
-        if (!list) {
-            for (; e->num_gpus < n; e->num_gpus++)
-                e->gpus[e->num_gpus] = e->num_gpus;
-        } else {
-            e->gpus[e->num_gpus++] = (int32_t)n;
-        }
-        p = end + (*end == ',');
-        if (*end != ',')
-            break;
-    }
-    if (*p || p == text)
-        return error_set(error, ERR_CONFIG,
-                         "--gpus %s: expected a number of GPUs or a list such as 0,2,3", text);
-    return 0;
-}
-
-/* "24G", or "24G,24G,12G": sizes of at least a MiB. */
-static int parse_gpu_memory(struct options *o, struct error *error) {
-    const double least = 1 << 20, most = (double)(1LL << 50);
-    o->num_memory = 0;
-    for (const char *p = o->gpu_memory; p;) {
-        char size[32];
-        int len = (int)strcspn(p, ",");
-        double bytes = 0;
-        snprintf(size, sizeof size, "%.*s", len, p);
-        if (len >= (int)sizeof size || !parse_bytes(size, &bytes) || bytes < least || bytes > most)
-            return error_set(error, ERR_CONFIG,
-                             "--gpu-memory %s: expected sizes such as 24G or 24G,24G,12G",
-                             o->gpu_memory);
-        if (o->num_memory == MAX_GPUS)
-            return error_set(error, ERR_CONFIG, "--gpu-memory %s: up to %d sizes are possible",
-                             o->gpu_memory, MAX_GPUS);
-        o->memory[o->num_memory++] = (int64_t)bytes;
-        p = p[len] ? p + len + 1 : NULL;
-    }
-    return 0;
-}
-
-/* Ranks of one model share a GPU's memory by agreement; replicas know nothing of each other. */
-static int check_shared_gpus(const struct options *o, struct error *error) {
-    const struct engine_options *e = &o->engine;
-    for (int32_t i = 0; i < e->num_gpus && e->replicas > 1; i++)
-        for (int32_t k = 0; k < i; k++)
-            if (e->gpus[k] == e->gpus[i])
-                return error_set(error, ERR_CONFIG,
-                                 "--gpus %s: GPU %d twice, but --replicas %d share none", o->gpus,
-                                 e->gpus[i], e->replicas);
-    return 0;
-}
-
-/* --gpus and --device say the same thing twice. */
-static int choose_device(struct options *o, struct error *error) {
-    struct engine_options *e = &o->engine;
-    bool cuda = !strcmp(e->device, "cuda");
-    int rc = parse_gpus(e, o->gpus ? o->gpus : cuda ? "1" : "0", error);
-    if (rc)
-        return rc;
-    if (cuda && e->num_gpus == 0)
-        return error_set(error, ERR_CONFIG, "--device cuda: --gpus 0 leaves none");
-    if (!cuda && e->num_gpus > 0) {
-        const struct option *device = find(CMD_SERVE, "device", "");
-        if (o->given[device - table])
-            return error_set(error, ERR_CONFIG, "--gpus %s: --device %s uses no GPU", o->gpus,
-                             e->device);
-        e->device = "cuda";
-    }
-    return 0;
-}
-
-int options_parse(struct options *o, unsigned command, int argc, char **argv, struct error *error) {
-    int rc = pass(o, command, argc, argv, true, error);
-    if (rc == 0)
-        rc = pass(o, command, argc, argv, false, error);
-    if (rc == 0)
-        rc = choose_device(o, error);
-    if (rc == 0)
-        rc = check_shared_gpus(o, error);
-    if (rc == 0)
-        rc = parse_gpu_memory(o, error);
-    if (rc == 0 && o->generation.min_tokens > o->generation.max_tokens)
-        rc = error_set(error, ERR_CONFIG, "--min-tokens %d: more than --max-tokens %d",
-                       o->generation.min_tokens, o->generation.max_tokens);
-    o->server.defaults = o->generation;
-    return rc;
-}
-
-/* ---- help ---- */
-
-static void put_default(const struct options *o, const struct option *opt, struct buffer *out) {
-    const void *at = (const char *)o + opt->offset;
-    const char *s;
-    switch (opt->type) {
-    case OPT_BOOL:
-        if (*(const bool *)at)
-            buffer_printf(out, " [on; --no-%s]", opt->name);
-        break;
-    case OPT_INT:
-        buffer_printf(out, " [%d]", *(const int32_t *)at);
-        break;
-    case OPT_BYTES:
-        buffer_printf(out, " [%lld]", (long long)*(const int64_t *)at);
-        break;
-    case OPT_NUMBER:
-        buffer_printf(out, " [%g]", (double)*(const float *)at);
-        break;
-    case OPT_SEED:
-        buffer_printf(out, " [%llu]", (unsigned long long)*(const uint64_t *)at);
-        break;
-    default:
-        s = *(const char *const *)at;
-        if (s)
-            buffer_printf(out, " [%s]", s);
-    }
-}
-
-static const char *placeholder(const struct option *opt) {
-    switch (opt->type) {
-    case OPT_BOOL:
-        return "";
-    case OPT_INT:
-    case OPT_SEED:
-        return " N";
-    case OPT_BYTES:
-        return " BYTES";
-    case OPT_NUMBER:
-        return " X";
-    case OPT_LISTEN:
-        return " HOST:PORT";
-    default:
-        return " TEXT";
-    }
-}
-
-void options_help(unsigned command, struct buffer *out) {
-    struct options defaults;
-    options_init(&defaults);
-    for (int i = 0; i < NUM_OPTIONS; i++) {
-        const struct option *opt = &table[i];
-        if (!(opt->commands & command) || !opt->help) /* without help: for tests */
-            continue;
-        if (!opt->name) {
-            buffer_printf(out, "\n%s\n", opt->help);
-            continue;
-        }
-        buffer_printf(out, "  --%s%s", opt->name, placeholder(opt));
-        if (*opt->aliases)
-            buffer_printf(out, "  (%s)", opt->aliases);
-        buffer_printf(out, "\n        %s", opt->help);
-        if (opt->choices)
-            buffer_printf(out, " (%s)", opt->choices);
-        put_default(&defaults, opt, out);
-        buffer_putc(out, '\n');
-    }
-    options_deinit(&defaults);
+bool option_is_flag_only(const struct option *opt) {
+    return opt->offset == AT(config) || opt->offset == AT(help) || opt->offset == AT(version);
 }

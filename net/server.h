@@ -13,6 +13,7 @@
 
 #include "host/dispatch.h"
 #include "host/error.h"
+#include "net/keys.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -30,6 +31,8 @@ struct server_options {
     int64_t max_buffered_bytes;          /* held and unsent, all clients together, default 1 GiB */
     int32_t line_timeout_s;              /* for a line to be completed, default 120; 0: none */
     int32_t drain_timeout_s;             /* for running requests at shutdown, default 30 */
+    struct keys_options keys;            /* who may use it; default: everybody */
+    bool insecure;                       /* so also on addresses that other machines reach */
     bool handle_signals;                 /* SIGTERM and SIGINT stop the server; default false */
     struct request_params defaults;      /* of fields that a request leaves out; owns nothing */
     void (*on_ready)(void *ctx, const char *address); /* called when listening; may be NULL */

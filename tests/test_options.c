@@ -224,9 +224,11 @@ TEST(Options, AFilesMistakesAreNamedWithTheirLine) {
     static const struct {
         const char *text, *says;
     } cases[] = {
-        {"ranks = 1\nmodle = x\n", ":2: unknown option modle (did you mean --model?)"},
+        {"ranks = 1\nmodle = x\n", ":2: unknown option modle (did you mean model?)"},
         {"[a]\n\nranks = none\n", ":3: --ranks none: expected an integer"},
         {"config = b.ini\n", ":1: config: not allowed in a file"},
+        {"ranks = 1\n\n[b]\nranks = 1\n", ":4: ranks: a second time, after line 1"},
+        {"max-num-seqs = 3\nnp = 3\n", ":2: np: a second time, after line 1"},
         {"ranks\n", ":1: expected `name = value`"},
         {"[open\n", ":1: expected `name = value`"},
     };
@@ -262,8 +264,8 @@ TEST(Options, LinesOfAFileAreNeverCutOrJoined) {
         strcat(text, i % 2 ? "x" : " ");
     path = write_file("long.ini", text);
     options_init(&o);
-    EXPECT_INT_EQ(options_read_file(&o, CMD_SERVE, path, &e), ERR_CONFIG);
-    EXPECT_TRUE(strstr(e.text, "a line is longer than") != NULL);
+    EXPECT_INT_EQ(options_read_file(&o, CMD_SERVE, path, &e), 0);
+    EXPECT_INT_EQ(o.engine.model ? strlen(o.engine.model) : 0, 1001);
     options_deinit(&o);
     free(path);
 }
