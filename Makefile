@@ -127,6 +127,9 @@ $(BUILD)/host/cpu/kernels_avx2.o: CFLAGS += -O3 -mavx2 -mfma -mf16c
 $(BUILD)/host/cpu/kernels_avx512.o: CFLAGS += -O3 -fno-sanitize=all -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mf16c
 $(BUILD)/host/cpu/kernels_avx512bf16.o: CFLAGS += -O3 -fno-sanitize=all -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512bf16 -mfma -mf16c
 
+# The page's files are in the object.
+$(BUILD)/net/page.o: $(wildcard net/page/*)
+
 # The AVX-512 kernels once more for the tests, through SIMDe, so that they run on any machine.
 # Not in sanitizer builds, where compiling them takes longer than everything else together.
 SIMDE_OBJ := $(if $(SAN),,$(if $(wildcard /usr/include/simde/x86/avx512.h),$(patsubst %,$(BUILD)/tests/simde_%.o,kernels_avx512 kernels_avx512bf16)))

@@ -1,0 +1,158 @@
+/* One answer: its request, its events, what is shown and read out of it, and what can go wrong. */
+
+function requestOf(t) {
+  const common = { ...(model !== null && { model }), stream: true, stream_options: { include_usage: true }, ...requestFields(t.mode) };
+  if (t.mode === "complete") return ["/v1/completions", { ...common, prompt: t.prompt }];
+  const messages = settings.system.trim() ? [{ role: "system", content: settings.system }] : [];
+  for (const past of turns) {
+    if (past.mode !== "chat" || (past !== t && past.answer === "")) continue;
+    messages.push({ role: "user", content: past.prompt });
+    if (past === t) break;
+    messages.push({ role: "assistant", content: past.answer });
+  }
+  return ["/v1/chat/completions", { ...common, messages }];
+}
+
+/* One event of a stream: text, the end's reason, the usage, or an error. */
+function takeEvent(t, event) {
+  if (event.error) throw new ApiError(-1, event.error.message ?? String(event.error), event.error.code, null);
+  if (event.usage) t.usage = event.usage;
+  const choice = event.choices?.[0];
+  if (!choice) return;
+  const text = (t.mode === "chat" ? choice.delta?.content : choice.text) ?? "";
+  if (choice.finish_reason) t.reason = choice.finish_reason;
+  if (text === "") return;
+  t.last_ms = performance.now();
+  t.first_ms ??= t.last_ms;
+  t.pieces++;
+  t.answer += text;
+  scheduleShow(t);
+}
+
+const REASONS = { stop: "complete", length: "ended by the limit of its length", stopped: "stopped by you", cancelled: "cancelled" };
+
+function metaOf(t) {
+  const parts = [], count = t.usage?.completion_tokens ?? t.pieces;
+  if (count > 0) parts.push(plural(count, "token"));
+  const seconds = (t.last_ms - t.first_ms) / 1000;
+  if (count > 1 && seconds > 0) parts.push(`${short.format((count - 1) / seconds)} tok/s`);
+  if (t.first_ms) parts.push(`first after ${duration(t.first_ms - t.sent_ms)}`);
+  if (t.usage) {
+    const cached = t.usage.prompt_tokens_details?.cached_tokens;
+    parts.push(`prompt of ${plural(t.usage.prompt_tokens, "token")}${cached ? `, ${whole.format(cached)} cached` : ""}`);
+  }
+  if (t.reason) parts.push(REASONS[t.reason] ?? t.reason);
+  return parts.join(" \u00b7 ");
+}
+
+/* Shows the answer as it stands, keeping to its end if the reader was there. */
+function show(t) {
+  const log = $("log"), at_end = log.scrollHeight - log.scrollTop - log.clientHeight < 60;
+  if (t.mode === "chat") showMarkdown(t.made, t.answer);
+  else t.made.textContent = t.answer;
+  t.meta.textContent = metaOf(t);
+  if (at_end) log.scrollTop = log.scrollHeight;
+}
+
+/* Many tokens are shown at once where showing them takes long. */
+function scheduleShow(t) {
+  if (t.timer) return;
+  t.timer = setTimeout(() => {
+    const from = performance.now();
+    t.timer = 0;
+    show(t);
+    t.cost_ms = performance.now() - from;
+    tell(t);
+  }, Math.max(16, 4 * t.cost_ms));
+}
+
+/* Reads out what has come since the last time, up to the end of a sentence, every few seconds at most. */
+function tell(t) {
+  if (performance.now() - t.told_ms < 4000) return;
+  const fresh = t.answer.slice(t.told), end = Math.max(...[". ", "? ", "! ", "\n"].map(s => fresh.lastIndexOf(s))) + 1;
+  if (end === 0) return;
+  announce(fresh.slice(0, end));
+  t.told += end;
+  t.told_ms = performance.now();
+}
+
+async function generate(t) {
+  const control = busy = new AbortController();
+  Object.assign(t, { answer: "", usage: null, reason: null, pieces: 0, first_ms: null, last_ms: 0, told: 0, cost_ms: 0,
+                     sent_ms: performance.now(), told_ms: performance.now(), timer: 0 });
+  t.notice.replaceChildren();
+  t.made.classList.add("waiting");
+  show(t);
+  refresh();
+  $("log").scrollTop = $("log").scrollHeight;
+  let failure = null;
+  try {
+    const [path, body] = requestOf(t);
+    const done = await readEvents(await api(path, { body, signal: control.signal }), event => takeEvent(t, event));
+    if (!done && !t.reason) failure = new ApiError(0, "", "cut", null);
+  } catch (e) {
+    if (e.name === "AbortError") t.reason = "stopped";
+    else failure = e instanceof ApiError ? e : new ApiError(0, e.message, "cut", null);
+  }
+  clearTimeout(t.timer);
+  busy = null;
+  t.made.classList.remove("waiting");
+  show(t);
+  refresh();
+  if (failure?.status === 401 && await askKey()) return again(t);
+  if (failure) return showFailure(t, failure);
+  announce(`${t.answer.slice(t.told)} Answer ${REASONS[t.reason] ?? "complete"}.`);
+}
+
+/* What went wrong, in words, and what to do about it. */
+function explain(e) {
+  const said = e.message ? ` It says: ${e.message}` : "";
+  if (e.code === "cut") return "The connection was lost before the answer was complete.";
+  if (e.status === 0) return "The server does not answer. It may have been stopped, or the network is down.";
+  if (e.status === -1) return `The server broke the answer off.${said}`;
+  if (e.code === "context_length_exceeded") return `This is more than the model can read. Clear the conversation, or shorten the text.${said}`;
+  if (e.status === 400) return `The server refused the request.${said}`;
+  if (e.status === 401) return "This server asks for a key.";
+  if (e.status === 413) return `The text is too long for the server.${said}`;
+  if (e.status === 429) return `The server has too much to do.${said}`;
+  if (e.status === 503) return `The server cannot answer now.${said}`;
+  return `The server failed with status ${e.status}.${said}`;
+}
+
+function showFailure(t, e) {
+  const row = el("div", { className: "row" });
+  let text = explain(e);
+  if (e.status === 400 && t.mode === "chat" && /chat template/i.test(e.message)) {
+    text = "This model has no chat template, so it cannot chat. It can continue a text.";
+    row.append(button("Continue this text instead", () => insteadComplete(t), "primary"));
+  } else if (e.retry_s !== null && (e.status === 429 || e.status === 503)) {
+    const left = el("span", { "aria-hidden": "true" });
+    row.append(left, button("Send now", () => again(t)), button("Do not send again", cancelRetry));
+    text += " Your message will be sent again by itself.";
+    startRetry(t, e.retry_s, left);
+  } else {
+    row.append(button(e.status === 401 ? "Enter a key" : "Try again",
+                      async () => { if (e.status !== 401 || await askKey()) again(t); }));
+  }
+  t.notice.replaceChildren(el("div", { className: "notice", role: "alert" }, text, row));
+  $("log").scrollTop = $("log").scrollHeight;
+  if (e.status === 0) wakeStats();
+}
+
+function startRetry(t, seconds, left) {
+  const tick = () => {
+    if (retry.seconds === 0) return again(t);
+    left.textContent = `In ${plural(retry.seconds, "second")}.`;
+    retry.seconds--;
+  };
+  retry = { seconds, left, timer: setInterval(tick, 1000) };
+  tick();
+}
+
+function cancelRetry() {
+  if (!retry) return;
+  clearInterval(retry.timer);
+  retry.left.parentElement.replaceChildren("It will not be sent again.");
+  retry = null;
+  $("prompt").focus();
+}

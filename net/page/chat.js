@@ -1,0 +1,172 @@
+/* The conversation: its turns, the field to write in, and what can be done with the last turn. */
+
+const turns = [];   /* what was asked, each with its answer */
+let busy = null;    /* the AbortController of the answer that is coming in */
+let retry = null;   /* the turn that will be sent again, its timer and its seconds */
+let editing = false;
+const modeOf = () => document.querySelector("[name=mode]:checked").value;
+
+function newTurn(mode, prompt) {
+  const t = { mode, prompt, answer: "", shape: "", notice: el("div"), meta: el("p", { className: "meta" }),
+              actions: el("div", { className: "row actions" }), asked: el("div", { className: "row actions" }) };
+  const rest = [t.notice, t.meta, t.actions];
+  if (mode === "chat") {
+    t.made = el("div", { className: "text" });
+    t.nodes = [el("article", { className: "turn user", "aria-label": "You" },
+                  el("div", { className: "text", dir: "auto" }, el("p", { dir: "auto" }, prompt)), t.asked),
+               el("article", { className: "turn model", "aria-label": "Model" }, t.made, ...rest)];
+  } else {
+    t.given = el("span", { className: "given" }, prompt);
+    t.made = el("span");
+    t.nodes = [el("article", { className: "turn complete", "aria-label": "Text" },
+                  el("div", { className: "text", dir: "auto" }, t.given, t.made), ...rest, t.asked)];
+  }
+  turns.push(t);
+  $("turns").append(...t.nodes);
+  return t;
+}
+
+function dropLast() {
+  const t = turns.pop();
+  t.nodes.forEach(node => node.remove());
+  return t;
+}
+
+/* Brings the buttons up to what can be done now. */
+function refresh() {
+  const had_focus = document.activeElement === $("stop");
+  $("send").hidden = busy !== null;
+  $("stop").hidden = busy === null;
+  $("hello").hidden = turns.length > 0;
+  $("clear").hidden = turns.length === 0;
+  $("editing").hidden = !editing;
+  $("send").textContent = modeOf() === "chat" ? "Send" : "Go on";
+  if (had_focus && !busy) $("prompt").focus();
+  turns.forEach((t, i) => {
+    const idle_last = i === turns.length - 1 && !busy;
+    const shape = `${idle_last} ${t.answer !== ""}`;
+    if (shape === t.shape) return;
+    t.shape = shape;
+    t.actions.replaceChildren();
+    t.asked.replaceChildren();
+    if (t.answer !== "" && (idle_last || i < turns.length - 1))
+      t.actions.append(button("Copy", e => copy(t.mode === "chat" ? t.answer : t.prompt + t.answer, e.target), "plain"));
+    if (!idle_last) return;
+    if (t.mode === "complete" && t.answer !== "") t.actions.append(button("Continue", () => goOn(t), "plain"));
+    t.actions.append(button("Regenerate", () => again(t), "plain"));
+    (t.mode === "chat" ? t.asked : t.actions).append(button("Edit", edit, "plain"));
+  });
+}
+
+/* Asks once more; the settings are those of now. */
+function again(t) {
+  if (busy || turns.at(-1) !== t || !settingsHold()) return;
+  cancelRetry();
+  if (document.activeElement !== $("prompt")) $("stop").focus();
+  generate(t);
+}
+
+function goOn(t) {
+  if (busy || !settingsHold()) return;
+  t.prompt += t.answer;
+  t.given.textContent = t.prompt;
+  again(t);
+}
+
+function insteadComplete(t) {
+  setMode("complete");
+  dropLast();
+  generate(newTurn("complete", t.prompt));
+  $("prompt").focus();
+}
+
+function edit() {
+  const t = turns.at(-1);
+  if (busy || !t) return;
+  cancelRetry();
+  editing = true;
+  setMode(t.mode);
+  $("prompt").value = t.prompt;
+  fitPrompt();
+  $("prompt").focus();
+}
+
+function leaveEdit() {
+  editing = false;
+  $("prompt").value = "";
+  fitPrompt();
+  refresh();
+  $("prompt").focus();
+}
+
+/* False, with the first wrong setting shown, when there is one. */
+function settingsHold() {
+  const bad = FIELDS.find(f => problemOf(f) !== "");
+  $("send_problem").hidden = !bad;
+  $("send_problem").textContent = bad ? `Not sent. ${problemOf(bad)}.` : "";
+  if (!bad) return true;
+  setView("settings");
+  $(bad.name).focus();
+  return false;
+}
+
+function send() {
+  const text = $("prompt").value;
+  if (busy || text.trim() === "" || !settingsHold()) return;
+  cancelRetry();
+  if (editing) dropLast();
+  editing = false;
+  $("prompt").value = "";
+  fitPrompt();
+  generate(newTurn(modeOf(), modeOf() === "chat" ? text.trim() : text));
+}
+
+function fitPrompt() {
+  $("prompt").style.height = "auto";
+  $("prompt").style.height = `${$("prompt").scrollHeight}px`;
+}
+
+const EXAMPLES = { chat: ["What is 27+15?", "Tell me a story about a fox.", "What is the capital of France?"],
+                   complete: ["Once upon a time", "27+15=", "one, two, three,"] };
+function setMode(mode) {
+  document.querySelector(`[name=mode][value=${mode}]`).checked = true;
+  remember("localStorage", "mode", mode);
+  const chat = mode === "chat";
+  $("prompt_label").textContent = chat ? "Message" : "Text to continue";
+  $("prompt").placeholder = chat ? "Write a message" : "Write the beginning of a text";
+  $("hello_text").textContent = (chat ? "" : "The model writes on from where your text ends. ")
+    + "Enter sends, Shift+Enter begins a new line, Escape stops an answer.";
+  $("examples").replaceChildren(...EXAMPLES[mode].map(text => button(text, () => {
+    $("prompt").value = text;
+    $("prompt").focus();
+    send();
+  })));
+  refresh();
+}
+
+$("composer").onsubmit = event => { event.preventDefault(); send(); };
+$("prompt").oninput = fitPrompt;
+$("prompt").onkeydown = event => {
+  if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+    event.preventDefault();
+    send();
+  } else if (event.key === "ArrowUp" && $("prompt").value === "" && !editing) {
+    edit();
+  }
+};
+$("stop").onclick = () => busy?.abort();
+$("edit_cancel").onclick = leaveEdit;
+$("clear").onclick = () => {
+  busy?.abort();
+  cancelRetry();
+  while (turns.length) dropLast();
+  leaveEdit();
+  announce("The conversation is cleared");
+};
+for (const input of document.querySelectorAll("[name=mode]")) input.onchange = () => setMode(input.value);
+document.addEventListener("keydown", event => {
+  if (event.key !== "Escape" || $("key_dialog").open) return;
+  if (busy) busy.abort();
+  else if (retry) cancelRetry();
+  else if (editing) leaveEdit();
+});

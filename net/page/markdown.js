@@ -1,0 +1,115 @@
+/* Markdown, as far as answers need it: code, lists, headings, bold and emphasis. Everything else is
+ * text as it came, HTML too. */
+
+/* Text with `code`, **bold** and *emphasis* as nodes. */
+const INLINE = /(?<!`)(`{1,3})(?!`)([^]+?)(?<!`)\1(?!`)|\*\*(?!\s)([^*]+?)\*\*|(?<![\w*])\*(?![\s*])([^*\n]+?)\*(?![\w*])/g;
+function inline(text) {
+  const nodes = [];
+  let from = 0;
+  for (const m of text.matchAll(INLINE)) {
+    if (m.index > from) nodes.push(text.slice(from, m.index));
+    if (m[2] !== undefined) nodes.push(el("code", { dir: "ltr" }, m[2].trim() || m[2]));
+    else if (m[3] !== undefined) nodes.push(el("strong", {}, ...inline(m[3])));
+    else nodes.push(el("em", {}, ...inline(m[4])));
+    from = m.index + m[0].length;
+  }
+  nodes.push(text.slice(from));
+  return nodes;
+}
+
+const FENCE = /^ {0,3}(```+|~~~+)\s*([^\s`]*)/, HEADING = /^#{1,6}\s+(.*)/, ITEM = /^(\s*)([-*+]|\d{1,9}[.)])\s+(.*)/;
+
+/* Cuts text into blocks, each an array of its lines: a fenced piece of code, a heading, a list, a paragraph. */
+function blocks(text) {
+  const result = [];
+  let block = null, fence = null;
+  for (const line of text.split("\n")) {
+    if (fence) {
+      block.push(line);
+      if (line.trim().startsWith(fence) && line.trim().replaceAll(fence[0], "") === "") fence = block = null;
+      continue;
+    }
+    const opens = FENCE.exec(line);
+    const in_list = block && ITEM.test(block[0]);
+    const starts = opens || HEADING.test(line) || (ITEM.test(line) && !in_list);
+    if (line.trim() === "" && !in_list) { block = null; continue; }
+    if (in_list && block.at(-1).trim() === "" && !ITEM.test(line) && !/^\s/.test(line)) block = null;
+    if (!block || starts) result.push(block = []);
+    block.push(line);
+    if (opens) fence = opens[1];
+    if (HEADING.test(line)) block = null;
+  }
+  return result;
+}
+
+function codeBlock(lines) {
+  const closed = lines.length > 1 && FENCE.test(lines.at(-1));
+  const code = lines.slice(1, closed ? -1 : undefined).join("\n");
+  return el("div", { className: "code", dir: "ltr" },
+    el("header", {}, FENCE.exec(lines[0])[2] || "code", button("Copy", e => copy(code, e.target), "plain")),
+    el("pre", { tabIndex: 0 }, code));
+}
+
+/* A list whose deeper items, by their indentation, are lists in the item before them. */
+function list(lines) {
+  const root = el("div"), stack = [{ indent: -1, node: root }];
+  for (const line of lines) {
+    const m = ITEM.exec(line);
+    if (!m) {
+      if (line.trim()) stack.at(-1).node.lastElementChild.firstElementChild.append("\n", ...inline(line.trim()));
+      continue;
+    }
+    while (stack.length > 1 && m[1].length < stack.at(-1).indent) stack.pop();
+    if (m[1].length > stack.at(-1).indent) {
+      const parent = stack.length > 1 ? stack.at(-1).node.lastElementChild : root;
+      const ordered = /\d/.test(m[2]);
+      const node = el(ordered ? "ol" : "ul", ordered ? { start: parseInt(m[2], 10) } : {});
+      (parent ?? root).append(node);
+      stack.push({ indent: m[1].length, node });
+    }
+    stack.at(-1).node.append(el("li", { dir: "auto" }, el("span", {}, ...inline(m[3]))));
+  }
+  return root.firstElementChild;
+}
+
+function blockNode(lines) {
+  if (FENCE.test(lines[0])) return codeBlock(lines);
+  if (ITEM.test(lines[0])) return list(lines);
+  const heading = HEADING.exec(lines[0]);
+  return heading ? el("h3", { dir: "auto" }, ...inline(heading[1]))
+                 : el("p", { dir: "auto" }, ...inline(lines.join("\n")));
+}
+
+/* Makes the box show this text; blocks that are there already stay as they are. */
+function showMarkdown(box, text) {
+  const all = blocks(text);
+  all.forEach((lines, i) => {
+    const source = lines.join("\n"), old = box.children[i];
+    if (old?.source === source) return;
+    const node = Object.assign(blockNode(lines), { source });
+    if (old) old.replaceWith(node);
+    else box.append(node);
+  });
+  while (box.children.length > all.length) box.lastChild.remove();
+}
+
+/* The clipboard is there only for https and this machine; elsewhere the old way is taken. */
+async function copy(text, from) {
+  const label = from.textContent;
+  try {
+    if (navigator.clipboard) await navigator.clipboard.writeText(text);
+    else {
+      const area = el("textarea", { className: "vh", value: text });
+      document.body.append(area);
+      area.select();
+      document.execCommand("copy");
+      area.remove();
+      from.focus();
+    }
+    from.textContent = "Copied";
+    announce("Copied");
+  } catch {
+    from.textContent = "Not allowed";
+  }
+  setTimeout(() => { from.textContent = label; }, 1500);
+}

@@ -1,0 +1,47 @@
+/* Polling /stats: once a second while the page is seen, one request at a time, rarer while it fails. */
+
+async function pollStats() {
+  if (poll.running || document.hidden || poll.needs_key) return;
+  poll.running = true;
+  try {
+    const response = await api("/stats", { signal: AbortSignal.timeout(10000) });
+    showStats(await response.json());
+    poll.failures = 0;
+  } catch (e) {
+    poll.failures++;
+    samples.push(null);
+    showTrouble(e instanceof ApiError ? e : new ApiError(0, e.message, "unreadable", null));
+  }
+  poll.running = false;
+  clearTimeout(poll.timer);
+  poll.timer = setTimeout(pollStats, poll.failures ? Math.min(30, 2 ** poll.failures) * 1000 : 1000);
+}
+
+/* The text stays the same from one failure to the next, so that it is read out once. */
+function showTrouble(e) {
+  const locked = e.status === 401;
+  poll.needs_key = locked;
+  showPill(locked ? "Key needed" : e.status === 0 ? "Not reachable" : "No figures", "bad");
+  const text = explain(e) + (locked ? "" : " This page keeps trying.");
+  if ($("trouble_text").textContent !== text || $("trouble").hidden) $("trouble_text").textContent = text;
+  $("trouble_try").textContent = locked ? "Enter a key" : "Try now";
+  $("trouble").hidden = false;
+  if (locked) askKey();
+}
+
+/* Asks now, whatever was planned. */
+function wakeStats() {
+  poll.needs_key = false;
+  clearTimeout(poll.timer);
+  pollStats();
+}
+
+$("trouble_try").onclick = () => poll.needs_key ? askKey() : wakeStats();
+document.addEventListener("visibilitychange", () => {
+  if (document.hidden) {
+    clearTimeout(poll.timer);
+    samples.push(null);
+  } else if (!poll.needs_key) {
+    wakeStats();
+  }
+});
