@@ -205,16 +205,32 @@ static void put_finish_reason(struct buffer *out, const char *reason) {
         buffer_puts(out, ",\"finish_reason\":null}");
 }
 
+/* {"role":"assistant","content":"...","tool_calls":[...]}: content is null beside calls alone. */
+static void put_message(struct buffer *out, const struct buffer *text, const struct buffer *calls) {
+    buffer_puts(out, "\"message\":{\"role\":\"assistant\",\"content\":");
+    if (text->len == 0 && calls->len)
+        buffer_puts(out, "null");
+    else
+        json_out_text(out, text->data, text->len);
+    if (calls->len) {
+        put_buffer(out, ",\"tool_calls\":[", calls);
+        buffer_putc(out, ']');
+    }
+    buffer_putc(out, '}');
+}
+
 void openai_put_choice(struct buffer *out, const struct openai_head *head, int32_t index,
-                       const char *text, size_t len, const struct openai_logprobs *logprobs,
-                       const char *finish_reason) {
+                       const struct buffer *text, const struct buffer *calls,
+                       const struct openai_logprobs *logprobs, const char *finish_reason) {
     if (out->data[out->len - 1] != '[')
         buffer_putc(out, ',');
     buffer_printf(out, "{\"index\":%d,", index);
-    buffer_puts(out, head->chat ? "\"message\":{\"role\":\"assistant\",\"content\":" : "\"text\":");
-    json_out_text(out, text, len);
-    if (head->chat)
-        buffer_putc(out, '}');
+    if (head->chat) {
+        put_message(out, text, calls);
+    } else {
+        buffer_puts(out, "\"text\":");
+        json_out_text(out, text->data, text->len);
+    }
     put_logprobs(out, head, logprobs);
     put_finish_reason(out, finish_reason);
 }
@@ -267,6 +283,37 @@ void openai_chunk_text(struct buffer *out, const struct openai_head *head, int32
     put_logprobs(out, head, logprobs);
     put_finish_reason(out, NULL);
     end_chunk(out, usage_later);
+}
+
+/* {"index":0,"delta":{"tool_calls":[{"index":1, */
+static void begin_call(struct buffer *out, const struct openai_head *head, int32_t index,
+                       int32_t call) {
+    begin_chunk(out, head);
+    buffer_printf(out, "{\"index\":%d,\"delta\":{\"tool_calls\":[{\"index\":%d,", index, call);
+}
+
+static void end_call(struct buffer *out, const struct openai_head *head, bool usage_later) {
+    buffer_puts(out, "}}]}");
+    put_logprobs(out, head, NULL);
+    put_finish_reason(out, NULL);
+    end_chunk(out, usage_later);
+}
+
+void openai_chunk_call(struct buffer *out, const struct openai_head *head, int32_t index,
+                       int32_t call, const char *id, const char *name, bool usage_later) {
+    begin_call(out, head, index, call);
+    buffer_printf(out, "\"id\":\"%s\",\"type\":\"function\",\"function\":{\"name\":", id);
+    json_out_text(out, name, strlen(name));
+    buffer_puts(out, ",\"arguments\":\"\"");
+    end_call(out, head, usage_later);
+}
+
+void openai_chunk_arguments(struct buffer *out, const struct openai_head *head, int32_t index,
+                            int32_t call, const char *text, size_t len, bool usage_later) {
+    begin_call(out, head, index, call);
+    buffer_puts(out, "\"function\":{\"arguments\":");
+    json_out_text(out, text, len);
+    end_call(out, head, usage_later);
 }
 
 void openai_chunk_end(struct buffer *out, const struct openai_head *head, int32_t index,

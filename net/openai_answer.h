@@ -51,10 +51,11 @@ int64_t openai_num_characters(const struct openai_head *head, const int32_t *tok
 
 /* {"id":...,"object":...,"created":...,"model":...,"choices":[ */
 void openai_begin(struct buffer *out, const struct openai_head *head);
-/* One choice of a whole answer. logprobs may be NULL. */
+/* One choice of a whole answer. calls: a chat's calls of tools, comma-separated; empty for none.
+ * logprobs may be NULL. */
 void openai_put_choice(struct buffer *out, const struct openai_head *head, int32_t index,
-                       const char *text, size_t len, const struct openai_logprobs *logprobs,
-                       const char *finish_reason);
+                       const struct buffer *text, const struct buffer *calls,
+                       const struct openai_logprobs *logprobs, const char *finish_reason);
 /* ],"usage":{...}} */
 void openai_end(struct buffer *out, const struct openai_usage *usage);
 
@@ -64,6 +65,11 @@ void openai_chunk_role(struct buffer *out, const struct openai_head *head, int32
 void openai_chunk_text(struct buffer *out, const struct openai_head *head, int32_t index,
                        const char *text, size_t len, const struct openai_logprobs *logprobs,
                        bool usage_later);
+/* A call of a tool, the `call`th of its choice, begins; then pieces of its arguments. */
+void openai_chunk_call(struct buffer *out, const struct openai_head *head, int32_t index,
+                       int32_t call, const char *id, const char *name, bool usage_later);
+void openai_chunk_arguments(struct buffer *out, const struct openai_head *head, int32_t index,
+                            int32_t call, const char *text, size_t len, bool usage_later);
 void openai_chunk_end(struct buffer *out, const struct openai_head *head, int32_t index,
                       const char *finish_reason, bool usage_later);
 void openai_chunk_usage(struct buffer *out, const struct openai_head *head,

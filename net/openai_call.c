@@ -9,7 +9,7 @@
 #include "host/clock.h"
 #include "host/mem.h"
 #include "net/keys.h"
-#include "net/openai_answer.h"
+#include "net/openai_choice.h"
 #include "net/openai_job.h"
 #include "net/ticket.h"
 
@@ -17,13 +17,9 @@
 struct choice {
     struct ticket ticket;
     struct openai_call *call;
-    int32_t index;
     uint64_t handle; /* the engine's */
     bool open;       /* an event is still to come */
-    bool begun;      /* stream: its first chunk was sent */
-    struct buffer text;
-    struct openai_logprobs logprobs;
-    const char *finish_reason;
+    struct openai_choice answer;
 };
 
 struct openai_call {
@@ -35,7 +31,7 @@ struct openai_call {
     bool working; /* the job is in the pool */
     uv_work_t work;
     struct openai_job job;
-    struct openai_head head;
+    struct openai_form form;
     struct choice *choices; /* owned */
     int32_t num_choices, num_open;
     struct openai_usage usage;
@@ -45,12 +41,6 @@ struct openai_call {
 
 static bool is_stream(const struct openai_call *c) {
     return c->job.request.stream;
-}
-static bool usage_later(const struct openai_call *c) {
-    return c->job.request.include_usage;
-}
-static int32_t prompt_of(const struct choice *ch) {
-    return ch->index / ch->call->job.request.n;
 }
 
 /* ---- life ------------------------------------------------------------------------------------ */
@@ -64,10 +54,8 @@ void openai_call_destroy(struct openai_call *c) {
         c->next->prev = c->prev;
     if (c->charged)
         api_key_end(c->key, c->generated, clock_us());
-    for (int32_t i = 0; i < c->num_choices; i++) {
-        buffer_deinit(&c->choices[i].text);
-        openai_logprobs_deinit(&c->choices[i].logprobs);
-    }
+    for (int32_t i = 0; i < c->num_choices; i++)
+        openai_choice_deinit(&c->choices[i].answer);
     free(c->choices);
     openai_job_deinit(&c->job);
     buffer_deinit(&c->scratch);
@@ -113,7 +101,7 @@ static void on_expired(void *ctx) {
     fail(ctx, ERR_SHUTTING_DOWN, NULL, error_text(ERR_SHUTTING_DOWN));
 }
 
-/* ---- streams --------------------------------------------------------------------------------- */
+/* ---- answers --------------------------------------------------------------------------------- */
 
 static void send_scratch(struct openai_call *c) {
     if (c->scratch.len)
@@ -121,104 +109,39 @@ static void send_scratch(struct openai_call *c) {
     buffer_clear(&c->scratch);
 }
 
-/* What comes before the first token: the role, or the prompt that was asked for. */
-static void begin_choice(struct openai_call *c, struct choice *ch) {
-    const struct buffer *echo = c->job.echoes ? &c->job.echoes[prompt_of(ch)] : NULL;
-    ch->begun = true;
-    if (c->head.chat)
-        openai_chunk_role(&c->scratch, &c->head, ch->index, usage_later(c));
-    else if (echo)
-        openai_chunk_text(&c->scratch, &c->head, ch->index, echo->data, echo->len, NULL,
-                          usage_later(c));
-}
-
-static void stream_token(struct openai_call *c, struct choice *ch, const struct engine_event *e) {
-    const struct openai_logprobs *logprobs = NULL;
-    buffer_clear(&c->scratch);
-    if (!ch->begun)
-        begin_choice(c, ch);
-    if (e->has_logprobs) {
-        openai_logprobs_clear(&ch->logprobs);
-        openai_logprobs_add(&ch->logprobs, &c->head, e->token, &e->logprobs);
-        logprobs = &ch->logprobs;
-    }
-    if (e->text_len || logprobs)
-        openai_chunk_text(&c->scratch, &c->head, ch->index, e->text, e->text_len, logprobs,
-                          usage_later(c));
+static void end_stream(struct openai_call *c) {
+    if (c->job.request.include_usage)
+        openai_chunk_usage(&c->scratch, &c->form.head, &c->usage);
+    openai_chunk_done(&c->scratch);
     send_scratch(c);
-}
-
-static void stream_done(struct openai_call *c, struct choice *ch, const struct engine_event *e) {
-    buffer_clear(&c->scratch);
-    if (!ch->begun)
-        begin_choice(c, ch);
-    if (e->text_len)
-        openai_chunk_text(&c->scratch, &c->head, ch->index, e->text, e->text_len, NULL,
-                          usage_later(c));
-    openai_chunk_end(&c->scratch, &c->head, ch->index, ch->finish_reason, usage_later(c));
-    if (c->num_open == 0) {
-        if (usage_later(c))
-            openai_chunk_usage(&c->scratch, &c->head, &c->usage);
-        openai_chunk_done(&c->scratch);
-    }
-    send_scratch(c);
-    if (c->num_open == 0) {
-        http_stream_end(c->x);
-        c->x = NULL;
-    }
-}
-
-/* ---- whole answers --------------------------------------------------------------------------- */
-
-static void collect_token(struct openai_call *c, struct choice *ch, const struct engine_event *e) {
-    if (c->job.request.no_tokens)
-        return;
-    buffer_append(&ch->text, e->text, e->text_len);
-    if (e->has_logprobs)
-        openai_logprobs_add(&ch->logprobs, &c->head, e->token, &e->logprobs);
-}
-
-/* Puts the prompt before what was generated. */
-static void put_echo(struct openai_call *c, struct choice *ch, const struct engine_event *e) {
-    const struct buffer *echo = &c->job.echoes[prompt_of(ch)];
-    struct openai_logprobs all = {0};
-    struct buffer text = {0};
-    buffer_append(&text, echo->data, echo->len);
-    buffer_append(&text, ch->text.data, ch->text.len);
-    buffer_deinit(&ch->text);
-    ch->text = text;
-    if (!e->prompt_logprobs)
-        return;
-    for (int32_t i = 0; i < e->num_prompt_logprobs; i++)
-        openai_logprobs_add(&all, &c->head, e->prompt_logprob_tokens[i],
-                            i ? &e->prompt_logprobs[i] : NULL);
-    openai_logprobs_join(&all, &ch->logprobs);
-    openai_logprobs_deinit(&ch->logprobs);
-    ch->logprobs = all;
+    http_stream_end(c->x);
+    c->x = NULL;
 }
 
 static void answer_whole(struct openai_call *c) {
-    bool logprobs = c->job.request.params.sampling.logprobs >= 0;
     struct buffer out = {0};
-    openai_begin(&out, &c->head);
-    for (int32_t i = 0; i < c->num_choices; i++) {
-        const struct choice *ch = &c->choices[i];
-        openai_put_choice(&out, &c->head, i, ch->text.data, ch->text.len,
-                          logprobs ? &ch->logprobs : NULL, ch->finish_reason);
-    }
+    openai_begin(&out, &c->form.head);
+    for (int32_t i = 0; i < c->num_choices; i++)
+        openai_choice_put(&c->choices[i].answer, &out);
     openai_end(&out, &c->usage);
     http_answer(c->x, 200, "application/json", out.data, out.len);
     buffer_deinit(&out);
     c->x = NULL;
 }
 
-static void whole_done(struct openai_call *c, struct choice *ch, const struct engine_event *e) {
-    if (!c->job.request.no_tokens)
-        buffer_append(&ch->text, e->text, e->text_len);
-    if (c->job.echoes)
-        put_echo(c, ch, e);
-    if (c->num_open == 0)
-        answer_whole(c);
+/* A token, or the end of a choice. */
+static void take_event(struct openai_call *c, struct choice *ch, const struct engine_event *e) {
+    if (is_stream(c)) {
+        openai_choice_stream(&ch->answer, e, &c->scratch);
+        if (e->kind == EVENT_DONE && c->num_open == 0)
+            end_stream(c);
+        else
+            send_scratch(c);
+    } else {
+        openai_choice_collect(&ch->answer, e);
+        if (e->kind == EVENT_DONE && c->num_open == 0)
+            answer_whole(c);
+    }
 }
 
 /* ---- events ---------------------------------------------------------------------------------- */
@@ -228,29 +151,18 @@ static void add_usage(struct openai_call *c, const struct choice *ch,
     c->generated += e->completion_tokens;
     if (!c->job.request.no_tokens)
         c->usage.completion_tokens += e->completion_tokens;
-    if (ch->index % c->job.request.n == 0) { /* a prompt counts once */
+    if (ch->answer.index % c->job.request.n == 0) { /* a prompt counts once */
         c->usage.prompt_tokens += e->prompt_tokens;
         c->usage.cached_tokens += e->cached_tokens;
     }
-}
-
-static void on_done(struct openai_call *c, struct choice *ch, const struct engine_event *e) {
-    add_usage(c, ch, e);
-    ch->finish_reason = finish_reason_name(e->finish_reason);
-    if (c->x && is_stream(c))
-        stream_done(c, ch, e);
-    else if (c->x)
-        whole_done(c, ch, e);
 }
 
 static void on_event(struct ticket *t, const struct engine_event *e) {
     struct choice *ch = (struct choice *)(void *)t;
     struct openai_call *c = ch->call;
     if (e->kind == EVENT_TOKEN) {
-        if (c->x && is_stream(c))
-            stream_token(c, ch, e);
-        else if (c->x)
-            collect_token(c, ch, e);
+        if (c->x)
+            take_event(c, ch, e);
         return;
     }
     ch->open = false;
@@ -260,7 +172,9 @@ static void on_event(struct ticket *t, const struct engine_event *e) {
         return;
     }
     if (e->kind == EVENT_DONE)
-        on_done(c, ch, e);
+        add_usage(c, ch, e);
+    if (e->kind == EVENT_DONE && c->x)
+        take_event(c, ch, e);
     destroy_if_over(c);
 }
 
@@ -270,7 +184,7 @@ static void on_event(struct ticket *t, const struct engine_event *e) {
 static void params_of(const struct openai_call *c, const struct choice *ch,
                       struct request_params *out) {
     const struct openai_request *r = &c->job.request;
-    const struct openai_prompt *p = &r->prompts[prompt_of(ch)];
+    const struct openai_prompt *p = &r->prompts[openai_choice_prompt(&ch->answer)];
     *out = r->params;
     for (int32_t i = 0; i < out->num_stop; i++)
         out->stop[i] = xstrdup(out->stop[i]);
@@ -279,7 +193,16 @@ static void params_of(const struct openai_call *c, const struct choice *ch,
     memcpy(out->tokens, p->tokens, (size_t)p->num_tokens * sizeof *out->tokens);
     out->arrival_us = http_request_of(c->x)->arrival_us;
     if (out->has_seed) /* n answers to one prompt are different ones */
-        out->sampling.seed += (uint64_t)(ch->index % r->n);
+        out->sampling.seed += (uint64_t)(ch->answer.index % r->n);
+}
+
+/* What the job found out: the prompts to begin with, and whether calls may come. */
+static void finish_form(struct openai_call *c) {
+    const struct openai_request *r = &c->job.request;
+    const struct chat_template *template = dispatch_chat_template(c->api->dispatch);
+    c->form.echoes = c->job.echoes;
+    if (r->num_tools && r->tool_choice != TOOL_CHOICE_NONE && template)
+        c->form.tool_format = chat_template_tool_format(template);
 }
 
 static void init_choices(struct openai_call *c) {
@@ -290,11 +213,7 @@ static void init_choices(struct openai_call *c) {
         struct choice *ch = &c->choices[i];
         ch->ticket.on_event = on_event;
         ch->call = c;
-        ch->index = i;
-        if (r->params.prompt_logprobs >= 0) {
-            const struct openai_prompt *p = &r->prompts[prompt_of(ch)];
-            ch->logprobs.offset = openai_num_characters(&c->head, p->tokens, p->num_tokens);
-        }
+        openai_choice_init(&ch->answer, &c->form, i);
     }
 }
 
@@ -320,6 +239,7 @@ static bool charge_key(struct openai_call *c) {
 static void submit(struct openai_call *c) {
     if (!charge_key(c))
         return;
+    finish_form(c);
     init_choices(c);
     if (is_stream(c))
         http_will_stream(c->x);
@@ -340,14 +260,24 @@ static void submit(struct openai_call *c) {
 
 /* ---- the job --------------------------------------------------------------------------------- */
 
-static void start_head(struct openai_call *c) {
-    struct openai_head *h = &c->head;
+/* Of the id: calls of tools in different answers are told apart. */
+static uint64_t seed_of(const char *id) {
+    uint64_t hash = 14695981039346656037u; /* FNV-1a */
+    for (; *id; id++)
+        hash = (hash ^ (unsigned char)*id) * 1099511628211u;
+    return hash;
+}
+
+static void start_form(struct openai_call *c) {
+    struct openai_head *h = &c->form.head;
+    const char *id = http_request_of(c->x)->id;
     h->chat = c->job.kind == OPENAI_CHAT;
     h->created = (int64_t)time(NULL);
     h->model = c->api->model.name;
     h->tokenizer = dispatch_tokenizer(c->api->dispatch);
-    snprintf(h->id, sizeof h->id, "%s-%s", h->chat ? "chatcmpl" : "cmpl",
-             http_request_of(c->x)->id);
+    snprintf(h->id, sizeof h->id, "%s-%s", h->chat ? "chatcmpl" : "cmpl", id);
+    c->form.request = &c->job.request;
+    c->form.seed = seed_of(id);
 }
 
 static void finish_job(struct openai_call *c) {
@@ -389,7 +319,7 @@ void openai_call_start(struct openai *o, enum openai_kind kind, struct http_exch
     c->job.dispatch = o->dispatch;
     c->job.context = &o->context;
     c->job.max_model_len = o->model.max_model_len;
-    start_head(c);
+    start_form(c);
     http_take_body(x, &c->job.body);
     http_watch(x, &watcher);
     c->work.data = c;

@@ -46,10 +46,19 @@ static int encode(struct openai_job *job, struct openai_prompt *p, struct error 
     int rc = 0;
     if (p->tokens)
         return 0;
-    if (r->messages)
-        rc = prompt_encode_chat(job->dispatch, r->messages, r->num_messages, &r->params, e);
-    else
+    if (r->messages) {
+        const struct chat_request chat = {
+            .messages = r->messages,
+            .num_messages = r->num_messages,
+            .tools = r->tools,
+            .num_tools = r->num_tools,
+            .tool_choice = r->tool_choice,
+            .tool_name = r->tool_name,
+        };
+        rc = prompt_encode_chat(job->dispatch, &chat, &r->params, e);
+    } else {
         rc = prompt_encode_text(job->dispatch, p->text, p->text_len, &r->params, e);
+    }
     p->tokens = r->params.tokens;
     p->num_tokens = r->params.num_tokens;
     r->params.tokens = NULL;

@@ -16,16 +16,19 @@ static int64_t part_bytes(json_t *part) {
     return (int64_t)json_string_length(text);
 }
 
-/* Room for all contents that come in parts, so that none of them moves. */
-static void reserve_joined(struct openai_request *out, json_t *messages) {
-    size_t i, k, bytes = 0;
+/* Room for all contents that come in parts, and for all calls, so that none of them moves. */
+static void reserve(struct openai_request *out, json_t *messages) {
+    size_t i, k, bytes = 0, calls = 0;
     json_t *message, *part;
     json_array_foreach(messages, i, message) {
         json_array_foreach(json_object_get(message, "content"), k, part) {
             int64_t n = part_bytes(part);
             bytes += n > 0 ? (size_t)n : 0;
         }
+        calls += json_array_size(json_object_get(message, "tool_calls"));
     }
+    out->calls =
+        xcalloc(calls < OPENAI_MAX_CALLS ? calls + 1 : OPENAI_MAX_CALLS + 1, sizeof *out->calls);
     buffer_reserve(&out->joined, bytes + 1);
 }
 
@@ -69,6 +72,58 @@ static int read_role(struct chat_message *m, const char *path, json_t *value,
     return 0;
 }
 
+static int read_name(const char **out, const char *path, json_t *value, struct field_error *error) {
+    *out = json_string_value(value);
+    if (!*out || strlen(*out) != json_string_length(value))
+        return field_expected(error, path, "a string without NUL");
+    return 0;
+}
+
+/* {"id":"...","type":"function","function":{"name":"...","arguments":"{...}"}} */
+static int read_call(struct chat_tool_call *call, const char *path, json_t *value,
+                     struct field_error *error) {
+    json_t *function = json_object_get(value, "function"), *id = json_object_get(value, "id");
+    json_t *type = json_object_get(value, "type");
+    json_t *arguments = json_object_get(function, "arguments");
+    char where[80];
+    if (!json_is_object(function) || (type && strcmp(json_string_value(type) ?: "", "function")))
+        return field_expected(error, path, "{\"id\":...,\"type\":\"function\",\"function\":{...}}");
+    snprintf(where, sizeof where, "%.50s.id", path);
+    if (id && !json_is_null(id) && read_name(&call->id, where, id, error) != 0)
+        return error->code;
+    snprintf(where, sizeof where, "%.50s.function.name", path);
+    if (read_name(&call->name, where, json_object_get(function, "name"), error) != 0)
+        return error->code;
+    snprintf(where, sizeof where, "%.50s.function.arguments", path);
+    if (arguments && !json_is_string(arguments))
+        return field_expected(error, where, "a JSON object as a string");
+    call->arguments = json_string_value(arguments);
+    call->arguments_len = json_string_length(arguments);
+    return 0;
+}
+
+static int read_calls(struct openai_request *out, struct chat_message *m, const char *path,
+                      json_t *value, struct field_error *error) {
+    size_t i, count = json_array_size(value);
+    json_t *call;
+    if (!json_is_array(value) || out->num_calls + count > OPENAI_MAX_CALLS) {
+        char what[80];
+        snprintf(what, sizeof what, "an array, with at most %d calls in all messages",
+                 OPENAI_MAX_CALLS);
+        return field_expected(error, path, what);
+    }
+    m->tool_calls = out->calls + out->num_calls;
+    m->num_tool_calls = count;
+    json_array_foreach(value, i, call) {
+        char where[80];
+        snprintf(where, sizeof where, "%.50s[%zu]", path, i);
+        int rc = read_call(&out->calls[out->num_calls++], where, call, error);
+        if (rc != 0)
+            return rc;
+    }
+    return 0;
+}
+
 static int read_message(struct openai_request *out, size_t i, json_t *value,
                         struct field_error *error) {
     struct chat_message *m = &out->messages[i];
@@ -80,18 +135,25 @@ static int read_message(struct openai_request *out, size_t i, json_t *value,
     if (!json_is_object(value))
         return field_expected(error, path, "an object with role and content");
     json_object_foreach(value, key, v) {
+        if (json_is_null(v))
+            continue;
         snprintf(path, sizeof path, "messages[%zu].%.32s", i, key);
         if (!strcmp(key, "role"))
             rc = read_role(m, path, v, error);
         else if (!strcmp(key, "content"))
             rc = read_content(out, m, path, v, error);
-        else if (!json_is_null(v) && strcmp(key, "name"))
+        else if (!strcmp(key, "tool_calls"))
+            rc = read_calls(out, m, path, v, error);
+        else if (!strcmp(key, "tool_call_id"))
+            rc = read_name(&m->tool_call_id, path, v, error);
+        else if (strcmp(key, "name") && strcmp(key, "refusal"))
             rc = field_error_set(error, ERR_INVALID_REQUEST, path, "%s: unknown field", path);
         if (rc != 0)
             return rc;
     }
     snprintf(path, sizeof path, "messages[%zu].%s", i, m->role ? "content" : "role");
-    return m->role && m->content ? 0 : field_expected(error, path, "a string");
+    return m->role && (m->content || m->num_tool_calls) ? 0
+                                                        : field_expected(error, path, "a string");
 }
 
 int openai_read_messages(struct openai_request *out, json_t *value, struct field_error *error) {
@@ -103,7 +165,7 @@ int openai_read_messages(struct openai_request *out, json_t *value, struct field
     }
     out->messages = xcalloc(count, sizeof *out->messages);
     out->num_messages = count;
-    reserve_joined(out, value);
+    reserve(out, value);
     for (size_t i = 0; i < count; i++) {
         int rc = read_message(out, i, json_array_get(value, i), error);
         if (rc != 0)

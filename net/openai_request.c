@@ -6,6 +6,7 @@
 
 #include "host/mem.h"
 #include "net/openai_messages.h"
+#include "net/openai_tools.h"
 
 #define IN(kind) (1u << (kind))
 
@@ -95,6 +96,11 @@ static int read_tokens(struct field_reader *r, const struct field *f, json_t *va
 static int read_messages(struct field_reader *r, const struct field *f, json_t *value) {
     (void)f;
     return openai_read_messages(r->out, value, r->error);
+}
+
+static int read_tools(struct field_reader *r, const struct field *f, json_t *value) {
+    (void)f;
+    return openai_read_tools(r->out, value, r->error);
 }
 
 /* ---- fields with a form of their own --------------------------------------------------------- */
@@ -204,6 +210,9 @@ static const struct field table[] = {
     {"echo", TEXT, field_read_bool, AT(echo), 0, 0, false},
     {"logprobs", ASK, read_logprobs, AT(params.sampling.logprobs), 0, MAX_LOGPROBS, false},
     {"top_logprobs", CHAT, field_read_int, AT(top_logprobs), 0, MAX_LOGPROBS, false},
+    {"tools", CHAT | TOKENIZE, read_tools, 0, 0, 0, false},
+    {"tool_choice", CHAT, field_read_nothing, 0, 0, 0, false}, /* openai_read_tool_choice */
+    {"parallel_tool_calls", CHAT, field_read_bool, AT(parallel_tool_calls), 0, 0, false},
     {"stream", ASK, field_read_bool, AT(stream), 0, 0, false},
     {"stream_options", ASK, read_stream_options, 0, 0, 0, false},
     {"suffix", TEXT, read_suffix, 0, 0, 0, false},
@@ -295,6 +304,8 @@ static int check_prompts(struct openai_request *r, struct field_error *error) {
 static int check_whole(struct openai_request *r, struct field_error *error) {
     bool min_given = json_is_integer(json_object_get(r->doc, "min_tokens"));
     int rc = check_prompts(r, error);
+    if (rc == 0 && r->messages)
+        rc = openai_read_tool_choice(r, json_object_get(r->doc, "tool_choice"), error);
     if (rc || r->kind == OPENAI_TOKENIZE || r->kind == OPENAI_DETOKENIZE)
         return rc;
     if ((rc = check_max_tokens(r, error)) || (rc = check_logprobs(r, error)) ||
@@ -323,7 +334,7 @@ static void set_defaults(struct openai_request *out, enum openai_kind kind,
     out->params.prompt_logprobs = -1;
     out->n = 1;
     out->best_of = out->top_logprobs = -1;
-    out->add_special_tokens = true;
+    out->add_special_tokens = out->parallel_tool_calls = true;
 }
 
 int openai_parse(enum openai_kind kind, const char *body, size_t len,
@@ -356,12 +367,14 @@ int openai_parse(enum openai_kind kind, const char *body, size_t len,
 
 void openai_request_drop_text(struct openai_request *r) {
     free(r->messages);
+    free(r->calls);
     json_decref(r->doc);
     buffer_deinit(&r->joined);
     for (int32_t i = 0; i < r->num_prompts; i++)
         r->prompts[i].text = NULL;
     r->messages = NULL;
-    r->num_messages = 0;
+    r->calls = NULL;
+    r->num_messages = r->num_calls = 0;
     r->doc = NULL;
     r->model = NULL;
 }
@@ -371,6 +384,7 @@ void openai_request_deinit(struct openai_request *r) {
     for (int32_t i = 0; i < r->num_prompts; i++)
         free(r->prompts[i].tokens);
     free(r->prompts);
+    openai_free_tools(r);
     request_params_deinit(&r->params);
     memset(r, 0, sizeof *r);
 }

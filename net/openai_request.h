@@ -24,6 +24,8 @@ extern "C" {
 enum {
     OPENAI_MAX_CHOICES = 128, /* prompts times n */
     OPENAI_MAX_MESSAGES = 4096,
+    OPENAI_MAX_TOOLS = 128,
+    OPENAI_MAX_CALLS = 4096, /* of all messages together */
 };
 
 enum openai_kind { OPENAI_COMPLETION, OPENAI_CHAT, OPENAI_TOKENIZE, OPENAI_DETOKENIZE };
@@ -50,6 +52,14 @@ struct openai_request {
     int32_t num_prompts;
     struct chat_message *messages; /* owned array, borrowed strings */
     size_t num_messages;
+    struct chat_tool_call *calls; /* of all messages; owned array, borrowed strings */
+    size_t num_calls;
+    struct chat_tool *tools; /* owned array; live until deinit, as do their strings */
+    size_t num_tools;
+    json_t *tools_doc; /* owned: what names and descriptions are borrowed from */
+    enum tool_choice tool_choice;
+    const char *tool_name;        /* of TOOL_CHOICE_NAMED: one of tools */
+    bool parallel_tool_calls;     /* false: one call at most */
     struct request_params params; /* of every choice, without tokens */
     int32_t n;                    /* choices of a prompt */
     int32_t best_of;              /* as given, -1: not */
@@ -65,7 +75,7 @@ struct openai_request {
 };
 
 void openai_request_deinit(struct openai_request *r);
-/* Frees the document: texts and messages are gone, the rest stays. */
+/* Frees the document: texts and messages are gone, the rest stays, tools too. */
 void openai_request_drop_text(struct openai_request *r);
 
 /* Parses a body. ERR_NOT_FOUND where it asks for another model. Returns 0, or error->code. */

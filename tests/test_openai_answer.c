@@ -8,6 +8,8 @@
 static const struct openai_head chat = {true, "chatcmpl-1", 5, "de\"mo", NULL};
 static const struct openai_head text = {false, "cmpl-1", 5, "demo", NULL};
 
+static const struct buffer none, x = {(char[]){'x'}, 1, 1};
+
 static void check_json(const struct buffer *b, const char *want) {
     json_t *got = json_loadb(b->data, b->len, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, NULL);
     json_t *right = json_loads(want, JSON_ALLOW_NUL, NULL);
@@ -32,8 +34,9 @@ TEST(OpenaiAnswer, AWholeChatCompletion) {
     struct buffer out = {0};
     const struct openai_usage usage = {3, 4, 2};
     openai_begin(&out, &chat);
-    openai_put_choice(&out, &chat, 0, "a\n\"\0b", 5, NULL, "stop");
-    openai_put_choice(&out, &chat, 1, NULL, 0, NULL, "length");
+    const struct buffer odd = {(char[]){"a\n\"\0b"}, 5, 5};
+    openai_put_choice(&out, &chat, 0, &odd, &none, NULL, "stop");
+    openai_put_choice(&out, &chat, 1, &none, &none, NULL, "length");
     openai_end(&out, &usage);
     check_json(&out,
                "{\"id\":\"chatcmpl-1\",\"object\":\"chat.completion\",\"created\":5,"
@@ -87,7 +90,7 @@ TEST(OpenaiAnswer, LogprobsOfAChat) {
     struct openai_logprobs l = {0};
     openai_logprobs_add(&l, &chat, 7, &best);
     openai_begin(&out, &chat);
-    openai_put_choice(&out, &chat, 0, "x", 1, &l, NULL);
+    openai_put_choice(&out, &chat, 0, &x, &none, &l, NULL);
     buffer_puts(&out, "]}");
 #define BYTES(digit) "\"bytes\":[116,111,107,101,110,95,105,100,58," digit "]"
     check_json(&out, "{\"id\":\"chatcmpl-1\",\"object\":\"chat.completion\",\"created\":5,"
@@ -114,7 +117,7 @@ TEST(OpenaiAnswer, LogprobsOfACompletionWithItsPrompt) {
     openai_logprobs_add(&answer, &text, 12, &best);
     openai_logprobs_join(&l, &answer);
     openai_begin(&out, &text);
-    openai_put_choice(&out, &text, 0, "x", 1, &l, "stop");
+    openai_put_choice(&out, &text, 0, &x, &none, &l, "stop");
     buffer_puts(&out, "]}");
     check_json(&out,
                "{\"id\":\"cmpl-1\",\"object\":\"text_completion\",\"created\":5,\"model\":\"demo\","
