@@ -34,7 +34,7 @@ CFLAGS   ?= -O2 -g
 CXXFLAGS ?= -O2 -g
 # No contraction and no fast-math: results must not depend on what the compiler finds to fuse.
 COMMON   := $(WARN) -pthread -fno-omit-frame-pointer -ffp-contract=off -MMD -MP
-LDLIBS   += $(if $(PKGS),$(shell pkg-config --libs $(PKGS))) -lm -pthread
+LDLIBS   += $(if $(PKGS),$(shell pkg-config --libs $(PKGS))) -lm -pthread $(if $(PKGS),-lhttp_parser)
 ifeq ($(SAN),asan)
 COMMON  += -fsanitize=address,undefined -fno-sanitize-recover=undefined
 LDFLAGS += -fsanitize=address,undefined

@@ -70,6 +70,7 @@ static void raise_file_limit(void) {
 
 static int start_server(struct bench *b, struct error *error) {
     static char serve[] = "serve", listen[] = "--listen", any_port[] = "127.0.0.1:0";
+    static char http[] = "--http", off[] = "off";
     char *const *more = b->options.settings.server_args;
     char exe[4096];
     size_t size = sizeof exe, n = 0;
@@ -78,13 +79,15 @@ static int start_server(struct bench *b, struct error *error) {
         return error_set(error, ERR_IO, "own program: %s", uv_strerror(rc));
     for (n = 0; more && more[n];)
         n++;
-    char **args = xcalloc(n + 5, sizeof *args);
+    char **args = xcalloc(n + 7, sizeof *args);
     args[0] = exe;
     args[1] = serve;
     args[2] = listen;
     args[3] = any_port;
+    args[4] = http;
+    args[5] = off;
     for (size_t i = 0; i < n; i++)
-        args[4 + i] = more[i];
+        args[6 + i] = more[i];
     rc = bench_server_start(&b->loop, args, &b->stop, &b->server, error);
     free(args);
     if (rc == 0)

@@ -83,10 +83,19 @@ bool cmd_start(struct options *o, unsigned command, int argc, char **argv, const
     return true;
 }
 
+/* One server and what it is started with. */
+struct serving {
+    const struct options *options;
+    struct server *server;
+    struct dispatch *dispatch;
+};
+
 /* The one line that scripts wait for. */
 static void print_ready(void *ctx, const char *address) {
-    (void)ctx;
-    printf("moeserve: ready line=%s\n", address);
+    const struct serving *s = ctx;
+    const char *http = server_http_address(s->server);
+    printf("moeserve: ready%s%s%s%s\n", *address ? " line=" : "", address, *http ? " http=" : "",
+           http);
     fflush(stdout);
 }
 
@@ -139,21 +148,27 @@ int cmd_in_group(struct options *o, int (*lead)(void *ctx, struct error *e), voi
     return rc;
 }
 
+/* In a thread of its own, while the server says that the model is being loaded. */
+static int load(void *ctx, struct dispatch **out, struct error *e) {
+    struct serving *s = ctx;
+    int rc = dispatch_create(&s->options->engine, server_wake, s->server, &s->dispatch, e);
+    if (rc == 0)
+        print_table(s->dispatch);
+    *out = s->dispatch;
+    return rc;
+}
+
 static int serve(void *options, struct error *e) {
     struct options *o = options;
-    struct server *server = NULL;
-    struct dispatch *dispatch = NULL;
+    struct serving s = {.options = o};
     o->server.handle_signals = true;
     o->server.on_ready = print_ready;
-    int rc = server_create(&o->server, &server, e);
+    o->server.on_ready_ctx = &s;
+    int rc = server_create(&o->server, &s.server, e);
     if (rc == 0)
-        rc = dispatch_create(&o->engine, server_wake, server, &dispatch, e);
-    if (rc == 0) {
-        print_table(dispatch);
-        rc = server_run(server, dispatch, e);
-    }
-    dispatch_destroy(dispatch);
-    server_destroy(server);
+        rc = server_load_and_run(s.server, load, &s, e);
+    dispatch_destroy(s.dispatch);
+    server_destroy(s.server);
     return rc;
 }
 

@@ -31,7 +31,8 @@ extern "C" {
     X(ERR_BAD_FILE, -13, "bad_file", "malformed file")                                             \
     X(ERR_UNSUPPORTED, -14, "unsupported", "not supported")                                        \
     X(ERR_CONFIG, -15, "config", "invalid configuration")                                          \
-    X(ERR_NO_MEMORY, -16, "no_memory", "not enough memory")
+    X(ERR_NO_MEMORY, -16, "no_memory", "not enough memory")                                        \
+    X(ERR_LOADING, -17, "loading", "the model is being loaded")
 
 enum error_code {
     ERR_OK = 0,

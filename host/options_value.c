@@ -7,6 +7,7 @@
 
 #include "host/mem.h"
 #include "host/options_internal.h"
+#include "net/address.h"
 
 static const char *keep_copy(struct options *o, const char *s) {
     char *copy = xstrdup(s);
@@ -129,7 +130,6 @@ static bool add_secret(struct options *o, const struct option *opt, const char *
 int option_set(struct options *o, const struct option *opt, const char *value,
                const struct option_source *from, struct error *error) {
     void *at = (char *)o + opt->offset;
-    char host[256], port[6];
     struct error why = {0};
     bool ok = false;
     switch (opt->type) {
@@ -153,7 +153,7 @@ int option_set(struct options *o, const struct option *opt, const char *value,
         ok = add_secret(o, opt, value, from);
         break;
     case OPT_LISTEN:
-        if (server_parse_address(value, host, port, &why) != 0)
+        if (address_check(value, &why) != 0)
             return error_set(error, ERR_CONFIG, "--%s: %s", opt->name, why.text);
         *(const char **)at = keep_copy(o, value);
         ok = true;

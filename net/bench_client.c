@@ -10,7 +10,7 @@
 #include "host/mem.h"
 #include "net/bench_conn.h"
 #include "net/bench_workload.h"
-#include "net/server.h"
+#include "net/address.h"
 
 enum {
     TICK_MS = 50,          /* how often time-outs are looked for */
@@ -395,7 +395,7 @@ int bench_client_run(struct bench_client *c, struct bench_load *load, struct err
 
 static int resolve(struct bench_client *c, const char *address, struct error *error) {
     char host[256], port[6];
-    int rc = server_parse_address(address, host, port, error);
+    int rc = address_split(address, host, port, error);
     if (rc != 0)
         return rc;
     struct addrinfo hints = {.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM}, *found;

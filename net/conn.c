@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include "host/clock.h"
 #include "host/log.h"
@@ -31,8 +32,14 @@ enum conn_state {
 };
 
 struct conn {
-    uv_tcp_t tcp;
+    union {
+        uv_handle_t handle;
+        uv_stream_t stream;
+        uv_tcp_t tcp;
+        uv_pipe_t pipe;
+    } io;
     struct conn_set *set;
+    const struct conn_port *port;
     void *session;
     struct conn *prev, *next; /* in set->all */
     struct conn *next_dirty;
@@ -51,15 +58,22 @@ struct conn {
     uv_shutdown_t shutdown_req;
     size_t dropped_bytes; /* input received since conn_finish */
     size_t charged_bytes; /* this connection's part of set->buffered_bytes */
-    size_t last_unsent;   /* at the last tick */
+    uint64_t written;     /* handed to the socket in all */
+    uint64_t last_taken;  /* of these, taken by the peer's side at the last tick */
     int64_t deadline_us;  /* of the state, once it is not CONN_OPEN */
+    int64_t taken_us;     /* when the peer last took something, or was not congested */
     int64_t last_write_us;
 };
 
 static void serve_dirty(struct conn_set *s);
 
 static size_t unsent_bytes(const struct conn *c) {
-    return c->out.len + uv_stream_get_write_queue_size((const uv_stream_t *)&c->tcp);
+    return c->out.len + uv_stream_get_write_queue_size(&c->io.stream);
+}
+
+/* Bytes that have gone to the kernel. */
+static uint64_t taken_bytes(const struct conn *c) {
+    return c->written - uv_stream_get_write_queue_size(&c->io.stream);
 }
 
 /* ---- closing ---- */
@@ -93,7 +107,7 @@ static void detach(struct conn *c) {
         c->dirty = false;
     }
     s->buffered_bytes -= c->charged_bytes;
-    s->handler->on_close(c->session);
+    c->port->handler->on_close(c->session);
     c->session = NULL;
 }
 
@@ -103,13 +117,13 @@ void conn_abort(struct conn *c) {
     bool shut = c->state == CONN_LINGERING;
     detach(c);
     /* A reset frees the kernel's unsent bytes too, which a plain close would keep for minutes. */
-    if (shut || uv_tcp_close_reset(&c->tcp, on_closed) != 0)
-        uv_close((uv_handle_t *)&c->tcp, on_closed);
+    if (shut || c->io.handle.type != UV_TCP || uv_tcp_close_reset(&c->io.tcp, on_closed) != 0)
+        uv_close(&c->io.handle, on_closed);
 }
 
 static void close_gracefully(struct conn *c) {
     detach(c);
-    uv_close((uv_handle_t *)&c->tcp, on_closed);
+    uv_close(&c->io.handle, on_closed);
 }
 
 static void on_shutdown(uv_shutdown_t *req, int status) {
@@ -124,7 +138,7 @@ static void linger(struct conn *c) {
     }
     c->state = CONN_LINGERING;
     c->deadline_us = clock_us() + (c->set->hurry ? HURRY_LINGER_US : LINGER_US);
-    if (uv_shutdown(&c->shutdown_req, (uv_stream_t *)&c->tcp, on_shutdown) != 0)
+    if (uv_shutdown(&c->shutdown_req, &c->io.stream, on_shutdown) != 0)
         close_gracefully(c);
 }
 
@@ -133,7 +147,7 @@ void conn_finish(struct conn *c) {
         return;
     c->state = CONN_FINISHING;
     c->deadline_us = clock_us() + STALL_US;
-    c->last_unsent = SIZE_MAX;
+    c->last_taken = taken_bytes(c);
     conn_set_watch(c->set);
     conn_touch(c);
 }
@@ -150,7 +164,7 @@ static void on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *buf) {
  * part of it is its own. */
 static void charge(struct conn *c) {
     struct conn_set *s = c->set;
-    size_t bytes = s->handler->held_bytes(c->session) + unsent_bytes(c);
+    size_t bytes = c->port->handler->held_bytes(c->session) + unsent_bytes(c);
     s->buffered_bytes += bytes - c->charged_bytes;
     c->charged_bytes = bytes;
     if (s->buffered_bytes > s->limits.max_buffered_bytes && bytes > BIG_SHARE_BYTES) {
@@ -171,7 +185,7 @@ static void on_read(uv_stream_t *stream, ssize_t nread, const uv_buf_t *buf) {
         if (c->state == CONN_LINGERING)
             close_gracefully(c);
         else if (c->state == CONN_OPEN)
-            c->set->handler->on_eof(c->session);
+            c->port->handler->on_eof(c->session);
         return;
     }
     if (nread < 0) {
@@ -184,7 +198,7 @@ static void on_read(uv_stream_t *stream, ssize_t nread, const uv_buf_t *buf) {
             conn_abort(c);
         return;
     }
-    c->set->handler->on_read(c->session, buf->base, (size_t)nread);
+    c->port->handler->on_read(c->session, buf->base, (size_t)nread);
     if (c->state == CONN_OPEN)
         charge(c);
 }
@@ -197,8 +211,8 @@ static void update_reading(struct conn *c) {
         return;
     c->reading = want;
     if (!want)
-        uv_read_stop((uv_stream_t *)&c->tcp);
-    else if (uv_read_start((uv_stream_t *)&c->tcp, on_alloc, on_read) != 0) {
+        uv_read_stop(&c->io.stream);
+    else if (uv_read_start(&c->io.stream, on_alloc, on_read) != 0) {
         c->broken = true; /* closing here would pull the session from under its caller */
         conn_touch(c);
     }
@@ -241,7 +255,8 @@ static void flush(struct conn *c) {
     uv_buf_t buf = {.base = c->writing.data, .len = c->writing.len}; /* may pass 4 GiB */
     c->last_write_us = clock_us();
     c->write_active = true;
-    if (uv_write(&c->write_req, (uv_stream_t *)&c->tcp, &buf, 1, on_write) != 0) {
+    c->written += c->writing.len;
+    if (uv_write(&c->write_req, &c->io.stream, &buf, 1, on_write) != 0) {
         c->write_active = false;
         conn_abort(c);
     }
@@ -272,7 +287,12 @@ bool conn_congested(const struct conn *c) {
 
 static void update_congestion(struct conn *c) {
     size_t limit = c->set->limits.pause_unsent_bytes;
-    c->congested = unsent_bytes(c) > (c->congested ? limit / 2 : limit);
+    bool was = c->congested;
+    c->congested = unsent_bytes(c) > (was ? limit / 2 : limit);
+    if (c->congested && !was && c->port->stall_us > 0) {
+        c->taken_us = clock_us();
+        conn_set_watch(c->set);
+    }
 }
 
 /* Congestion is looked at before the handler, which does what it held back when there is none any
@@ -286,7 +306,7 @@ static void service(struct conn *c) {
     }
     update_congestion(c);
     if (c->state == CONN_OPEN)
-        c->set->handler->on_service(c->session);
+        c->port->handler->on_service(c->session);
     if (c->state != CONN_CLOSED)
         flush(c);
     if (c->state == CONN_CLOSED)
@@ -318,15 +338,47 @@ static void on_prepare(uv_prepare_t *handle) {
 
 /* ---- ticks ---- */
 
+/* Has the peer taken anything since the last tick? */
+static bool has_taken(struct conn *c) {
+    uint64_t taken = taken_bytes(c);
+    bool more = taken != c->last_taken;
+    c->last_taken = taken;
+    return more;
+}
+
 /* The deadlines of a connection that is being closed: as long as the peer takes bytes it may go on.
  */
 static void tick_closing(struct conn *c, int64_t now_us) {
-    size_t unsent = unsent_bytes(c);
-    if (c->state == CONN_FINISHING && unsent < c->last_unsent)
+    if (has_taken(c) && c->state == CONN_FINISHING)
         c->deadline_us = now_us + STALL_US;
-    c->last_unsent = unsent;
     if (now_us >= c->deadline_us)
         conn_abort(c);
+}
+
+/* Cuts off a peer that does not read. Returns whether to go on looking. */
+static bool tick_stalled(struct conn *c, int64_t now_us) {
+    if (has_taken(c) || !c->congested)
+        c->taken_us = now_us;
+    if (now_us - c->taken_us > c->port->stall_us) {
+        log_warn("cut off a connection that has read nothing for %.1f s: %zu bytes unsent",
+                 (double)(now_us - c->taken_us) / 1e6, unsent_bytes(c));
+        conn_abort(c);
+    }
+    return c->congested;
+}
+
+/* Returns whether the connection wants more ticks. */
+static bool tick(struct conn *c, int64_t now_us) {
+    bool stalled = false;
+    if (c->state != CONN_OPEN) {
+        tick_closing(c, now_us);
+        return true;
+    }
+    if (c->port->stall_us > 0 && c->congested)
+        stalled = tick_stalled(c, now_us);
+    if (c->state != CONN_OPEN)
+        return true;
+    return c->port->handler->on_tick(c->session, now_us) || stalled;
 }
 
 static void on_tick(uv_timer_t *timer) {
@@ -335,12 +387,7 @@ static void on_tick(uv_timer_t *timer) {
     bool go_on = false;
     for (struct conn *c = s->all, *next; c; c = next) {
         next = c->next;
-        if (c->state != CONN_OPEN) {
-            tick_closing(c, now_us);
-            go_on = true;
-        } else if (s->handler->on_tick(c->session, now_us)) {
-            go_on = true;
-        }
+        go_on = tick(c, now_us) || go_on;
     }
     if (!go_on)
         uv_timer_stop(timer);
@@ -351,12 +398,21 @@ void conn_set_watch(struct conn_set *s) {
         uv_timer_start(&s->tick, on_tick, CONN_TICK_MS, CONN_TICK_MS);
 }
 
-bool conn_peer_is_gone(const struct conn *c) {
+/* What poll says of the socket at this moment; POLLERR when there is none. */
+static short poll_events(const struct conn *c) {
     uv_os_fd_t fd;
-    if (uv_fileno((const uv_handle_t *)&c->tcp, &fd) != 0)
-        return true;
-    struct pollfd p = {.fd = fd};
-    return poll(&p, 1, 0) > 0 && (p.revents & (POLLERR | POLLHUP));
+    if (uv_fileno(&c->io.handle, &fd) != 0)
+        return POLLERR;
+    struct pollfd p = {.fd = fd, .events = POLLRDHUP};
+    return poll(&p, 1, 0) > 0 ? p.revents : 0;
+}
+
+bool conn_peer_is_gone(const struct conn *c) {
+    return poll_events(c) & (POLLERR | POLLHUP);
+}
+
+bool conn_peer_has_ended(const struct conn *c) {
+    return c->eof || poll_events(c) & (POLLERR | POLLHUP | POLLRDHUP);
 }
 
 int64_t conn_last_write_us(const struct conn *c) {
@@ -369,50 +425,62 @@ struct conn_set *conn_set_of(const struct conn *c) {
 
 /* ---- opening ---- */
 
-static void set_socket_options(struct conn *c) {
-    uv_os_fd_t fd;
+static void set_socket_options(struct conn *c, int fd) {
     unsigned timeout_ms = USER_TIMEOUT_MS;
-    uv_tcp_nodelay(&c->tcp, 1);
-    uv_tcp_keepalive(&c->tcp, 1, KEEPALIVE_S);
-    if (uv_fileno((uv_handle_t *)&c->tcp, &fd) == 0)
-        setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &timeout_ms, sizeof timeout_ms);
+    uv_tcp_nodelay(&c->io.tcp, 1);
+    uv_tcp_keepalive(&c->io.tcp, 1, KEEPALIVE_S);
+    setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &timeout_ms, sizeof timeout_ms);
 }
 
-static void on_refused(uv_handle_t *handle) {
-    free(handle);
+static bool is_unix_socket(int fd) {
+    int domain = 0;
+    socklen_t len = sizeof domain;
+    return getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &len) == 0 && domain == AF_UNIX;
 }
 
-/* One connection too many: a line that says so, if the socket takes it at once, and the end. */
-static void refuse(struct conn_set *s, uv_stream_t *listener, const struct buffer *refusal) {
-    uv_tcp_t *tcp = xcalloc(1, sizeof *tcp);
-    uv_buf_t buf = uv_buf_init(refusal->data, (unsigned)refusal->len);
-    uv_tcp_init(s->loop, tcp);
-    if (uv_accept(listener, (uv_stream_t *)tcp) == 0)
-        uv_try_write((uv_stream_t *)tcp, &buf, 1);
-    uv_close((uv_handle_t *)tcp, on_refused);
+/* Gives the socket to the handle. Returns 0 or libuv's error. */
+static int take_socket(struct conn *c, int fd) {
+    int rc;
+    if (is_unix_socket(fd)) {
+        uv_pipe_init(c->set->loop, &c->io.pipe, 0);
+        rc = uv_pipe_open(&c->io.pipe, fd);
+    } else {
+        uv_tcp_init(c->set->loop, &c->io.tcp);
+        rc = uv_tcp_open(&c->io.tcp, fd);
+        if (rc == 0)
+            set_socket_options(c, fd);
+    }
+    c->io.handle.data = c;
+    return rc;
 }
 
-void conn_accept(struct conn_set *s, uv_stream_t *listener, const struct buffer *refusal) {
+void conn_refuse(const struct conn_port *port, int fd) {
+    ssize_t unused = send(fd, port->refusal->data, port->refusal->len, MSG_DONTWAIT | MSG_NOSIGNAL);
+    (void)unused;
+    close(fd);
+}
+
+void conn_accept(struct conn_set *s, const struct conn_port *port, int fd) {
     if (s->count >= s->limits.max_connections) {
-        refuse(s, listener, refusal);
+        conn_refuse(port, fd);
         return;
     }
     struct conn *c = xcalloc(1, sizeof *c);
     c->set = s;
-    c->tcp.data = c->write_req.data = c;
+    c->port = port;
+    c->write_req.data = c;
     c->last_write_us = clock_us();
-    uv_tcp_init(s->loop, &c->tcp);
     s->count++;
     c->next = s->all;
     if (s->all)
         s->all->prev = c;
     s->all = c;
-    c->session = s->handler->open(s->handler_ctx, c);
-    if (uv_accept(listener, (uv_stream_t *)&c->tcp) != 0) {
+    c->session = port->handler->open(port->handler_ctx, c);
+    if (take_socket(c, fd) != 0) {
+        close(fd);
         conn_abort(c);
         return;
     }
-    set_socket_options(c);
     update_reading(c);
 }
 

@@ -1,8 +1,8 @@
-/* conn: one TCP connection as bytes in and bytes out, with its limits.
+/* conn: one connection, of TCP or a Unix socket, as bytes in and bytes out, with its limits.
  *
  * Owns the socket, the bytes not sent yet and the decisions of when to read, write and close. What
- * the bytes mean is the business of a handler (line_session.h). All of it runs on the loop's
- * thread.
+ * the bytes mean is the business of a handler (line_session.h, http_session.h). All of it runs on
+ * the loop's thread.
  *
  * Output is collected and written once per turn of the loop, from a prepare handle: a step of the
  * engine that posts a token to each of 64 requests costs one write per connection. In the same turn
@@ -11,8 +11,9 @@
  *
  * Flow control
  *   unsent > pause_unsent_bytes   the peer is not read any more (conn_congested), until half is
- * sent unsent > max_unsent_bytes     the peer is cut off (reset); a last line may pass the limit
- * once held and unsent bytes of all connections > max_buffered_bytes: connections that hold a large
+ * sent; where the port asks for it, a peer that then takes nothing for long is cut off
+ *   unsent > max_unsent_bytes     the peer is cut off (reset); a last line may pass the limit once
+ *   held and unsent bytes of all connections > max_buffered_bytes: connections that hold a large
  *     part of it are cut off
  */
 #pragma once
@@ -50,6 +51,14 @@ struct conn_handler {
 
 enum { CONN_TICK_MS = 100 };
 
+/* What the connections of one listener have in common. Borrowed; outlives them. */
+struct conn_port {
+    const struct conn_handler *handler;
+    void *handler_ctx;
+    const struct buffer *refusal; /* what a connection too many is sent before it is closed */
+    int64_t stall_us; /* a congested peer that takes no byte for so long is cut off; 0: never */
+};
+
 struct conn_limits {
     int32_t max_connections;
     size_t pause_unsent_bytes, max_unsent_bytes;
@@ -60,8 +69,6 @@ struct conn_limits {
 struct conn_set {
     uv_loop_t *loop;
     struct conn_limits limits;
-    const struct conn_handler *handler;
-    void *handler_ctx;
     void (*on_empty)(void *ctx); /* the last connection is gone; may be NULL */
     void *on_empty_ctx;
     struct conn *all, *dirty;
@@ -74,7 +81,7 @@ struct conn_set {
     char chunk[64 * 1024];   /* every read goes here first */
 };
 
-/* Fill loop, limits, handler*, on_empty* before. */
+/* Fill loop, limits, on_empty* before. */
 void conn_set_init(struct conn_set *s);
 /* Starts the ticks, until no session wants them any more. */
 void conn_set_watch(struct conn_set *s);
@@ -85,9 +92,11 @@ void conn_set_abort_all(struct conn_set *s);
 /* Closes the set's own handles; only when count is 0. */
 void conn_set_close(struct conn_set *s);
 
-/* Takes a connection from a listener. Beyond max_connections `refusal` is sent and the connection
- * closed. */
-void conn_accept(struct conn_set *s, uv_stream_t *listener, const struct buffer *refusal);
+/* Takes over an accepted socket that does not block. Beyond max_connections the port's refusal is
+ * sent and the socket closed. */
+void conn_accept(struct conn_set *s, const struct conn_port *port, int fd);
+/* Sends the port's refusal, as far as the socket takes it at once, and closes it. */
+void conn_refuse(const struct conn_port *port, int fd);
 
 /* Where to append one line of output; call conn_touch afterwards, and conn_out again for the next.
  */
@@ -103,6 +112,8 @@ void conn_pause(struct conn *c, bool pause);
 void conn_finish(struct conn *c);
 /* Is the peer gone altogether, after an on_eof that could have been a half-close? */
 bool conn_peer_is_gone(const struct conn *c);
+/* Has the peer ended its side, seen also while reading is paused? */
+bool conn_peer_has_ended(const struct conn *c);
 /* Closes at once, with a reset: what is unsent is lost. on_close is called before it returns. */
 void conn_abort(struct conn *c);
 /* When bytes were last handed to the socket. */

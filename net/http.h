@@ -12,9 +12,11 @@
  * no. Where no piece comes for HTTP_PING_S seconds the session sends a comment (and the head, if
  * need be), so that proxies keep the connection.
  *
- * Requests of one connection are answered in their order, one at a time. After http_answer or
- * http_stream_end the exchange is gone. Everything runs on the loop's thread; a route that works in
- * the pool takes the body with it (http_take_body) and comes back to the loop before it answers.
+ * A client that ends its side of the connection before its answer is complete is taken for gone
+ * (on_gone). Requests of one connection are answered in their order, one at a time. After
+ * http_answer or http_stream_end the exchange is gone. Everything runs on the loop's thread; a
+ * route that works in the pool takes the body with it (http_take_body) and comes back to the loop
+ * before it answers.
  */
 #pragma once
 
@@ -28,7 +30,7 @@
 extern "C" {
 #endif
 
-struct api_key; /* keys.h */
+struct api_key;       /* keys.h */
 struct http_exchange; /* opaque, owned by its session */
 
 enum { HTTP_PING_S = 15 };
@@ -38,10 +40,10 @@ enum http_method { HTTP_GET, HTTP_HEAD, HTTP_POST, HTTP_OPTIONS, HTTP_OTHER };
 /* Borrowed, valid until the exchange is gone. */
 struct http_request {
     enum http_method method;
-    const char *path;    /* without the query, as it came */
-    const char *query;   /* behind '?', "" without one */
-    const char *id;      /* of x-request-id, or one that was made; it is sent back, and logged */
-    const char *body;    /* of any bytes, not NUL-terminated */
+    const char *path;  /* without the query, as it came */
+    const char *query; /* behind '?', "" without one */
+    const char *id;    /* of x-request-id, or one that was made; it is sent back, and logged */
+    const char *body;  /* of any bytes, not NUL-terminated */
     size_t body_len;
     struct api_key *key; /* whose request it is; NULL when the server has no keys */
     int64_t arrival_us;  /* clock_us() when its head was complete */
@@ -84,13 +86,15 @@ void http_put_error(struct buffer *out, int code, const char *param, const char 
 
 typedef void (*http_route_fn)(void *ctx, struct http_exchange *x);
 
-/* A table of these ends with one whose path is NULL. HEAD goes to the routes of GET. */
+/* A table of these ends with one whose path is NULL. HEAD goes to the routes of GET. A path that
+ * ends in an asterisk stands for all that have something in its place. */
 struct http_route {
     enum http_method method;
     const char *path;
     bool open; /* needs no key */
     http_route_fn fn;
     void *ctx;
+    bool always; /* is called while the model loads and while the server drains, too */
 };
 
 #ifdef __cplusplus

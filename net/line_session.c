@@ -22,6 +22,7 @@ enum {
 
 /* One prompt of a client. */
 struct client_request {
+    struct ticket ticket; /* first: what the engine's events name */
     struct line_sessions *shared;
     struct line_session *session;               /* NULL once the client is gone */
     struct client_request *prev, *next;         /* in session->first..last, in order of arrival */
@@ -58,8 +59,11 @@ struct line_session {
 
 /* ---- requests ---- */
 
+static void on_event(struct ticket *ticket, const struct engine_event *e);
+
 static struct client_request *client_request_create(struct line_session *s, struct line_job *job) {
     struct client_request *r = xcalloc(1, sizeof *r);
+    r->ticket.on_event = on_event;
     r->shared = s->shared;
     r->session = s;
     r->plain = job->request.kind == LINE_PLAIN;
@@ -122,7 +126,7 @@ static int client_request_submit(struct client_request *r) {
     struct line_sessions *shared = r->shared;
     struct error e = {0};
     r->session->waiting_tokens -= r->params.num_tokens;
-    int rc = dispatch_submit(shared->dispatch, &r->params, r, &r->handle, &e);
+    int rc = dispatch_submit(shared->dispatch, &r->params, &r->ticket, &r->handle, &e);
     memset(&r->params, 0, sizeof r->params); /* the engine's, also on failure */
     if (rc != 0)
         return line_error_set(&r->error, rc, NULL, "%s", *e.text ? e.text : error_text(rc));
@@ -210,9 +214,8 @@ static void on_failed(struct client_request *r, const struct engine_event *e) {
     send_failure(r, e->error_code, NULL, e->error_text ? e->error_text : error_text(e->error_code));
 }
 
-void line_session_on_event(void *ctx, const struct engine_event *e) {
-    struct client_request *r = e->user;
-    (void)ctx;
+static void on_event(struct ticket *ticket, const struct engine_event *e) {
+    struct client_request *r = (struct client_request *)ticket;
     if (r->session) {
         if (e->kind == EVENT_TOKEN)
             on_token(r, e);

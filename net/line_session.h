@@ -20,6 +20,7 @@
 #include "net/conn.h"
 #include "net/line_protocol.h"
 #include "net/server.h"
+#include "net/ticket.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -45,9 +46,6 @@ void line_sessions_deinit(struct line_sessions *s);
 
 /* The handler for conn_set; its context is a struct line_sessions. */
 extern const struct conn_handler line_session_handler;
-
-/* For dispatch_drain. ctx is not used: the event's user is a client request. */
-void line_session_on_event(void *ctx, const struct engine_event *event);
 
 #ifdef __cplusplus
 }

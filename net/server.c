@@ -1,21 +1,22 @@
 /* server: see server.h.
  *
  * Threads
- *   loop thread (whoever calls server_run): owns every handle, connection, session and client
- *     request, and is the one draining thread of the dispatch.
+ *   loop thread (whoever calls server_run): owns every handle, connection, session, exchange and
+ *     client request, and is the one draining thread of the dispatch.
+ *   loading thread: makes the dispatch, and ends. The loop answers HTTP meanwhile.
  *   engine threads: call server_wake, which is uv_async_send and nothing else.
  *   libuv's worker pool: line_job_run on one long line; it sees the line, the job and the
- *     immutable tokenizer.
+ *     immutable tokenizer. Routes have jobs of their own kind.
  *   any thread: server_stop, which sets an atomic flag and wakes the loop.
  *
- * States: bound (server_create) -> serving -> draining (stop or first signal: no listener, idle
- * connections closed, requests refused) -> expired (drain_timeout_s later: what still runs ends
- * with shutting_down) -> aborted (a second later: what is still unsent is lost) -> done. Each state
- * is left early when the last connection is gone.
+ * States: bound (server_create) -> loading (HTTP alone is accepted) -> serving -> draining (stop or
+ * first signal: no listener, idle connections closed, requests refused) -> expired (drain_timeout_s
+ * later: what still runs ends with shutting_down) -> aborted (a second later: what is still unsent
+ * is lost) -> done. Each state is left early when the last connection is gone.
  */
 #include "server.h"
 
-#include <netdb.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -29,139 +30,147 @@
 #include "host/log.h"
 #include "host/mem.h"
 #include "net/conn.h"
+#include "net/http_error.h"
+#include "net/http_health.h"
+#include "net/http_session.h"
+#include "net/keys.h"
 #include "net/line_answer.h"
 #include "net/line_session.h"
+#include "net/listener.h"
+#include "net/ticket.h"
 
 enum {
     PAUSE_UNSENT_BYTES = 256 * 1024, /* a client with more unsent is not read any more */
-    LISTEN_BACKLOG = 1024,
     LAST_WORDS_MS = 1000, /* for clients to take their error lines after the drain timeout */
     FAILURE_DRAIN_S = 1,  /* for the same when the engine has failed */
     SPARE_FILES = 64,     /* descriptors for everything that is not a client */
+    SAMPLE_MS = 5000,     /* between looks at whether the engines go on */
+};
+
+const char server_default_http[] = "127.0.0.1:8000";
+
+/* One of the protocols. */
+struct service {
+    struct listener *listener; /* NULL: off */
+    struct conn_port port;
+    struct buffer refusal; /* what a connection too many gets */
+    char address[300];     /* that is bound, or was; "" when off */
 };
 
 struct server {
     struct server_options options;
-    struct dispatch *dispatch; /* borrowed, while running */
+    struct dispatch *dispatch; /* borrowed; NULL while the model loads */
     uv_loop_t loop;
-    uv_tcp_t listener;
-    uv_async_t wake; /* engine events, or stop was asked for */
-    uv_timer_t drain_timer;
+    struct service line, http;
+    uv_async_t wake; /* engine events, the model is loaded, or stop was asked for */
+    uv_timer_t drain_timer, sample_timer;
     uv_signal_t sigterm, sigint;
     struct conn_set conns;
-    struct line_sessions sessions;
-    struct buffer refusal; /* the line that a connection too many gets */
-    char address[300];
+    struct line_sessions line_sessions;
+    struct http_sessions http_sessions;
+    struct http_health health;
     atomic_bool stop_asked;
-    bool running;         /* between server_run's set-up and its end */
-    struct error failure; /* the engine's, that ended the server; code 0: none */
+    bool running; /* between server_run's set-up and its end */
+    bool draining;
+    struct error failure; /* why the server ends by itself; code 0: it does not */
+
+    bool loading;
+    server_load_fn load;
+    void *load_ctx;
+    pthread_t load_thread;
+    atomic_bool load_ended;
+    /* Of the loading thread, until load_ended. */
+    struct dispatch *loaded;
+    struct error load_error;
 };
 
 void server_options_default(struct server_options *o) {
     memset(o, 0, sizeof *o);
     o->listen = "127.0.0.1:7070";
+    o->http = server_default_http;
     o->max_line_bytes = 4 << 20;
+    o->max_body_bytes = 4 << 20;
     o->max_connections = 10000;
     o->max_requests_per_connection = 256;
     o->max_unsent_bytes = 8 << 20;
     o->max_buffered_bytes = 1 << 30;
     o->line_timeout_s = 120;
     o->drain_timeout_s = 30;
+    o->stall_timeout_s = 30;
+    o->http_timeouts = (struct http_timeouts){.first_byte_ms = 10 * 1000,
+                                              .head_ms = 10 * 1000,
+                                              .body_ms = 30 * 1000,
+                                              .idle_ms = 75 * 1000,
+                                              .ping_ms = HTTP_PING_S * 1000,
+                                              .stall_ms = 10 * 1000};
     request_params_default(&o->defaults);
 }
 
-/* ---- address ---- */
+/* ---- listening ---- */
 
-int server_parse_address(const char *text, char host[256], char port[6], struct error *error) {
-    const char *colon = strrchr(text, ':');
-    const char *from = text, *to = colon;
-    char *end;
-    if (!colon)
-        return error_set(error, ERR_CONFIG, "'%.100s' is not HOST:PORT", text);
-    if (*from == '[' && to > from && to[-1] == ']') {
-        from++;
-        to--;
-    } else if (memchr(from, ':', (size_t)(to - from))) {
-        return error_set(error, ERR_CONFIG, "'%.100s': write an IPv6 address as [ADDRESS]:PORT",
-                         text);
+/* Whoever reaches the address may use the server; so nobody else's machine shall, without a key. */
+static int check_exposure(const struct server *s, const struct listener *l, const char *option,
+                          struct error *error) {
+    if (listener_is_local(l) || (s->options.keys && keys_required(s->options.keys)))
+        return 0;
+    if (!s->options.insecure)
+        return error_set(error, ERR_CONFIG,
+                         "%s %s: other machines could use the server without a key; give one with "
+                         "--api-key or --api-key-file, or allow it with --insecure",
+                         option, listener_address(l));
+    log_warn("everybody who reaches %s may use the server (%s, --insecure)", listener_address(l),
+             option);
+    return 0;
+}
+
+static int open_service(struct server *s, struct service *service, const char *address,
+                        const char *option, struct error *error) {
+    if (!strcmp(address, "off"))
+        return 0;
+    int rc = listener_open(&s->loop, address, option, &s->conns, &service->port, &service->listener,
+                           error);
+    if (rc != 0)
+        return rc;
+    snprintf(service->address, sizeof service->address, "%s", listener_address(service->listener));
+    return check_exposure(s, service->listener, option, error);
+}
+
+/* HTTP accepts from the start, so its port must be ours from now on. */
+static int open_http(struct server *s, struct error *error) {
+    struct error why = {0};
+    int rc = open_service(s, &s->http, s->options.http, "--http", &why);
+    if (rc == 0 && s->http.listener)
+        rc = listener_listen(s->http.listener, &why);
+    if (rc == ERR_IO && s->options.http == server_default_http) {
+        log_warn("%s; going on without HTTP", why.text);
+        listener_close(s->http.listener);
+        s->http.listener = NULL;
+        s->http.address[0] = '\0';
+        rc = 0;
     }
-    unsigned long number = strtoul(colon + 1, &end, 10);
-    if (colon[1] < '0' || colon[1] > '9' || *end || number > 65535)
-        return error_set(error, ERR_CONFIG, "'%.100s': the port must be 0 to 65535", text);
-    if (to - from > 255)
-        return error_set(error, ERR_CONFIG, "the host name is longer than 255 bytes");
-    snprintf(host, 256, "%.*s", (int)(to - from), from);
-    snprintf(port, 6, "%u", (unsigned)number & 0xffff);
-    return 0;
+    return rc ? error_set(error, rc, "%s", why.text) : 0;
 }
 
-static int resolve(struct server *s, struct sockaddr_storage *out, struct error *error) {
-    char host[256], port[6];
-    int rc = server_parse_address(s->options.listen, host, port, error);
-    if (rc != 0)
-        return rc;
-    struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE}, *list = NULL;
-    int any = *host == '\0' || !strcmp(host, "*");
-    int gai = getaddrinfo(any ? "0.0.0.0" : host, port, &hints, &list);
-    if (gai != 0)
-        return error_set(error, ERR_CONFIG, "--listen %s: %s", s->options.listen,
-                         gai_strerror(gai));
-    memcpy(out, list->ai_addr, list->ai_addrlen);
-    freeaddrinfo(list);
-    return 0;
+static int open_services(struct server *s, struct error *error) {
+    if (!strcmp(s->options.listen, "off") && !strcmp(s->options.http, "off"))
+        return error_set(error, ERR_CONFIG,
+                         "--listen off and --http off: the server would hear nobody");
+    int rc = open_service(s, &s->line, s->options.listen, "--listen", error);
+    return rc ? rc : open_http(s, error);
 }
 
-/* Writes the address that the socket really has into s->address. */
-static int name_address(struct server *s) {
-    struct sockaddr_storage a = {0};
-    int len = sizeof a;
-    char ip[INET6_ADDRSTRLEN];
-    int rc = uv_tcp_getsockname(&s->listener, (struct sockaddr *)&a, &len);
-    if (rc != 0)
-        return rc;
-    if (a.ss_family == AF_INET6) {
-        const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)&a;
-        uv_ip6_name(in6, ip, sizeof ip);
-        snprintf(s->address, sizeof s->address, "[%s]:%d", ip, ntohs(in6->sin6_port));
-    } else {
-        const struct sockaddr_in *in4 = (const struct sockaddr_in *)&a;
-        uv_ip4_name(in4, ip, sizeof ip);
-        snprintf(s->address, sizeof s->address, "%s:%d", ip, ntohs(in4->sin_port));
-    }
-    return 0;
-}
-
-static void warn_if_open_to_all(const struct sockaddr_storage *a) {
-    bool loopback;
-    if (a->ss_family == AF_INET6)
-        loopback = IN6_IS_ADDR_LOOPBACK(&((const struct sockaddr_in6 *)a)->sin6_addr);
-    else
-        loopback = ntohl(((const struct sockaddr_in *)a)->sin_addr.s_addr) >> 24 == 127;
-    if (!loopback)
-        log_warn("the line protocol has no authentication: everybody who reaches this address may "
-                 "use it (--listen)");
-}
-
-static int bind_listener(struct server *s, struct error *error) {
-    struct sockaddr_storage a = {0};
-    int rc = resolve(s, &a, error);
-    if (rc != 0)
-        return rc;
-    rc = uv_tcp_bind(&s->listener, (struct sockaddr *)&a, 0);
-    if (rc == 0)
-        rc = name_address(s);
-    if (rc != 0)
-        return error_set(error, ERR_IO, "cannot listen on %s: %s (choose another with --listen)",
-                         s->options.listen, uv_strerror(rc));
-    warn_if_open_to_all(&a);
-    return 0;
+/* Frees the listeners; their files are gone when this returns. */
+static void close_services(struct server *s) {
+    listener_close(s->line.listener);
+    listener_close(s->http.listener);
+    s->line.listener = s->http.listener = NULL;
 }
 
 /* ---- end ---- */
 
 static void on_drained(void *ctx) {
     struct server *s = ctx;
-    if (s->sessions.draining)
+    if (s->draining)
         uv_stop(&s->loop);
 }
 
@@ -174,20 +183,20 @@ static void on_drain_timeout(uv_timer_t *timer) {
     struct server *s = timer->data;
     log_warn("%d connections were not finished within %d s (--drain-timeout)", s->conns.count,
              s->options.drain_timeout_s);
-    s->sessions.expired = true;
+    s->line_sessions.expired = s->http_sessions.expired = true;
     conn_set_service_all(&s->conns);
     uv_timer_start(&s->drain_timer, on_last_words_over, LAST_WORDS_MS, 0);
 }
 
 static void start_draining(struct server *s) {
-    if (s->sessions.draining)
+    if (s->draining)
         return;
     log_info("shutting down: %d connections, running requests may take %d s", s->conns.count,
              s->options.drain_timeout_s);
-    s->sessions.draining = true;
+    s->draining = s->line_sessions.draining = s->http_sessions.draining = true;
     s->conns.hurry = true;
     dispatch_stop_accepting(s->dispatch);
-    uv_close((uv_handle_t *)&s->listener, NULL);
+    close_services(s);
     conn_set_service_all(&s->conns);
     uv_timer_start(&s->drain_timer, on_drain_timeout, (uint64_t)s->options.drain_timeout_s * 1000,
                    0);
@@ -195,13 +204,74 @@ static void start_draining(struct server *s) {
         uv_stop(&s->loop);
 }
 
+/* A model that loads cannot be stopped, so the process ends as if it had not heard the signal. */
+static void leave_at_once(struct server *s, int signum) {
+    log_info("stopped while the model was being loaded");
+    listener_unlink(s->line.listener);
+    listener_unlink(s->http.listener);
+    fflush(NULL);
+    signal(signum, SIG_DFL);
+    raise(signum);
+    _exit(128 + signum);
+}
+
 static void on_signal(uv_signal_t *handle, int signum) {
     struct server *s = handle->data;
-    if (s->sessions.draining) {
+    if (s->loading)
+        leave_at_once(s, signum);
+    if (s->draining) {
         log_warn("second signal: leaving at once");
         _exit(128 + signum);
     }
     start_draining(s);
+}
+
+/* ---- the model ---- */
+
+/* Ends the loop before anything was served. */
+static void give_up(struct server *s, int code, const char *text) {
+    error_set(&s->failure, code, "%s", text);
+    conn_set_abort_all(&s->conns);
+    uv_stop(&s->loop);
+}
+
+static void start_serving(struct server *s, struct dispatch *dispatch) {
+    struct error e = {0};
+    s->dispatch = s->http_sessions.dispatch = dispatch;
+    line_sessions_init(&s->line_sessions, &s->options, dispatch);
+    if (s->options.on_loaded)
+        s->options.on_loaded(s->options.on_loaded_ctx, dispatch);
+    if (s->line.listener && listener_start(s->line.listener, &e) != 0) {
+        give_up(s, e.code, e.text);
+        return;
+    }
+    if (s->options.on_ready)
+        s->options.on_ready(s->options.on_ready_ctx, server_address(s));
+    if (atomic_load(&s->stop_asked))
+        start_draining(s);
+}
+
+static void *load_model(void *server) {
+    struct server *s = server;
+    s->load_error.code = s->load(s->load_ctx, &s->loaded, &s->load_error);
+    atomic_store(&s->load_ended, true);
+    server_wake(s);
+    return NULL;
+}
+
+static void start_loading(struct server *s) {
+    s->loading = true;
+    int rc = pthread_create(&s->load_thread, NULL, load_model, s);
+    CHECK(rc == 0, "pthread_create: %s", strerror(rc));
+}
+
+static void finish_loading(struct server *s) {
+    pthread_join(s->load_thread, NULL);
+    s->loading = false;
+    if (s->load_error.code)
+        give_up(s, s->load_error.code, s->load_error.text);
+    else
+        start_serving(s, s->loaded);
 }
 
 /* ---- run ---- */
@@ -210,7 +280,11 @@ static void on_wake(uv_async_t *handle) {
     struct server *s = handle->data;
     if (!s->running)
         return;
-    dispatch_drain(s->dispatch, line_session_on_event, NULL);
+    if (s->loading && atomic_load(&s->load_ended))
+        finish_loading(s);
+    if (!s->dispatch)
+        return;
+    dispatch_drain(s->dispatch, ticket_deliver, NULL);
     if (!s->failure.code && dispatch_failure(s->dispatch, &s->failure)) {
         s->options.drain_timeout_s = FAILURE_DRAIN_S;
         start_draining(s);
@@ -219,12 +293,9 @@ static void on_wake(uv_async_t *handle) {
         start_draining(s);
 }
 
-static void on_connection(uv_stream_t *listener, int status) {
-    struct server *s = listener->data;
-    if (status < 0)
-        log_warn("accept: %s", uv_strerror(status));
-    else
-        conn_accept(&s->conns, listener, &s->refusal);
+static void on_sample(uv_timer_t *timer) {
+    struct server *s = timer->data;
+    http_health_sample(&s->health);
 }
 
 /* One descriptor a client: asks the system for as many as the limit on connections promises. */
@@ -233,17 +304,29 @@ static void raise_file_limit(struct server *s) {
     rlim_t need = (rlim_t)s->options.max_connections + SPARE_FILES;
     if (getrlimit(RLIMIT_NOFILE, &r) != 0 || r.rlim_cur >= need)
         return;
+    rlim_t had = r.rlim_cur;
     r.rlim_cur = r.rlim_max < need ? r.rlim_max : need;
-    if (setrlimit(RLIMIT_NOFILE, &r) != 0 || r.rlim_cur < need)
+    if (setrlimit(RLIMIT_NOFILE, &r) != 0)
+        r.rlim_cur = had;
+    if (r.rlim_cur < need)
         log_warn("only %llu files may be open: fewer than the %d clients of --max-connections",
                  (unsigned long long)r.rlim_cur, s->options.max_connections);
+    else
+        log_info("raised the limit on open files from %llu to %llu, for --max-connections %d",
+                 (unsigned long long)had, (unsigned long long)r.rlim_cur,
+                 s->options.max_connections);
 }
 
 static void set_up(struct server *s) {
-    line_sessions_init(&s->sessions, &s->options, s->dispatch);
+    uint64_t sample_ms = (uint64_t)s->options.stall_timeout_s * 250;
+    raise_file_limit(s);
     conn_set_init(&s->conns);
     uv_timer_init(&s->loop, &s->drain_timer);
-    s->drain_timer.data = s;
+    uv_timer_init(&s->loop, &s->sample_timer);
+    s->drain_timer.data = s->sample_timer.data = s;
+    sample_ms = sample_ms < SAMPLE_MS ? sample_ms : SAMPLE_MS;
+    if (s->http.listener)
+        uv_timer_start(&s->sample_timer, on_sample, sample_ms, sample_ms);
     uv_signal_init(&s->loop, &s->sigterm);
     uv_signal_init(&s->loop, &s->sigint);
     s->sigterm.data = s->sigint.data = s;
@@ -256,7 +339,11 @@ static void set_up(struct server *s) {
 
 static void tear_down(struct server *s) {
     s->running = false;
+    close_services(s);
+    while (s->conns.count > 0) /* only where the model could not be loaded */
+        uv_run(&s->loop, UV_RUN_ONCE);
     uv_close((uv_handle_t *)&s->drain_timer, NULL);
+    uv_close((uv_handle_t *)&s->sample_timer, NULL);
     uv_close((uv_handle_t *)&s->sigterm, NULL);
     uv_close((uv_handle_t *)&s->sigint, NULL);
     conn_set_close(&s->conns);
@@ -264,26 +351,33 @@ static void tear_down(struct server *s) {
     uv_unref((uv_handle_t *)&s->wake);
     uv_run(&s->loop, UV_RUN_DEFAULT);
     uv_ref((uv_handle_t *)&s->wake);
-    line_sessions_deinit(&s->sessions);
+    line_sessions_deinit(&s->line_sessions);
 }
 
-int server_run(struct server *s, struct dispatch *dispatch, struct error *error) {
-    s->dispatch = dispatch;
-    raise_file_limit(s);
-    int rc = uv_listen((uv_stream_t *)&s->listener, LISTEN_BACKLOG, on_connection);
-    if (rc != 0)
-        return error_set(error, ERR_IO, "cannot listen on %s: %s (choose another with --listen)",
-                         s->address, uv_strerror(rc));
+static int run(struct server *s, struct dispatch *dispatch, struct error *error) {
+    struct error e = {0};
     set_up(s);
-    if (s->options.on_ready)
-        s->options.on_ready(s->options.on_ready_ctx, s->address);
-    if (atomic_load(&s->stop_asked))
-        start_draining(s);
+    if (s->http.listener && listener_start(s->http.listener, &e) != 0)
+        give_up(s, e.code, e.text);
+    else if (dispatch)
+        start_serving(s, dispatch);
+    else
+        start_loading(s);
     uv_run(&s->loop, UV_RUN_DEFAULT);
     tear_down(s);
     if (s->failure.code)
         return error_set(error, s->failure.code, "%s", s->failure.text);
     return 0;
+}
+
+int server_load_and_run(struct server *s, server_load_fn load, void *ctx, struct error *error) {
+    s->load = load;
+    s->load_ctx = ctx;
+    return run(s, NULL, error);
+}
+
+int server_run(struct server *s, struct dispatch *dispatch, struct error *error) {
+    return run(s, dispatch, error);
 }
 
 void server_wake(void *server) {
@@ -297,7 +391,19 @@ void server_stop(struct server *s) {
 }
 
 const char *server_address(const struct server *s) {
-    return s->address;
+    return s->line.address;
+}
+
+const char *server_http_address(const struct server *s) {
+    return s->http.address;
+}
+
+void server_add_routes(struct server *s, const struct http_route *routes) {
+    http_sessions_add(&s->http_sessions, routes);
+}
+
+struct uv_loop_s *server_loop(struct server *s) {
+    return &s->loop;
 }
 
 /* ---- create and destroy ---- */
@@ -305,8 +411,6 @@ const char *server_address(const struct server *s) {
 static void prepare_conns(struct server *s) {
     const struct server_options *o = &s->options;
     s->conns.loop = &s->loop;
-    s->conns.handler = &line_session_handler;
-    s->conns.handler_ctx = &s->sessions;
     s->conns.on_empty = on_drained;
     s->conns.on_empty_ctx = s;
     s->conns.limits.max_connections = o->max_connections;
@@ -315,8 +419,26 @@ static void prepare_conns(struct server *s) {
                                              ? (size_t)PAUSE_UNSENT_BYTES
                                              : (size_t)o->max_unsent_bytes / 4;
     s->conns.limits.max_buffered_bytes = (size_t)o->max_buffered_bytes;
-    answer_error(&s->refusal, NULL, ERR_OVERLOADED, NULL,
-                 "the server has as many connections as it takes (--max-connections)");
+}
+
+static void prepare_services(struct server *s) {
+    static const char full[] = "the server has as many connections as it takes (--max-connections)";
+    struct http_error e = {503, "unavailable_error", "overloaded"};
+    answer_error(&s->line.refusal, NULL, ERR_OVERLOADED, NULL, full);
+    buffer_puts(&s->http.refusal, "HTTP/1.1 503 Service Unavailable\r\n"
+                                  "Content-Type: application/json\r\n"
+                                  "Retry-After: 1\r\nConnection: close\r\n\r\n");
+    http_error_body(&s->http.refusal, &e, NULL, full);
+    http_sessions_init(&s->http_sessions, &s->options);
+    http_health_init(&s->health, &s->http_sessions);
+    http_sessions_add(&s->http_sessions, s->health.routes);
+    s->line.port = (struct conn_port){.handler = &line_session_handler,
+                                      .handler_ctx = &s->line_sessions,
+                                      .refusal = &s->line.refusal};
+    s->http.port = (struct conn_port){.handler = &http_session_handler,
+                                      .handler_ctx = &s->http_sessions,
+                                      .refusal = &s->http.refusal,
+                                      .stall_us = s->options.http_timeouts.stall_ms * 1000};
 }
 
 int server_create(const struct server_options *o, struct server **out, struct error *error) {
@@ -324,16 +446,17 @@ int server_create(const struct server_options *o, struct server **out, struct er
     *out = NULL;
     s->options = *o;
     atomic_init(&s->stop_asked, false);
+    atomic_init(&s->load_ended, false);
     int rc = uv_loop_init(&s->loop);
     if (rc != 0) {
         free(s);
         return error_set(error, ERR_IO, "cannot create an event loop: %s", uv_strerror(rc));
     }
     uv_async_init(&s->loop, &s->wake, on_wake);
-    uv_tcp_init(&s->loop, &s->listener);
-    s->wake.data = s->listener.data = s;
+    s->wake.data = s;
     prepare_conns(s);
-    rc = bind_listener(s, error);
+    prepare_services(s);
+    rc = open_services(s, error);
     if (rc != 0) {
         server_destroy(s);
         return rc;
@@ -345,12 +468,12 @@ int server_create(const struct server_options *o, struct server **out, struct er
 void server_destroy(struct server *s) {
     if (!s)
         return;
-    if (!uv_is_closing((uv_handle_t *)&s->listener))
-        uv_close((uv_handle_t *)&s->listener, NULL);
+    close_services(s);
     uv_close((uv_handle_t *)&s->wake, NULL);
     uv_run(&s->loop, UV_RUN_DEFAULT);
     int rc = uv_loop_close(&s->loop);
     CHECK(rc == 0, "uv_loop_close: %s", uv_strerror(rc));
-    buffer_deinit(&s->refusal);
+    buffer_deinit(&s->line.refusal);
+    buffer_deinit(&s->http.refusal);
     free(s);
 }

@@ -9,7 +9,7 @@
 # libraries to install by hand.
 set -eu
 
-run="gcc g++ make libc6-dev pkg-config libuv1-dev libjansson-dev libpcre2-dev libsentencepiece-dev libutf8proc-dev libssl-dev netcat-openbsd ca-certificates"
+run="gcc g++ make libc6-dev pkg-config libuv1-dev libjansson-dev libpcre2-dev libsentencepiece-dev libutf8proc-dev libssl-dev libhttp-parser-dev netcat-openbsd ca-certificates"
 test="libgtest-dev libsimde-dev libopenmpi-dev openmpi-bin iproute2"
 dev="clang clang-format"
 # clang's sanitizers are in a package that carries its version.

@@ -181,6 +181,7 @@ void net_fixture_init(struct net_fixture *f) {
     log_set_level(LOG_ERROR); /* refusals and cut-offs are what the tests are about */
     server_options_default(&f->options);
     f->options.listen = "127.0.0.1:0";
+    f->options.http = "off";
     f->options.defaults.sampling.temperature = 0;
     f->options.defaults.max_tokens = 16;
     engine_options_default(&f->engine_options);

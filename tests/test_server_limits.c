@@ -534,7 +534,7 @@ TEST(ServerAddress, IsTakenApart) {
     char host[256], port[6];
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct error e = {0};
-        int rc = server_parse_address(cases[i].text, host, port, &e);
+        int rc = address_split(cases[i].text, host, port, &e);
         EXPECT_INT_EQ(rc, cases[i].host ? 0 : ERR_CONFIG);
         if (rc == 0) {
             EXPECT_STR_EQ(host, cases[i].host);
