@@ -11,6 +11,7 @@
 #include "host/clock.h"
 #include "host/log.h"
 #include "host/mem.h"
+#include "net/tls.h"
 
 enum {
     KEEP_BYTES = 16 * 1024,       /* of an output buffer that has run empty */
@@ -40,6 +41,7 @@ struct conn {
     } io;
     struct conn_set *set;
     const struct conn_port *port;
+    struct tls *tls; /* NULL: plain */
     void *session;
     struct conn *prev, *next; /* in set->all */
     struct conn *next_dirty;
@@ -51,6 +53,7 @@ struct conn {
     bool congested;        /* too much is unsent */
     bool overrun;          /* far too much is unsent: cut off at the next service */
     bool broken;           /* the socket failed: the same */
+    bool tls_ended;        /* the peer was told so */
     struct buffer out;     /* collected in this turn */
     struct buffer writing; /* being written by write_req */
     bool write_active;
@@ -63,12 +66,14 @@ struct conn {
     int64_t deadline_us;  /* of the state, once it is not CONN_OPEN */
     int64_t taken_us;     /* when the peer last took something, or was not congested */
     int64_t last_write_us;
+    int64_t opened_us;
 };
 
 static void serve_dirty(struct conn_set *s);
 
 static size_t unsent_bytes(const struct conn *c) {
-    return c->out.len + uv_stream_get_write_queue_size(&c->io.stream);
+    size_t encrypted = c->tls ? tls_output(c->tls)->len : 0;
+    return c->out.len + encrypted + uv_stream_get_write_queue_size(&c->io.stream);
 }
 
 /* Bytes that have gone to the kernel. */
@@ -83,6 +88,7 @@ static void on_closed(uv_handle_t *handle) {
     struct conn_set *s = c->set;
     buffer_deinit(&c->out);
     buffer_deinit(&c->writing);
+    tls_close(c->tls);
     free(c);
     s->count--;
     if (s->count == 0 && s->on_empty)
@@ -174,18 +180,52 @@ static void charge(struct conn *c) {
     }
 }
 
+/* The peer sends no more. */
+static void end_input(struct conn *c) {
+    c->eof = true;
+    c->reading = false;
+    uv_read_stop(&c->io.stream);
+    if (c->state == CONN_LINGERING)
+        close_gracefully(c);
+    else if (c->state == CONN_OPEN)
+        c->port->handler->on_eof(c->session);
+}
+
+/* TLS cannot go on. What it has to say about that is sent, then the connection ends. */
+static void refuse_tls(struct conn *c, bool not_tls) {
+    log_debug("TLS: %s", tls_problem(c->tls));
+    if (not_tls) {
+        tls_close(c->tls);
+        c->tls = NULL;
+        buffer_clear(&c->out);
+        if (c->port->plain_answer)
+            buffer_puts(&c->out, c->port->plain_answer);
+    }
+    conn_finish(c);
+}
+
+static void receive_tls(struct conn *c, const char *data, size_t len) {
+    struct buffer *plain = &c->set->plain;
+    buffer_clear(plain);
+    enum tls_result result = tls_receive(c->tls, data, len, plain);
+    if (plain->len)
+        c->port->handler->on_read(c->session, plain->data, plain->len);
+    if (tls_output(c->tls)->len)
+        conn_touch(c);
+    if (c->state != CONN_OPEN)
+        return;
+    if (result == TLS_ENDED)
+        end_input(c);
+    else if (result != TLS_OPEN)
+        refuse_tls(c, result == TLS_NOT_TLS);
+}
+
 static void on_read(uv_stream_t *stream, ssize_t nread, const uv_buf_t *buf) {
     struct conn *c = stream->data;
     if (c->state == CONN_CLOSED || nread == 0)
         return;
     if (nread == UV_EOF) {
-        c->eof = true;
-        c->reading = false;
-        uv_read_stop(stream);
-        if (c->state == CONN_LINGERING)
-            close_gracefully(c);
-        else if (c->state == CONN_OPEN)
-            c->port->handler->on_eof(c->session);
+        end_input(c);
         return;
     }
     if (nread < 0) {
@@ -198,7 +238,10 @@ static void on_read(uv_stream_t *stream, ssize_t nread, const uv_buf_t *buf) {
             conn_abort(c);
         return;
     }
-    c->port->handler->on_read(c->session, buf->base, (size_t)nread);
+    if (c->tls)
+        receive_tls(c, buf->base, (size_t)nread);
+    else
+        c->port->handler->on_read(c->session, buf->base, (size_t)nread);
     if (c->state == CONN_OPEN)
         charge(c);
 }
@@ -244,14 +287,31 @@ static void on_write(uv_write_t *req, int status) {
         conn_touch(c);
 }
 
+/* Makes the collected output c->writing. Returns whether there is any. */
+static bool collect(struct conn *c) {
+    struct buffer *from = &c->out;
+    if (c->tls) {
+        from = tls_output(c->tls);
+        if (c->out.len && tls_is_ready(c->tls)) {
+            c->broken = !tls_send(c->tls, c->out.data, c->out.len) || c->broken;
+            if (c->broken)
+                conn_touch(c);
+            trim(&c->out);
+        }
+    }
+    struct buffer empty = c->writing;
+    if (from->len == 0)
+        return false;
+    c->writing = *from;
+    *from = empty;
+    buffer_clear(from);
+    return true;
+}
+
 /* Hands the collected output to the socket, one write at a time. */
 static void flush(struct conn *c) {
-    if (c->write_active || c->out.len == 0)
+    if (c->write_active || !collect(c))
         return;
-    struct buffer empty = c->writing;
-    c->writing = c->out;
-    c->out = empty;
-    buffer_clear(&c->out);
     uv_buf_t buf = {.base = c->writing.data, .len = c->writing.len}; /* may pass 4 GiB */
     c->last_write_us = clock_us();
     c->write_active = true;
@@ -260,6 +320,16 @@ static void flush(struct conn *c) {
         c->write_active = false;
         conn_abort(c);
     }
+}
+
+/* Before the end of a connection whose output is all sent: has TLS said so too? */
+static bool is_tls_over(struct conn *c) {
+    if (!c->tls || c->tls_ended)
+        return true;
+    c->tls_ended = true;
+    tls_end(c->tls);
+    flush(c);
+    return !c->write_active;
 }
 
 struct buffer *conn_out(struct conn *c) {
@@ -312,8 +382,11 @@ static void service(struct conn *c) {
     if (c->state == CONN_CLOSED)
         return;
     update_congestion(c);
-    if (c->state == CONN_FINISHING && unsent_bytes(c) == 0 && !c->write_active) {
-        linger(c);
+    if (c->state == CONN_FINISHING && c->tls && !tls_is_ready(c->tls))
+        buffer_clear(&c->out); /* it cannot be sent any more */
+    if (c->state == CONN_FINISHING && unsent_bytes(c) == 0 && !c->write_active && is_tls_over(c)) {
+        if (c->state != CONN_CLOSED)
+            linger(c);
         if (c->state == CONN_CLOSED)
             return;
     }
@@ -374,11 +447,16 @@ static bool tick(struct conn *c, int64_t now_us) {
         tick_closing(c, now_us);
         return true;
     }
+    bool handshake = c->tls && !tls_is_ready(c->tls);
+    if (handshake && now_us - c->opened_us > c->port->handshake_us) {
+        conn_abort(c);
+        return true;
+    }
     if (c->port->stall_us > 0 && c->congested)
         stalled = tick_stalled(c, now_us);
     if (c->state != CONN_OPEN)
         return true;
-    return c->port->handler->on_tick(c->session, now_us) || stalled;
+    return c->port->handler->on_tick(c->session, now_us) || stalled || handshake;
 }
 
 static void on_tick(uv_timer_t *timer) {
@@ -455,8 +533,11 @@ static int take_socket(struct conn *c, int fd) {
 }
 
 void conn_refuse(const struct conn_port *port, int fd) {
-    ssize_t unused = send(fd, port->refusal->data, port->refusal->len, MSG_DONTWAIT | MSG_NOSIGNAL);
-    (void)unused;
+    if (!port->tls) {
+        ssize_t unused =
+            send(fd, port->refusal->data, port->refusal->len, MSG_DONTWAIT | MSG_NOSIGNAL);
+        (void)unused;
+    }
     close(fd);
 }
 
@@ -469,7 +550,11 @@ void conn_accept(struct conn_set *s, const struct conn_port *port, int fd) {
     c->set = s;
     c->port = port;
     c->write_req.data = c;
-    c->last_write_us = clock_us();
+    c->last_write_us = c->opened_us = clock_us();
+    if (port->tls) {
+        c->tls = tls_open(port->tls, port->http);
+        conn_set_watch(s);
+    }
     s->count++;
     c->next = s->all;
     if (s->all)
@@ -507,4 +592,5 @@ void conn_set_close(struct conn_set *s) {
     uv_close((uv_handle_t *)&s->prepare, NULL);
     uv_close((uv_handle_t *)&s->tick, NULL);
     buffer_deinit(&s->discarded);
+    buffer_deinit(&s->plain);
 }

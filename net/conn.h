@@ -1,8 +1,8 @@
 /* conn: one connection, of TCP or a Unix socket, as bytes in and bytes out, with its limits.
  *
- * Owns the socket, the bytes not sent yet and the decisions of when to read, write and close. What
- * the bytes mean is the business of a handler (line_session.h, http_session.h). All of it runs on
- * the loop's thread.
+ * Owns the socket, TLS if there is any, the bytes not sent yet and the decisions of when to read,
+ * write and close. What the bytes mean is the business of a handler (line_session.h,
+ * http_session.h). All of it runs on the loop's thread.
  *
  * Output is collected and written once per turn of the loop, from a prepare handle: a step of the
  * engine that posts a token to each of 64 requests costs one write per connection. In the same turn
@@ -29,6 +29,7 @@
 extern "C" {
 #endif
 
+struct tls_server;
 struct conn; /* opaque, owned by its conn_set; gone after on_close */
 
 /* How the bytes of a connection are understood. */
@@ -57,6 +58,10 @@ struct conn_port {
     void *handler_ctx;
     const struct buffer *refusal; /* what a connection too many is sent before it is closed */
     int64_t stall_us; /* a congested peer that takes no byte for so long is cut off; 0: never */
+    struct tls_server *tls;   /* NULL: plain */
+    bool http;                /* what ALPN is told */
+    int64_t handshake_us;     /* in which TLS must be agreed upon */
+    const char *plain_answer; /* for a peer that does not speak TLS; NULL: none */
 };
 
 struct conn_limits {
@@ -78,6 +83,7 @@ struct conn_set {
     uv_prepare_t prepare;
     uv_timer_t tick;
     struct buffer discarded; /* output for connections that are as good as gone */
+    struct buffer plain;     /* what TLS makes of a read, during it */
     char chunk[64 * 1024];   /* every read goes here first */
 };
 

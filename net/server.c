@@ -38,6 +38,7 @@
 #include "net/line_session.h"
 #include "net/listener.h"
 #include "net/ticket.h"
+#include "net/tls.h"
 
 enum {
     PAUSE_UNSENT_BYTES = 256 * 1024, /* a client with more unsent is not read any more */
@@ -66,6 +67,7 @@ struct server {
     uv_timer_t drain_timer, sample_timer;
     uv_signal_t sigterm, sigint;
     struct conn_set conns;
+    struct tls_server *tls; /* NULL: plain */
     struct line_sessions line_sessions;
     struct http_sessions http_sessions;
     struct http_health health;
@@ -149,6 +151,17 @@ static int open_http(struct server *s, struct error *error) {
         rc = 0;
     }
     return rc ? error_set(error, rc, "%s", why.text) : 0;
+}
+
+static int load_certificate(struct server *s, struct error *error) {
+    const struct server_options *o = &s->options;
+    if (!o->tls_cert && !o->tls_key)
+        return 0;
+    if (!o->tls_cert || !o->tls_key)
+        return error_set(error, ERR_CONFIG, "--tls-cert and --tls-key must be given together");
+    int rc = tls_server_create(o->tls_cert, o->tls_key, &s->tls, error);
+    s->line.port.tls = s->http.port.tls = s->tls;
+    return rc;
 }
 
 static int open_services(struct server *s, struct error *error) {
@@ -402,6 +415,10 @@ void server_add_routes(struct server *s, const struct http_route *routes) {
     http_sessions_add(&s->http_sessions, routes);
 }
 
+int server_reload_tls(struct server *s, struct error *error) {
+    return s->tls ? tls_server_reload(s->tls, error) : 0;
+}
+
 struct uv_loop_s *server_loop(struct server *s) {
     return &s->loop;
 }
@@ -434,11 +451,19 @@ static void prepare_services(struct server *s) {
     http_sessions_add(&s->http_sessions, s->health.routes);
     s->line.port = (struct conn_port){.handler = &line_session_handler,
                                       .handler_ctx = &s->line_sessions,
-                                      .refusal = &s->line.refusal};
+                                      .refusal = &s->line.refusal,
+                                      .handshake_us = s->options.http_timeouts.first_byte_ms * 1000,
+                                      .plain_answer = "error: this port speaks TLS\n"};
     s->http.port = (struct conn_port){.handler = &http_session_handler,
                                       .handler_ctx = &s->http_sessions,
                                       .refusal = &s->http.refusal,
-                                      .stall_us = s->options.http_timeouts.stall_ms * 1000};
+                                      .stall_us = s->options.http_timeouts.stall_ms * 1000,
+                                      .handshake_us = s->options.http_timeouts.first_byte_ms * 1000,
+                                      .http = true,
+                                      .plain_answer = "HTTP/1.1 400 Bad Request\r\n"
+                                                      "Content-Type: text/plain\r\n"
+                                                      "Connection: close\r\n\r\n"
+                                                      "This port speaks TLS: use https.\n"};
 }
 
 int server_create(const struct server_options *o, struct server **out, struct error *error) {
@@ -456,7 +481,9 @@ int server_create(const struct server_options *o, struct server **out, struct er
     s->wake.data = s;
     prepare_conns(s);
     prepare_services(s);
-    rc = open_services(s, error);
+    rc = load_certificate(s, error);
+    if (rc == 0)
+        rc = open_services(s, error);
     if (rc != 0) {
         server_destroy(s);
         return rc;
@@ -475,5 +502,6 @@ void server_destroy(struct server *s) {
     CHECK(rc == 0, "uv_loop_close: %s", uv_strerror(rc));
     buffer_deinit(&s->line.refusal);
     buffer_deinit(&s->http.refusal);
+    tls_server_destroy(s->tls);
     free(s);
 }

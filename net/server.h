@@ -74,6 +74,9 @@ void server_options_default(struct server_options *o);
 int server_create(const struct server_options *o, struct server **out, struct error *error);
 /* Before server_run. The table is borrowed; routes of tables that were added earlier win. */
 void server_add_routes(struct server *s, const struct http_route *routes);
+/* Reads certificate and key again, for new connections; on an error the old ones stay. Loop thread.
+ */
+int server_reload_tls(struct server *s, struct error *error);
 struct uv_loop_s *server_loop(struct server *s);
 /* Signals the server's thread that there are events; for dispatch_create. */
 void server_wake(void *server);

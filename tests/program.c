@@ -71,10 +71,31 @@ int program_run(const char *const *args, char *line, size_t size) {
     return program_wait(&p);
 }
 
+/* The same arguments, without HTTP where they do not say otherwise: many servers run at once. */
+static void without_http(const char *const *args, const char **out) {
+    bool said = false;
+    int n = 0;
+    for (; args[n] && n + 4 < MAX_ARGS; n++) {
+        out[n] = args[n];
+        said = said || !strcmp(args[n], "--http");
+    }
+    if (!said) {
+        out[n++] = "--http";
+        out[n++] = "off";
+    }
+    out[n] = NULL;
+}
+
 bool program_serve(struct program *p, struct net_client *c, const char *const *args) {
     static const char head[] = "moeserve: ready line=";
+    const char *own[MAX_ARGS];
     char line[256];
-    return program_start(p, args) && EXPECT_TRUE(read_line(p, line, sizeof line)) &&
-           EXPECT_INT_EQ(strncmp(line, head, sizeof head - 1), 0) &&
-           net_client_open(c, line + sizeof head - 1, 0);
+    without_http(args, own);
+    if (!program_start(p, own) || !EXPECT_TRUE(read_line(p, line, sizeof line)) ||
+        !EXPECT_INT_EQ(strncmp(line, head, sizeof head - 1), 0))
+        return false;
+    char *address = line + sizeof head - 1, *end = strchr(address, ' ');
+    if (end)
+        *end = '\0'; /* what follows is HTTP's */
+    return net_client_open(c, address, 0);
 }

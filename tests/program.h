@@ -18,7 +18,8 @@ struct program {
 
 /* Starts it with these arguments, NULL-ended; its stderr is dropped, its stdin is empty. */
 bool program_start(struct program *p, const char *const *args);
-/* Starts a server with these arguments, waits for its ready line and connects to it. */
+/* Starts a server with these arguments, waits for its ready line and connects to it. Without
+ * "--http" among them it has no HTTP. */
 bool program_serve(struct program *p, struct net_client *c, const char *const *args);
 /* The exit status, 128 + n for a signal, -1 when it did not end (it is killed then). */
 int program_wait(struct program *p);

@@ -20,6 +20,7 @@ enum { REQUESTS = 9, END_MS = 20000 };
  * what is cached. */
 static const char *const serving[] = {"serve",
                                       "--listen=127.0.0.1:0",
+                                      "--http=off",
                                       "--threads=1",
                                       "--max-num-batched-tokens=64",
                                       "--no-enable-prefix-caching",

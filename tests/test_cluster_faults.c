@@ -17,8 +17,8 @@
 
 enum { SIZE = 3, TIMEOUT_MS = 1500, LEAVING_MS = 2000, LIMIT_MS = TIMEOUT_MS + LEAVING_MS };
 
-static const char *const serving[] = {"serve", "--listen=127.0.0.1:0", "--threads=1",
-                                      "--comm-timeout=1.5", NULL};
+static const char *const serving[] = {"serve",       "--listen=127.0.0.1:0", "--http=off",
+                                      "--threads=1", "--comm-timeout=1.5",   NULL};
 static const struct cluster_options three = {
     .size = SIZE, .args = serving, .own = {NULL, "--ranks=2", NULL}};
 
@@ -144,9 +144,9 @@ TEST(ClusterFaults, TheServerIsUnhealthyWhileAFollowerIsStopped) {
     struct answers got;
     bool healthy = true;
     struct cluster_options o = {.size = 2,
-                                .args =
-                                    (const char *const[]){"serve", "--listen=127.0.0.1:0",
-                                                          "--threads=1", "--comm-timeout=6", NULL}};
+                                .args = (const char *const[]){"serve", "--listen=127.0.0.1:0",
+                                                              "--http=off", "--threads=1",
+                                                              "--comm-timeout=6", NULL}};
     ASSERT_TRUE(cluster_serve(&c, &client, &o));
     EXPECT_TRUE(is_healthy(&client));
     answers_ask(&client, &got, ANSWER_TOKENS);

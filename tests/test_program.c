@@ -110,7 +110,7 @@ TEST(Program, APortInUseEndsItWithOne) {
     socklen_t len = sizeof a;
     getpeername(c.fd, (struct sockaddr *)&a, &len);
     snprintf(address, sizeof address, "127.0.0.1:%d", ntohs(a.sin_port));
-    const char *const args[] = {"--listen", address, NULL};
+    const char *const args[] = {"--listen", address, "--http", "off", NULL};
     EXPECT_INT_EQ(program_run(args, line, sizeof line), 1);
     net_client_close(&c);
     kill(p.pid, SIGTERM);

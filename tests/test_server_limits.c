@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "host/clock.h"
+#include "net/address.h"
 #include "tests/net_client.h"
 #include "tests/shim.h"
 
