@@ -80,6 +80,8 @@ struct engine_options {
     float join_timeout_s;           /* for all processes to join, default 300 */
     float comm_timeout_s;           /* in which a lost rank is noticed and dealt with, default 10 */
     const char *fault;              /* fault.h, for tests; NULL: none */
+    bool expert_metrics;            /* count the tokens of every layer's experts */
+    bool bandwidth_metrics;         /* measure the memory's limit at start, and count its use */
     bool progress;                  /* draw a progress bar on stderr while loading */
 };
 

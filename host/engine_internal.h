@@ -75,7 +75,11 @@ struct engine {
     struct engine_stats stats; /* as published after the last step; so too the next two: */
     struct metrics shown_metrics;
     struct throughput shown_throughput;
-    struct metrics refusals; /* failures counted by callers */
+    struct metrics refusals;  /* failures counted by callers */
+    struct bandwidth_window { /* between two of engine_model_metrics, a second apart at least */
+        int64_t start_us, read_bytes;
+        double step_s, utilization;
+    } bandwidth;
 
     struct event_queue events;
 };

@@ -66,6 +66,11 @@ static void loaded_describe(void *ctx, struct buffer *out) {
     model_describe(l->model, out);
 }
 
+static void loaded_measure(void *ctx, struct model_metrics *out) {
+    struct loaded *l = ctx;
+    model_measure(l->model, out);
+}
+
 static int choose_ops(const struct engine_options *o, const struct ops **out, struct error *error) {
     if (!strcmp(o->device, "cpu")) {
         *out = cpu_ops(o->cpu_isa, error);
@@ -258,6 +263,8 @@ static int create_model(const struct engine_options *o, const struct ops *ops, s
         .embedding_on_host = !strcmp(o->embedding, "host"),
         .comm_timeout_us = (int64_t)((double)o->comm_timeout_s * 1e6),
         .fault = fault,
+        .count_experts = o->expert_metrics,
+        .measure_bandwidth = o->bandwidth_metrics,
         .group = o->group,
     };
     return model_create(&l->config, &l->weights, &options, &l->model, error);
@@ -284,6 +291,7 @@ static int start_engine(const struct engine_options *o, struct loaded *l,
         .recover = loaded_recover,
         .check = l->group ? loaded_check : NULL,
         .describe = loaded_describe,
+        .measure = loaded_measure,
         .destroy = loaded_destroy,
         .name = name,
         .ranks = model_layout(l->model)->world_size,

@@ -60,9 +60,30 @@ void engine_metrics(struct engine *e, struct metrics *out) {
     pthread_mutex_unlock(&e->lock);
 }
 
+/* Bytes that the steps since the last look had to read, per second of them, over the limit. */
+static void look_at_bandwidth(struct engine *e, struct model_metrics *out) {
+    enum { LEAST_WINDOW_US = 1000000 };
+    struct bandwidth_window *w = &e->bandwidth;
+    double step_s = e->shown_metrics.histogram[HIST_STEP].sum;
+    int64_t now_us = clock_us();
+    if (now_us - w->start_us >= LEAST_WINDOW_US) {
+        double bytes = (double)(out->read_bytes - w->read_bytes), s = step_s - w->step_s;
+        w->utilization = s > 0 && out->bandwidth_limit > 0 ? bytes / s / out->bandwidth_limit : 0;
+        w->start_us = now_us;
+        w->read_bytes = out->read_bytes;
+        w->step_s = step_s;
+    }
+    out->bandwidth_utilization = w->utilization;
+}
+
 void engine_model_metrics(struct engine *e, struct model_metrics *out) {
-    if (e->model.measure)
-        e->model.measure(e->model.ctx, out);
+    if (!e->model.measure)
+        return;
+    e->model.measure(e->model.ctx, out);
+    pthread_mutex_lock(&e->lock);
+    if (out->has_bandwidth)
+        look_at_bandwidth(e, out);
+    pthread_mutex_unlock(&e->lock);
 }
 
 void engine_count_refusal(struct engine *e, int code) {

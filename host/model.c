@@ -333,6 +333,8 @@ int model_create(const struct model_config *config, const struct weights *weight
         rc = choose_kv_blocks(m, error);
     for (int32_t i = 0; i < m->num_ranks && rc == 0; i++)
         rc = alloc_kv(m, &m->rank[i], error);
+    if (rc == 0)
+        rc = model_counters_create(m, error);
     if (rc != 0) {
         model_destroy(m);
         return rc;
@@ -359,6 +361,7 @@ void model_destroy(struct model *m) {
         return;
     ranks_destroy(m->ranks);
     model_group_destroy(m);
+    model_counters_destroy(m);
     if (m->rank[0].backend)
         m->ops->free(m->rank[0].backend, m->logits, m->logits_bytes);
     for (int32_t i = m->num_ranks; i-- > 0;) /* the first lends to the others */
@@ -379,6 +382,7 @@ int model_run(struct model *m, const struct batch *batch, float **logits, struct
     m->batch = batch;
     m->step++;
     *logits = m->logits;
+    model_count_step(m, batch);
     if (model_group_send(m, batch, error) != 0)
         return ERR_INTERNAL;
     return ranks_run(m->ranks, model_forward, m, error);

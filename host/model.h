@@ -11,6 +11,7 @@
 #include "host/fault.h"
 #include "host/layout.h"
 #include "host/model_config.h"
+#include "host/model_metrics.h"
 #include "host/ops.h"
 #include "host/weights.h"
 
@@ -41,6 +42,8 @@ struct model_options {
     bool fp8_activations;    /* ops.h, backend_config */
     int64_t comm_timeout_us; /* in which a lost rank is noticed and dealt with; 0: 10 s */
     struct fault fault;      /* for tests */
+    bool count_experts;      /* tokens of every layer's experts */
+    bool measure_bandwidth;  /* of memory: its limit, now, and what steps take of it */
     bool progress;
 
     /* GPUs: ops.h, backend_config. */
@@ -76,6 +79,9 @@ int model_sample(struct model *m, const struct sample_job *jobs, int32_t num_job
  * or ERR_INTERNAL: the model cannot be used any more, nor be freed (model_destroy leaves all that
  * a stuck rank may touch). */
 int model_recover(struct model *m, struct error *error);
+
+/* What it has done so far. Any thread; *out is zeroed or of an earlier call. */
+void model_measure(struct model *m, struct model_metrics *out);
 
 int32_t model_num_kv_blocks(const struct model *m);
 int32_t model_num_ranks(const struct model *m); /* of this process */

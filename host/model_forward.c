@@ -68,6 +68,7 @@ static void attention_block(struct model *m, struct rank *r, struct layer *l,
 static void ffn_block(struct model *m, struct rank *r, struct layer *l, int32_t T) {
     const struct model_config *c = m->config;
     bool moe = l->router.rows > 0;
+    r->routing.expert_totals = l->expert_totals;
     if (moe)
         m->ops->router(r->backend, &r->routing, r->x, &l->router, &c->router, T);
     struct moe_args args = {

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "host/clock.h"
 #include "host/group.h"
 #include "host/mem.h"
 #include "host/model_internal.h"
@@ -98,10 +99,9 @@ static void place_columns(struct model *m, int32_t p, int32_t num_rows) {
                from + (size_t)r * width, width * sizeof *from);
 }
 
-int model_group_gather_logits(struct model *m, struct rank *r, int32_t num_rows,
-                              struct error *error) {
+static int gather_logits(struct model *m, struct rank *r, int32_t num_rows, struct error *error) {
     struct model_group *g = m->group;
-    if (!g || ranks_barrier(m->ranks, r->index) != 0 || r->index != 0)
+    if (ranks_barrier(m->ranks, r->index) != 0 || r->index != 0)
         return 0; /* (The end of an aborted step is told by others.) */
     /* All columns of this process are there. */
     bool root = group_rank(g->group) == 0;
@@ -115,6 +115,16 @@ int model_group_gather_logits(struct model *m, struct rank *r, int32_t num_rows,
                           root ? g->sizes : NULL, error);
     for (int32_t p = 1; p < size && root && rc == 0; p++)
         place_columns(m, p, num_rows);
+    return rc;
+}
+
+int model_group_gather_logits(struct model *m, struct rank *r, int32_t num_rows,
+                              struct error *error) {
+    if (!m->group)
+        return 0;
+    int64_t start_us = clock_us();
+    int rc = gather_logits(m, r, num_rows, error);
+    ranks_count_comm(m->ranks, r->index, COMM_GATHER_LOGITS, clock_us() - start_us);
     return rc;
 }
 

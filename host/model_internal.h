@@ -17,6 +17,7 @@ struct layer {
     const void *expert_table; /* what the backend made of them */
     int32_t unit;             /* reduction unit of the down projections */
     struct kv_layer kv;
+    int64_t *expert_totals; /* ops.h, routing; of rank 0 alone, or NULL */
 };
 
 /* Everything one rank owns. */
@@ -71,10 +72,11 @@ struct model {
                       of its ranks], or nothing */
     size_t logits_bytes;
     double load_seconds;
-    int64_t load_bytes;        /* read from the checkpoint, over all ranks */
-    const struct batch *batch; /* of the step in progress */
-    int64_t step;              /* its number, from 1 */
-    bool lost;                 /* after a failure: it cannot be used any more */
+    int64_t load_bytes;              /* read from the checkpoint, over all ranks */
+    const struct batch *batch;       /* of the step in progress */
+    int64_t step;                    /* its number, from 1 */
+    struct model_counters *counters; /* owned */
+    bool lost;                       /* after a failure: it cannot be used any more */
 };
 
 /* Hands out aligned pieces of an arena; with memory == NULL it only adds up the sizes. */
@@ -109,6 +111,13 @@ int model_group_send(struct model *m, const struct batch *batch, struct error *e
 /* On each rank's thread: host memory's columns of all processes meet in process 0's logits. */
 int model_group_gather_logits(struct model *m, struct rank *r, int32_t num_rows,
                               struct error *error);
+
+/* model_measure.c. Counters of what steps do, when the options want some and this is process 0;
+ * once everything else is allocated. */
+int model_counters_create(struct model *m, struct error *error);
+void model_counters_destroy(struct model *m);
+/* Before a step runs. */
+void model_count_step(struct model *m, const struct batch *batch);
 
 /* The forward pass of one rank, a rank_fn; ctx is the model. */
 int model_forward(void *ctx, int32_t rank);

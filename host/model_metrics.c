@@ -3,11 +3,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-const char *comm_op_name(enum comm_op op) {
-    static const char *const names[NUM_COMM_OPS] = {"all_reduce", "broadcast", "barrier"};
-    return names[op];
-}
-
 void model_metrics_deinit(struct model_metrics *m) {
     free(m->expert_tokens);
     memset(m, 0, sizeof *m);

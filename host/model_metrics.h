@@ -1,4 +1,4 @@
-/* model_metrics: what a model tells of itself while it serves; model_measure fills it in.
+/* model_metrics: what a model tells of itself while it serves (model_measure).
  *
  * Plain data, read at any time by any thread. Counters only grow, and each is right by itself; a
  * step in progress may be in some of them already and in others not yet.
@@ -9,15 +9,11 @@
 #include <stdint.h>
 
 #include "host/layout.h"
+#include "host/ranks.h"
 
 #ifdef __cplusplus
 extern "C" {
 #endif
-
-/* What ranks do together, as clocks tell it apart. */
-enum comm_op { COMM_ALL_REDUCE, COMM_BROADCAST, COMM_BARRIER, NUM_COMM_OPS };
-/* "all_reduce", "broadcast", "barrier". */
-const char *comm_op_name(enum comm_op op);
 
 struct rank_metrics {
     int64_t weight_bytes, kv_bytes; /* memory that it holds; 0 for ranks of other processes */

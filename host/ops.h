@@ -135,6 +135,10 @@ struct routing {
     int32_t *expert_counts;  /* [E] pairs of each expert */
     int32_t *expert_offsets; /* [E + 1] exclusive sum of the counts */
     int32_t *permutation;    /* [T*K] pairs grouped by expert, ascending within one */
+    /* [2, E] running totals, which `router` adds to: each expert's pairs, then 1 for each expert
+     * that has some. Memory from alloc; read by other threads meanwhile (expert_totals.h). NULL:
+     * not wanted. */
+    int64_t *expert_totals;
 };
 
 /* One layer's KV blocks: keys and values of KV_BLOCK_SIZE tokens x Hkv heads x D a block, laid out
@@ -205,6 +209,11 @@ struct ops {
     void (*free)(struct backend *b, void *p, size_t bytes);
     /* Copies host memory to memory from alloc. */
     void (*write)(struct backend *b, void *to, const void *from, size_t bytes);
+    /* Any thread, while steps go on: copies memory from alloc to the host, as it is at the moment.
+     * False when the device does not answer soon. NULL: memory is the host's. */
+    bool (*peek)(struct backend *b, void *to, const void *from, size_t bytes);
+    /* Bytes a second that the device's memory can be read at. NULL: it is the host's. */
+    double (*memory_bandwidth)(struct backend *b);
     /* Bytes that alloc may still find, and those that a KV cache may take now, when nothing else
      * was said. */
     int64_t (*free_bytes)(struct backend *b);

@@ -24,10 +24,11 @@ struct member {
     int32_t rank;
     pthread_t thread;
     bool started, died;
-    uint32_t seen;             /* the last value of ranks.run that it has taken up */
-    _Atomic uint32_t arrivals; /* at collectives, in this run */
-    _Atomic bool back;         /* from this run */
-    void *slot;                /* its data of the collective in progress */
+    uint32_t seen;                         /* the last value of ranks.run that it has taken up */
+    _Atomic uint32_t arrivals;             /* at collectives, in this run */
+    _Atomic bool back;                     /* from this run */
+    void *slot;                            /* its data of the collective in progress */
+    _Atomic int64_t comm_us[NUM_COMM_OPS]; /* written by its thread alone */
 };
 
 struct ranks {
@@ -185,9 +186,7 @@ static int sum_over_processes(struct ranks *r, int32_t rank, double *data, int64
     return ranks_barrier(r, rank);
 }
 
-int ranks_all_reduce(struct ranks *r, int32_t rank, double *data, int64_t count) {
-    if (!r || r->world_size == 1)
-        return 0;
+static int all_reduce(struct ranks *r, int32_t rank, double *data, int64_t count) {
     r->member[rank].slot = data;
     if (ranks_barrier(r, rank) != 0)
         return ERR_INTERNAL;
@@ -198,6 +197,30 @@ int ranks_all_reduce(struct ranks *r, int32_t rank, double *data, int64_t count)
         return ERR_INTERNAL;
     /* All slices are summed; without a group slots may be reused by the next collective. */
     return r->group ? sum_over_processes(r, rank, data, count) : 0;
+}
+
+int ranks_all_reduce(struct ranks *r, int32_t rank, double *data, int64_t count) {
+    if (!r || r->world_size == 1)
+        return 0;
+    int64_t start_us = clock_us();
+    int rc = all_reduce(r, rank, data, count);
+    ranks_count_comm(r, rank, COMM_ALL_REDUCE, clock_us() - start_us);
+    return rc;
+}
+
+const char *comm_op_name(enum comm_op op) {
+    static const char *const names[NUM_COMM_OPS] = {"all_reduce", "gather_logits"};
+    return names[op];
+}
+
+void ranks_count_comm(struct ranks *r, int32_t rank, enum comm_op op, int64_t us) {
+    _Atomic int64_t *sum = &r->member[rank].comm_us[op];
+    atomic_store_explicit(sum, atomic_load_explicit(sum, memory_order_relaxed) + us,
+                          memory_order_relaxed);
+}
+
+int64_t ranks_comm_us(const struct ranks *r, int32_t rank, enum comm_op op) {
+    return atomic_load_explicit(&r->member[rank].comm_us[op], memory_order_relaxed);
 }
 
 int ranks_broadcast(struct ranks *r, int32_t rank, void *data, size_t bytes) {

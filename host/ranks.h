@@ -40,6 +40,11 @@ struct ranks_options {
     struct group *group; /* borrowed; NULL: this process is alone */
 };
 
+/* What ranks of this process spend time in together, waiting for each other included. */
+enum comm_op { COMM_ALL_REDUCE, COMM_GATHER_LOGITS, NUM_COMM_OPS };
+/* "all_reduce", "gather_logits" (from other processes). */
+const char *comm_op_name(enum comm_op op);
+
 /* What a rank does in a run: 0, an error code, or RANK_DIED, after which its thread ends. */
 typedef int (*rank_fn)(void *ctx, int32_t rank);
 enum { RANK_DIED = 1 };
@@ -85,6 +90,11 @@ int ranks_all_reduce(struct ranks *r, int32_t rank, double *data, int64_t count)
  * rows ascends. */
 int ranks_reduce_rows(struct ranks *r, int32_t rank, double *data, const int32_t *rows,
                       int32_t num_rows, int32_t width);
+
+/* Adds to the time that a rank has spent in an op, on its thread; ranks_all_reduce and
+ * ranks_reduce_rows do so themselves. ranks_comm_us: any thread. */
+void ranks_count_comm(struct ranks *r, int32_t rank, enum comm_op op, int64_t us);
+int64_t ranks_comm_us(const struct ranks *r, int32_t rank, enum comm_op op);
 
 /* data[0..bytes) of the world's rank 0 to all. */
 int ranks_broadcast(struct ranks *r, int32_t rank, void *data, size_t bytes);

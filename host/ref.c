@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "host/expert_totals.h"
 #include "host/mem.h"
 #include "host/ops.h"
 #include "host/ranks.h"
@@ -460,6 +461,7 @@ static void ref_router(struct backend *b, struct routing *out, const void *x_,
             w[k] = (c->norm_topk_prob ? w[k] / sum : w[k]) * c->routed_scaling_factor;
     }
     group_by_expert(out, E, num_tokens * K);
+    expert_totals_add(out, E);
 }
 
 /* One token through one expert: partial[H] += weight * down(silu(gate x) * up x). */

@@ -12,6 +12,7 @@ struct writer {
     struct buffer *out;
     struct buffer model; /* the label that all series have: model_name="..." */
     const struct dispatch_metrics *m;
+    const char *name, *type, *help; /* of the family at hand, until its first sample; else NULL */
 };
 
 /* ---- the format ------------------------------------------------------------------------------ */
@@ -32,14 +33,25 @@ static void put_escaped(struct buffer *out, const char *s) {
     buffer_deinit(&text);
 }
 
-/* HELP and TYPE of moeserve_<name>. None of our texts has a backslash or newline. */
+/* The samples that follow are of moeserve_<name>. Without any there is no such family. */
 static void put_family(struct writer *w, const char *name, const char *type, const char *help) {
-    buffer_printf(w->out, "# HELP moeserve_%s %s\n# TYPE moeserve_%s %s\n", name, help, name, type);
+    w->name = name;
+    w->type = type;
+    w->help = help;
+}
+
+/* HELP and TYPE. None of our texts has a backslash or newline. */
+static void put_head(struct writer *w) {
+    if (w->name)
+        buffer_printf(w->out, "# HELP moeserve_%s %s\n# TYPE moeserve_%s %s\n", w->name, w->help,
+                      w->name, w->type);
+    w->name = NULL;
 }
 
 /* The name with its labels; fmt makes those beside the model's, "" for none. */
 static void put_labels(struct writer *w, const char *name, const char *fmt, va_list args) {
     char labels[256];
+    put_head(w);
     vsnprintf(labels, sizeof labels, fmt, args);
     buffer_printf(w->out, "moeserve_%s{%.*s%s%s} ", name, (int)w->model.len, w->model.data,
                   labels[0] ? "," : "", labels);
@@ -231,7 +243,7 @@ static void put_bandwidth(struct writer *w) {
     put_gauge(w, "memory_bandwidth_limit_bytes_per_second",
               "What this machine's memory was measured to give at start.", limit);
     put_gauge(w, "memory_bandwidth_utilization",
-              "Bytes that the latest steps had to read per second of them, of the limit.",
+              "Bytes that the latest steps had to read per second of them, over the limit.",
               limit > 0 ? used / limit : 0);
 }
 

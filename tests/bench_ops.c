@@ -197,7 +197,7 @@ static void bench_moe(struct kind kind) {
     for (int32_t e = 0; e < E; e++)
         m->experts[e] = (struct expert_weights){
             e, random_weight(kind, I, H), random_weight(kind, I, H), random_weight(kind, H, I)};
-    m->routing = (struct routing){m->ids, m->weights, m->counts, m->offsets, m->permutation};
+    m->routing = (struct routing){m->ids, m->weights, m->counts, m->offsets, m->permutation, NULL};
     m->a = (struct moe_args){.x = x,
                              .routing = &m->routing,
                              .experts = m->experts,

@@ -75,7 +75,7 @@ static void group(const struct layer *l, int32_t first, int32_t T, struct groupe
         g->counts[e] = at - g->offsets[e];
     }
     g->offsets[l->s.E] = at;
-    g->routing = (struct routing){g->ids, g->weights, g->counts, g->offsets, g->permutation};
+    g->routing = (struct routing){g->ids, g->weights, g->counts, g->offsets, g->permutation, NULL};
 }
 
 /* What a rank holds: every step-th expert from `first` on, columns [col0, col0 + cols) of I. */

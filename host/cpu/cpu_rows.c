@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "host/cpu/cpu_backend.h"
+#include "host/expert_totals.h"
 
 /* ---- embedding, norm, rows ------------------------------------------------------------------- */
 
@@ -312,4 +313,5 @@ void cpu_router(struct backend *b, struct routing *out, const void *x, const str
     cpu_matmul_exact(b, b->logits, E, x, gate->cols, gate, NULL, num_tokens);
     cpu_for_rows(b, num_tokens, (int64_t)E * (config->num_experts_per_tok + 8), route_rows, &job);
     group_by_expert(out, E, num_tokens * config->num_experts_per_tok);
+    expert_totals_add(out, E);
 }
