@@ -54,8 +54,11 @@ static bool writes_prose(const char *jinja) {
 static const char *recognise_chatml(const char *jinja) {
     if (has(jinja, "assistant\\n<think>\\n' }}"))
         return NULL; /* begins the answer with a thought */
-    if (has(jinja, "last_query_index"))
+    if (has(jinja, "loop.index0 > ns.last_query_index"))
         return "qwen3";
+    if (has(jinja, "<tools></tools>") && has(jinja, "{%- set content = '' %}") &&
+        !has(jinja, "reasoning_content"))
+        return "qwen3-2507"; /* the Instruct models, which do not think */
     if (has(jinja, "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."))
         return "qwen2.5";
     if (has(jinja, "\nYou are a helpful assistant.<|im_end|>") ||

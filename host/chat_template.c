@@ -25,6 +25,7 @@ static const struct chat_template templates[] = {
      "You are Qwen, created by Alibaba Cloud. You are a helpful assistant.", IM_END,
      TOOL_FORMAT_HERMES, "<tool_call>\n", NULL},
     {"qwen3", chat_render_qwen3, NULL, IM_END, TOOL_FORMAT_HERMES, "<tool_call>\n", NULL},
+    {"qwen3-2507", chat_render_qwen25, NULL, IM_END, TOOL_FORMAT_HERMES, "<tool_call>\n", NULL},
     {"llama2", chat_render_llama2, NULL, NO_STOPS, NO_TOOLS},
     {"llama3", chat_render_llama3, NULL, {"<|eot_id|>", NULL}, NO_TOOLS},
     {"llama3.1",
@@ -52,7 +53,7 @@ const struct chat_template *chat_template_find(const char *name) {
 }
 
 const char *chat_template_names(void) {
-    return "raw, chatml, qwen1.5, qwen2, qwen2.5, qwen3, llama2, llama3, llama3.1, mistral, "
+    return "raw, chatml, qwen1.5, qwen2, qwen2.5, qwen3, qwen3-2507, llama2, llama3, llama3.1, mistral, "
            "mistral-v1, mistral-v3, deepseek, olmoe, skywork";
 }
 

@@ -115,14 +115,15 @@ def conversations():
 
 TOKENS = {  # bos, eos
     "chatml": ("", "<|im_end|>"), "qwen1.5": ("", "<|im_end|>"), "qwen2": ("", "<|im_end|>"),
-    "qwen2.5": ("", "<|im_end|>"), "qwen3": ("", "<|im_end|>"), "llama2": ("<s>", "</s>"),
+    "qwen2.5": ("", "<|im_end|>"), "qwen3": ("", "<|im_end|>"),
+    "qwen3-2507": ("", "<|im_end|>"), "llama2": ("<s>", "</s>"),
     "llama3": ("<|begin_of_text|>", "<|eot_id|>"), "llama3.1": ("<|begin_of_text|>", "<|eot_id|>"),
     "mistral": ("<s>", "</s>"), "mistral-v1": ("<s>", "</s>"), "mistral-v3": ("<s>", "</s>"),
     "deepseek": ("<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>"),
     "olmoe": ("<|endoftext|>", "<|endoftext|>"),
 }
 ALTERNATE = ("llama2", "mistral", "mistral-v1")
-HAVE_TOOLS = ("qwen2.5", "qwen3", "llama3.1", "mistral-v3")
+HAVE_TOOLS = ("qwen2.5", "qwen3", "qwen3-2507", "llama3.1", "mistral-v3")
 
 
 def alternate(turns):

@@ -115,8 +115,8 @@ TEST(ChatTemplate, RendersAsTransformersDoes) {
         json_array_foreach(json_object_get(doc, "conversations"), k, conversation)
             check_case(template, conversation, k);
     }
-    EXPECT_INT_EQ(i, 13);
-    EXPECT_INT_EQ(with_tools, 4);
+    EXPECT_INT_EQ(i, 14);
+    EXPECT_INT_EQ(with_tools, 5);
     json_decref(doc);
 }
 
@@ -202,7 +202,7 @@ TEST(ChatTemplate, NamesAreUniqueAndListed) {
         EXPECT_STR_EQ(chat_template_name(c), name);
         count++;
     }
-    EXPECT_INT_EQ(count, 15);
+    EXPECT_INT_EQ(count, 16);
     EXPECT_TRUE(chat_template_find("jinja") == NULL);
 }
 

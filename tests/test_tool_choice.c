@@ -99,7 +99,8 @@ TEST(ToolChoice, RequestsThatCannotBeAreRefused) {
     struct chat_request r = request_of(two, 2, TOOL_CHOICE_AUTO, NULL);
     expect_render("chatml", &r,
                   "tools: the model's chat template, chatml, has no place for tools "
-                  "(those that have: qwen2.5, qwen3, llama3.1, mistral-v3)");
+                  "(those that have: qwen2.5, qwen3, qwen3-2507, llama3.1, "
+                  "mistral-v3)");
     r = request_of(two, 0, TOOL_CHOICE_REQUIRED, NULL);
     expect_render("qwen3", &r, "tool_choice: required, but there are no tools");
     r = request_of(two, 2, TOOL_CHOICE_NAMED, "g");
