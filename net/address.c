@@ -66,7 +66,7 @@ static int resolve_host(const char *text, struct address *out, struct error *err
     bool any = *host == '\0' || !strcmp(host, "*");
     int gai = getaddrinfo(any ? "0.0.0.0" : host, port, &hints, &list);
     if (gai != 0)
-        return error_set(error, ERR_CONFIG, "'%.100s': %s", text, gai_strerror(gai));
+        return error_set(error, ERR_CONFIG, "%.100s: %s", text, gai_strerror(gai));
     memcpy(&out->socket, list->ai_addr, list->ai_addrlen);
     out->len = list->ai_addrlen;
     freeaddrinfo(list);

@@ -28,7 +28,7 @@ struct line_job {
 
     struct line_request request; /* prompts are tokenised: params is ready for dispatch_submit */
     struct line_error error;     /* code 0: none */
-    struct buffer answer;        /* of tokenize and detokenize */
+    struct buffer answer;        /* of tokenize and detokenize; the key of auth */
 };
 
 void line_job_run(struct line_job *job);

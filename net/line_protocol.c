@@ -34,6 +34,7 @@ static const struct {
 } ops[] = {
     {"cancel", LINE_CANCEL}, {"ping", LINE_PING},         {"stats", LINE_STATS},
     {"model", LINE_MODEL},   {"tokenize", LINE_TOKENIZE}, {"detokenize", LINE_DETOKENIZE},
+    {"auth", LINE_AUTH},
 };
 enum { NUM_OPS = sizeof ops / sizeof *ops };
 
@@ -253,6 +254,7 @@ static const struct field fields[] = {
     {"tokens", ASK | IN(LINE_DETOKENIZE), read_tokens, 0, 0, 0, false},
     {"messages", ASK, read_messages, 0, 0, 0, false},
     {"text", IN(LINE_TOKENIZE), read_text, 0, 0, 0, false},
+    {"key", IN(LINE_AUTH), read_text, 0, 0, 0, false},
     {"max_tokens", ASK, read_int, AT(params.max_tokens), 1, INT32_MAX, false},
     {"min_tokens", ASK, read_int, AT(params.min_tokens), 0, INT32_MAX, false},
     {"temperature", ASK, read_float, AT(params.sampling.temperature), 0, 100, false},
@@ -317,7 +319,7 @@ static int read_op(struct parser *p, json_t *value) {
     if (near)
         return line_error_set(p->error, ERR_INVALID_REQUEST, "op",
                               "op: unknown operation (did you mean %s?)", near);
-    return expected(p, "op", "cancel, ping, stats, model, tokenize or detokenize");
+    return expected(p, "op", "auth, cancel, ping, stats, model, tokenize or detokenize");
 }
 
 /* What must hold between fields, once all were read. */
@@ -343,6 +345,8 @@ static int check_whole(struct parser *p) {
         return p->num_prompts ? 0 : expected(p, "text", "a string");
     case LINE_DETOKENIZE:
         return p->num_prompts ? 0 : expected(p, "tokens", "an array of token ids");
+    case LINE_AUTH:
+        return p->num_prompts ? 0 : expected(p, "key", "a string");
     default:
         return 0;
     }

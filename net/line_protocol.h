@@ -40,6 +40,7 @@ enum line_kind {
     LINE_MODEL,
     LINE_TOKENIZE,   /* `text` */
     LINE_DETOKENIZE, /* params.tokens */
+    LINE_AUTH,       /* `text`: a key */
 };
 
 /* What parsing needs to know of the server; borrowed, may be shared between threads. */

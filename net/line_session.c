@@ -6,6 +6,7 @@
 #include "host/clock.h"
 #include "host/log.h"
 #include "host/mem.h"
+#include "net/keys.h"
 #include "net/line_answer.h"
 #include "net/line_job.h"
 #include "net/line_reader.h"
@@ -19,6 +20,9 @@ enum {
     /* Tokens of plain prompts that wait for their turn, of one client, before no more are read. */
     MAX_WAITING_TOKENS = 1 << 20,
 };
+
+static const char key_is_needed[] =
+    "a valid API key is needed first: {\"op\":\"auth\",\"key\":\"...\"}";
 
 /* One prompt of a client. */
 struct client_request {
@@ -36,6 +40,8 @@ struct client_request {
     bool wants_logprobs;
     char *id;                     /* owned JSON literal; NULL for plain */
     struct request_params params; /* of a plain prompt that waits for its turn */
+    struct api_key *key;          /* whose limits it counts for, while it does */
+    int32_t completion_tokens;
     struct line_error error;      /* code != 0: what its turn will say instead */
     struct buffer text, logprobs; /* collected for "stream":false */
 };
@@ -50,6 +56,7 @@ struct line_session {
     int32_t num_requests, num_plain;
     int64_t waiting_tokens; /* of plain prompts that the engine does not have yet */
     uint64_t next_id;       /* for requests without one */
+    struct api_key *key;    /* that the client has shown; NULL: none */
     int64_t line_since_us;  /* when the unfinished line in the reader began */
     int64_t last_probe_us;
     bool eof;
@@ -114,6 +121,7 @@ static void client_request_destroy(struct client_request *r) {
         if (r->all_next)
             r->all_next->all_prev = r->all_prev;
     }
+    api_key_end(r->key, r->completion_tokens, clock_us());
     free(r->id);
     request_params_deinit(&r->params);
     buffer_deinit(&r->text);
@@ -121,10 +129,23 @@ static void client_request_destroy(struct client_request *r) {
     free(r);
 }
 
+/* Counts the request for its key. On failure r->error says why. */
+static int count_for_key(struct client_request *r) {
+    struct error e = {0};
+    double retry_s;
+    int rc = api_key_begin(r->session->key, r->params.num_tokens, clock_us(), &retry_s, &e);
+    if (rc != 0)
+        return line_error_set(&r->error, rc, NULL, "%s", e.text);
+    r->key = r->session->key;
+    return 0;
+}
+
 /* Gives the request to the engine. On failure r->error says why. */
 static int client_request_submit(struct client_request *r) {
     struct line_sessions *shared = r->shared;
     struct error e = {0};
+    if (count_for_key(r) != 0)
+        return r->error.code;
     r->session->waiting_tokens -= r->params.num_tokens;
     int rc = dispatch_submit(shared->dispatch, &r->params, &r->ticket, &r->handle, &e);
     memset(&r->params, 0, sizeof r->params); /* the engine's, also on failure */
@@ -216,6 +237,8 @@ static void on_failed(struct client_request *r, const struct engine_event *e) {
 
 static void on_event(struct ticket *ticket, const struct engine_event *e) {
     struct client_request *r = (struct client_request *)ticket;
+    if (e->kind == EVENT_TOKEN)
+        r->completion_tokens++;
     if (r->session) {
         if (e->kind == EVENT_TOKEN)
             on_token(r, e);
@@ -292,6 +315,25 @@ static void cancel(struct line_session *s, const char *id) {
     send_error(s, id, &e);
 }
 
+static bool needs_key(const struct line_session *s) {
+    struct keys *keys = s->shared->options->keys;
+    return !s->key && keys && keys_required(keys);
+}
+
+/* A key holds for the lines behind it, until another one is shown. */
+static void authenticate(struct line_session *s, const struct line_job *job) {
+    struct keys *keys = s->shared->options->keys;
+    struct line_error e = {0};
+    s->key = keys ? keys_find(keys, job->answer.data, job->answer.len) : NULL;
+    if (needs_key(s)) {
+        line_error_set(&e, ERR_UNAUTHORIZED, "key", "this key is not known");
+        send_error(s, job->request.id, &e);
+    } else {
+        answer_ping(conn_out(s->conn), job->request.id);
+        conn_touch(s->conn);
+    }
+}
+
 static void answer_op(struct line_session *s, struct line_job *job) {
     const char *id = job->request.id;
     struct dispatch_stats stats;
@@ -316,6 +358,8 @@ static void answer_op(struct line_session *s, struct line_job *job) {
 /* Acts on a line that line_job_run has been through. A plain prompt waits in the session's list for
  * its turn (start_next_plain), a refused one too, so that its error comes in its place. */
 static void finish_line(struct line_session *s, struct line_job *job) {
+    if (needs_key(s) && job->request.kind != LINE_AUTH)
+        line_error_set(&job->error, ERR_UNAUTHORIZED, NULL, "%s", key_is_needed);
     if (job->request.kind == LINE_PLAIN)
         client_request_create(s, job);
     else if (job->error.code)
@@ -324,6 +368,8 @@ static void finish_line(struct line_session *s, struct line_job *job) {
         start_completion(s, job);
     else if (job->request.kind == LINE_CANCEL)
         cancel(s, job->request.id);
+    else if (job->request.kind == LINE_AUTH)
+        authenticate(s, job);
     else
         answer_op(s, job);
 }
@@ -372,6 +418,16 @@ static void refuse_http(struct line_session *s) {
     conn_finish(s->conn);
 }
 
+/* No work is done for strangers: a long line of theirs is not even parsed. */
+static void refuse_unread(struct line_session *s, bool json) {
+    struct buffer *out = conn_out(s->conn);
+    if (json)
+        answer_error(out, NULL, ERR_UNAUTHORIZED, NULL, key_is_needed);
+    else
+        answer_plain_error(out, key_is_needed);
+    conn_touch(s->conn);
+}
+
 static void handle_line(struct line_session *s, const char *line, size_t len) {
     struct line_job job = {
         .line = line,
@@ -386,6 +442,10 @@ static void handle_line(struct line_session *s, const char *line, size_t len) {
     s->begun = true;
     if (first && is_http(line, len)) {
         refuse_http(s);
+        return;
+    }
+    if (needs_key(s) && len > LINE_JOB_INLINE_BYTES) {
+        refuse_unread(s, *line == '{');
         return;
     }
     if (len <= LINE_JOB_INLINE_BYTES) {

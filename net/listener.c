@@ -172,7 +172,7 @@ int listener_open(uv_loop_t *loop, const char *address, const char *option, stru
     l->open_handles = 1;
     int rc = address_resolve(address, &l->bound, &why);
     if (rc != 0)
-        error_set(error, rc, "%s: %s", option, why.text);
+        error_set(error, rc, "%s %s", option, why.text);
     else
         rc = bind_socket(l, address, error);
     if (rc != 0) {
