@@ -62,7 +62,7 @@ static int take_own(struct request *r, int argc, char **argv, struct error *e) {
 
 static int check_keys(const struct options *o, struct error *e) {
     struct keys *keys;
-    int rc = keys_create(&o->server.keys, &keys, e);
+    int rc = keys_create(&o->keys, &keys, e);
     keys_destroy(keys);
     return rc;
 }

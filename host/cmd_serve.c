@@ -12,6 +12,8 @@
 #include "host/log.h"
 #include "host/options.h"
 #include "host/ranks.h"
+#include "net/api.h"
+#include "net/keys.h"
 #include "net/server.h"
 
 static int fail(const struct error *e, int status) {
@@ -88,6 +90,7 @@ struct serving {
     const struct options *options;
     struct server *server;
     struct dispatch *dispatch;
+    struct api api;
 };
 
 /* The one line that scripts wait for. */
@@ -164,11 +167,19 @@ static int serve(void *options, struct error *e) {
     o->server.handle_signals = true;
     o->server.on_ready = print_ready;
     o->server.on_ready_ctx = &s;
-    int rc = server_create(&o->server, &s.server, e);
+    o->server.on_loaded = api_loaded;
+    o->server.on_loaded_ctx = &s.api;
+    int rc = keys_create(&o->keys, &o->server.keys, e);
     if (rc == 0)
+        rc = server_create(&o->server, &s.server, e);
+    if (rc == 0) {
+        api_init(&s.api, s.server, &o->server);
         rc = server_load_and_run(s.server, load, &s, e);
+        api_deinit(&s.api);
+    }
     dispatch_destroy(s.dispatch);
     server_destroy(s.server);
+    keys_destroy(o->server.keys);
     return rc;
 }
 

@@ -63,7 +63,8 @@ struct options {
     bool layout; /* plan: draw it */
     bool seed_given;
     const char *generation_config; /* "auto" or "none" */
-    struct option_list api_keys;   /* server.keys refers to them */
+    struct keys_options keys;      /* of serve: who may use it */
+    struct option_list api_keys;   /* keys refers to them */
     const char *log_format;        /* "text" or "json" */
     const char *log_level;         /* with what verbose and quiet say */
     bool verbose, quiet, log_requests;

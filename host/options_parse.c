@@ -236,8 +236,8 @@ int options_parse(struct options *o, unsigned command, int argc, char **argv, st
     choose_log_level(o);
     if (rc == 0)
         rc = check_together(o, error);
-    o->server.keys.texts = o->api_keys.items;
-    o->server.keys.num_texts = o->api_keys.count;
+    o->keys.texts = o->api_keys.items;
+    o->keys.num_texts = o->api_keys.count;
     o->server.defaults = o->generation;
     return rc;
 }

@@ -89,8 +89,9 @@ static void on_closed(uv_handle_t *handle) {
     buffer_deinit(&c->out);
     buffer_deinit(&c->writing);
     tls_close(c->tls);
-    free(c);
     s->count--;
+    s->num_http -= c->port->http;
+    free(c);
     if (s->count == 0 && s->on_empty)
         s->on_empty(s->on_empty_ctx);
 }
@@ -556,6 +557,7 @@ void conn_accept(struct conn_set *s, const struct conn_port *port, int fd) {
         conn_set_watch(s);
     }
     s->count++;
+    s->num_http += port->http;
     c->next = s->all;
     if (s->all)
         s->all->prev = c;

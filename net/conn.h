@@ -59,7 +59,7 @@ struct conn_port {
     const struct buffer *refusal; /* what a connection too many is sent before it is closed */
     int64_t stall_us; /* a congested peer that takes no byte for so long is cut off; 0: never */
     struct tls_server *tls;   /* NULL: plain */
-    bool http;                /* what ALPN is told */
+    bool http;                /* what ALPN is told, and conn_set counts */
     int64_t handshake_us;     /* in which TLS must be agreed upon */
     const char *plain_answer; /* for a peer that does not speak TLS; NULL: none */
 };
@@ -77,7 +77,7 @@ struct conn_set {
     void (*on_empty)(void *ctx); /* the last connection is gone; may be NULL */
     void *on_empty_ctx;
     struct conn *all, *dirty;
-    int32_t count;
+    int32_t count, num_http; /* all; those of ports of HTTP */
     size_t buffered_bytes;
     bool hurry; /* shutting down: do not wait for slow peers when closing */
     uv_prepare_t prepare;

@@ -2,6 +2,8 @@
 
 #include <string.h>
 
+#include "net/json_out.h"
+
 static const char invalid[] = "invalid_request_error";
 
 struct http_error http_error_of(int code) {
@@ -51,10 +53,10 @@ struct http_error http_error_of_status(int status) {
 void http_error_body(struct buffer *out, const struct http_error *e, const char *param,
                      const char *message) {
     buffer_puts(out, "{\"error\":{\"message\":");
-    buffer_put_json_string(out, message, strlen(message));
+    json_out_text(out, message, strlen(message));
     buffer_printf(out, ",\"type\":\"%s\",\"param\":", e->type);
-    if (param)
-        buffer_put_json_string(out, param, strlen(param));
+    if (param && *param)
+        json_out_text(out, param, strlen(param));
     else
         buffer_puts(out, "null");
     if (e->code)

@@ -20,8 +20,8 @@ struct http_error {
 struct http_error http_error_of(int code);
 /* For a status that a request was refused with before any route saw it. */
 struct http_error http_error_of_status(int status);
-/* Appends {"error":{"message":...,"type":...,"param":...,"code":...}}. param may be NULL. Bytes of
- * the message that are not ASCII must be valid UTF-8. */
+/* Appends {"error":{"message":...,"type":...,"param":...,"code":...}}. param may be NULL or
+ * empty. */
 void http_error_body(struct buffer *out, const struct http_error *e, const char *param,
                      const char *message);
 /* "Not Found"; "Unknown" for a status that is not used here. */

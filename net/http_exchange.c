@@ -73,6 +73,7 @@ static void put_head(struct http_exchange *x, int status, const char *content_ty
     buffer_append(out, x->headers.data, x->headers.len);
     if (content_type)
         buffer_printf(out, "Content-Type: %s\r\n", content_type);
+    http_counters_add(&x->session->shared->counters, x->route ? x->route->path : NULL, status);
     log_debug("http: %s: %d of %s", x->id, status, x->request.path);
 }
 
@@ -98,13 +99,21 @@ static void answer_envelope(struct http_exchange *x, const struct http_error *e,
     buffer_deinit(&body);
 }
 
-void http_put_error(struct buffer *out, int code, const char *param, const char *message) {
+/* A model that does not exist is more than a path that does not. */
+static struct http_error error_of(int code, const char *param) {
     struct http_error e = http_error_of(code);
+    if (code == ERR_NOT_FOUND && param && !strcmp(param, "model"))
+        e.code = "model_not_found";
+    return e;
+}
+
+void http_put_error(struct buffer *out, int code, const char *param, const char *message) {
+    struct http_error e = error_of(code, param);
     http_error_body(out, &e, param, message);
 }
 
 void http_answer_error(struct http_exchange *x, int code, const char *param, const char *message) {
-    struct http_error e = http_error_of(code);
+    struct http_error e = error_of(code, param);
     if (e.status == 401)
         http_add_header(x, "WWW-Authenticate", "Bearer");
     answer_envelope(x, &e, param, message);

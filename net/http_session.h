@@ -18,6 +18,7 @@
 #include "host/dispatch.h"
 #include "net/conn.h"
 #include "net/http.h"
+#include "net/http_counters.h"
 #include "net/keys.h"
 #include "net/server.h"
 
@@ -35,6 +36,7 @@ struct http_sessions {
     int32_t num_tables;
     bool draining, expired;
     uint64_t id_base, next_id; /* of requests that bring none */
+    struct http_counters counters;
     int64_t date_s;            /* second that `date` says */
     char date[40];
 };

@@ -1,6 +1,5 @@
 #include "openai.h"
 
-#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
@@ -20,8 +19,14 @@ static void put_model(const struct openai *o, struct buffer *out) {
     buffer_printf(out, ",\"parent\":null,\"max_model_len\":%d}", o->model.max_model_len);
 }
 
+/* /v1/models/NAME */
 static void answer_model(void *ctx, struct http_exchange *x) {
+    const struct openai *o = ctx;
     struct buffer out = {0};
+    if (strcmp(http_request_of(x)->path + strlen("/v1/models/"), o->model.name) != 0) {
+        http_answer_error(x, ERR_NOT_FOUND, "model", "there is no such model");
+        return;
+    }
     put_model(ctx, &out);
     http_answer(x, 200, "application/json", out.data, out.len);
     buffer_deinit(&out);
@@ -55,11 +60,12 @@ static void detokenize(void *ctx, struct http_exchange *x) {
 
 void openai_init(struct openai *o, uv_loop_t *loop, const struct request_params *defaults) {
     const struct http_route routes[OPENAI_NUM_ROUTES] = {
-        {HTTP_POST, "/v1/completions", false, completions, o},
-        {HTTP_POST, "/v1/chat/completions", false, chat_completions, o},
-        {HTTP_GET, "/v1/models", false, answer_models, o},
-        {HTTP_POST, "/tokenize", false, tokenize, o},
-        {HTTP_POST, "/detokenize", false, detokenize, o},
+        {.method = HTTP_POST, .path = "/v1/completions", .fn = completions, .ctx = o},
+        {.method = HTTP_POST, .path = "/v1/chat/completions", .fn = chat_completions, .ctx = o},
+        {.method = HTTP_GET, .path = "/v1/models", .fn = answer_models, .ctx = o},
+        {.method = HTTP_GET, .path = "/v1/models/*", .fn = answer_model, .ctx = o},
+        {.method = HTTP_POST, .path = "/tokenize", .fn = tokenize, .ctx = o},
+        {.method = HTTP_POST, .path = "/detokenize", .fn = detokenize, .ctx = o},
     };
     memset(o, 0, sizeof *o);
     o->loop = loop;
@@ -68,22 +74,14 @@ void openai_init(struct openai *o, uv_loop_t *loop, const struct request_params 
 }
 
 void openai_start(struct openai *o, struct dispatch *dispatch) {
-    struct buffer path = {0};
     o->dispatch = dispatch;
     o->created = (int64_t)time(NULL);
     dispatch_model_info(dispatch, &o->model);
     o->context.model = o->model.name;
     o->context.vocab_size = o->model.vocab_size;
-    buffer_puts(&path, "/v1/models/");
-    buffer_puts(&path, o->model.name);
-    buffer_putc(&path, '\0');
-    o->model_path = path.data;
-    o->routes[OPENAI_NUM_ROUTES - 1] =
-        (struct http_route){HTTP_GET, o->model_path, false, answer_model, o};
 }
 
 void openai_deinit(struct openai *o) {
     while (o->calls)
         openai_call_destroy(o->calls);
-    free(o->model_path);
 }

@@ -29,7 +29,6 @@ struct openai {
     struct openai_context context;
     struct engine_model_info model;
     int64_t created; /* seconds since 1970: when the model came */
-    char *model_path;
     struct openai_call *calls; /* that are under way */
     struct http_route routes[OPENAI_NUM_ROUTES + 1];
 };

@@ -393,6 +393,18 @@ int server_run(struct server *s, struct dispatch *dispatch, struct error *error)
     return run(s, dispatch, error);
 }
 
+int32_t server_num_connections(const struct server *s) {
+    return s->conns.count;
+}
+
+int32_t server_num_http_connections(const struct server *s) {
+    return s->conns.num_http;
+}
+
+const struct http_counters *server_http_counters(const struct server *s) {
+    return &s->http_sessions.counters;
+}
+
 void server_wake(void *server) {
     struct server *s = server;
     uv_async_send(&s->wake);

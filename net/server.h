@@ -22,6 +22,7 @@ extern "C" {
 
 struct server; /* opaque */
 struct keys;
+struct http_counters;
 struct http_route;
 
 /* The address of HTTP when nothing is said. This string, not its text, is what makes a port that is
@@ -55,8 +56,6 @@ struct server_options {
     int64_t max_buffered_bytes;          /* held and unsent, all clients together, default 1 GiB */
     int32_t line_timeout_s;              /* for a line to be completed, default 120; 0: none */
     int32_t drain_timeout_s;             /* for running requests at shutdown, default 30 */
-    struct keys_options keys;            /* who may use it; default: everybody */
-    bool insecure;                       /* so also on addresses that other machines reach */
     bool handle_signals;                 /* SIGTERM and SIGINT stop the server; default false */
     struct request_params defaults;      /* of fields that a request leaves out; owns nothing */
     /* The model is there, on the loop's thread; may be NULL. Then routes may be called that are not
@@ -78,6 +77,11 @@ void server_add_routes(struct server *s, const struct http_route *routes);
  */
 int server_reload_tls(struct server *s, struct error *error);
 struct uv_loop_s *server_loop(struct server *s);
+/* Open connections, of both protocols and of HTTP; answers of HTTP by path and status, which live as
+ * long as the server. Loop thread. */
+int32_t server_num_connections(const struct server *s);
+int32_t server_num_http_connections(const struct server *s);
+const struct http_counters *server_http_counters(const struct server *s);
 /* Signals the server's thread that there are events; for dispatch_create. */
 void server_wake(void *server);
 /* The addresses that are bound: "127.0.0.1:7070", "[::1]:7070", "unix:/path"; "" for one that is

@@ -370,9 +370,9 @@ TEST(Config, KeysComeFromOneSourceAndAreNeverShown) {
     struct error e;
     struct buffer out = {0};
     ASSERT_INT_EQ(parse_file(&o, CMD_SERVE, text, sizeof text - 1, &e), 0);
-    ASSERT_INT_EQ(o.server.keys.num_texts, 2);
-    EXPECT_STR_EQ(o.server.keys.texts[0], "SECRET-a");
-    EXPECT_STR_EQ(o.server.keys.texts[1], "SECRET-b");
+    ASSERT_INT_EQ(o.keys.num_texts, 2);
+    EXPECT_STR_EQ(o.keys.texts[0], "SECRET-a");
+    EXPECT_STR_EQ(o.keys.texts[1], "SECRET-b");
     options_print(&o, CMD_SERVE, &out);
     buffer_putc(&out, '\0');
     EXPECT_TRUE(strstr(out.data, "; api-key is set (2 of them, from /") != NULL);
@@ -381,18 +381,18 @@ TEST(Config, KeysComeFromOneSourceAndAreNeverShown) {
 
     setenv("MOESERVE_API_KEY", " SECRET-c\tSECRET-d\nSECRET-e ", 1);
     ASSERT_INT_EQ(parse_file(&o, CMD_SERVE, text, sizeof text - 1, &e), 0);
-    ASSERT_INT_EQ(o.server.keys.num_texts, 3);
-    EXPECT_STR_EQ(o.server.keys.texts[0], "SECRET-c");
-    EXPECT_STR_EQ(o.server.keys.texts[2], "SECRET-e");
+    ASSERT_INT_EQ(o.keys.num_texts, 3);
+    EXPECT_STR_EQ(o.keys.texts[0], "SECRET-c");
+    EXPECT_STR_EQ(o.keys.texts[2], "SECRET-e");
     options_deinit(&o);
 
     ASSERT_INT_EQ(parse(&o, CMD_SERVE, "--api-key=SECRET-f", "--api-key=SECRET-g", &e), 0);
-    ASSERT_INT_EQ(o.server.keys.num_texts, 2);
-    EXPECT_STR_EQ(o.server.keys.texts[1], "SECRET-g");
+    ASSERT_INT_EQ(o.keys.num_texts, 2);
+    EXPECT_STR_EQ(o.keys.texts[1], "SECRET-g");
     options_deinit(&o);
     unsetenv("MOESERVE_API_KEY");
     ASSERT_INT_EQ(parse(&o, CMD_SERVE, NULL, NULL, &e), 0);
-    EXPECT_INT_EQ(o.server.keys.num_texts, 0);
+    EXPECT_INT_EQ(o.keys.num_texts, 0);
     options_deinit(&o);
     buffer_clear(&out);
     options_help(CMD_SERVE, &out);
