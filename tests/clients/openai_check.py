@@ -36,7 +36,7 @@ def check_models(s, c):
     models = c.models.list().data
     assert len(models) == 1 and models[0].object == "model"
     assert c.models.retrieve(models[0].id).id == models[0].id
-    raises(openai.NotFoundError, 404, "not_found", c.models.retrieve, "nothing")
+    raises(openai.NotFoundError, 404, "model_not_found", c.models.retrieve, "nothing")
 
 
 def check_a_completion(s, c):
@@ -228,5 +228,8 @@ if __name__ == "__main__":
     MODEL = client.models.list().data[0].id
     checks = Checks()
     checks.run([f for n, f in list(globals().items()) if n.startswith("check_")], served, client)
-    checks.run([lambda: None if served.stop() == 0 else 1 / 0])
+
+    def check_the_server_ends_well():
+        assert served.stop() == 0
+    checks.run([check_the_server_ends_well])
     checks.finish()
