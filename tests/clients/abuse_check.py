@@ -6,7 +6,7 @@ answered. The last word is the server's end: status 0, its log without a sanitiz
 
 SCALE below 1 makes fewer of everything (for builds with sanitizers). Standard library only.
 """
-import json, os, random, signal, socket, subprocess, sys, time
+import json, random, resource, signal, socket, subprocess, sys, time
 from served import Checks, Served
 
 SCALE = float(sys.argv[2]) if len(sys.argv) > 2 else 1.0
@@ -292,13 +292,7 @@ def check_more_connections_than_there_may_be(program):
 
 
 def check_no_file_descriptors_left(program):
-    import resource
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
-        s = Served(program)
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (before[1], before[1]))
+    s = Served(program, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64)))
     held = []
     for _ in range(200):
         try:

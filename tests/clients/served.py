@@ -3,11 +3,11 @@ import os, re, signal, subprocess, sys, tempfile, time
 
 
 class Served:
-    def __init__(self, program, *options, env=None):
+    def __init__(self, program, *options, env=None, preexec_fn=None):
         self.log = tempfile.NamedTemporaryFile("w+", prefix="moeserve-check-", suffix=".log")
         self.process = subprocess.Popen(
             [program, "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", *options],
-            stdout=subprocess.PIPE, stderr=self.log, text=True, env={**os.environ, **(env or {})})
+            stdout=subprocess.PIPE, stderr=self.log, text=True, env={**os.environ, **(env or {})}, preexec_fn=preexec_fn)
         ready = re.compile(r"moeserve: ready line=(\S+) http=(\S+)")
         for line in self.process.stdout:
             found = ready.match(line)
