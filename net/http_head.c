@@ -333,8 +333,8 @@ static bool within_limits(struct http_head *h) {
         return refuse(h, 431, "the request's head is larger than 32 KiB");
     if (++h->line_bytes <= HTTP_MAX_LINE_BYTES)
         return true;
-    return h->state == REQUEST_LINE ? refuse(h, 414, "the request line is longer than 8 KiB")
-                                    : refuse(h, 431, "a header is longer than 8 KiB");
+    return h->state <= REQUEST_LINE_LF ? refuse(h, 414, "the request line is longer than 8 KiB")
+                                       : refuse(h, 431, "a header is longer than 8 KiB");
 }
 
 enum http_head_result http_head_feed(struct http_head *h, const char *data, size_t len,

@@ -105,6 +105,21 @@ json_t *net_client_json(struct net_client *c) {
     return doc;
 }
 
+const char *net_client_bytes(struct net_client *c, size_t n) {
+    while (c->in.len < n) {
+        int got = receive(c, WAIT_MS);
+        if (got < 0)
+            FAIL("no %zu bytes within %d s, but %zu", n, WAIT_MS / 1000, c->in.len);
+        if (got <= 0)
+            return NULL;
+    }
+    buffer_clear(&c->line);
+    buffer_append(&c->line, c->in.data, n);
+    buffer_putc(&c->line, '\0');
+    buffer_consume(&c->in, n);
+    return c->line.data;
+}
+
 const char *net_client_rest(struct net_client *c) {
     int n;
     while ((n = receive(c, WAIT_MS)) > 0)
@@ -209,6 +224,8 @@ bool net_fixture_start(struct net_fixture *f) {
     f->options.on_ready = on_ready;
     f->options.on_ready_ctx = f;
     int rc = server_create(&f->options, &f->server, &e);
+    if (rc == 0 && f->routes)
+        server_add_routes(f->server, f->routes);
     if (rc == 0)
         rc = dispatch_create(&f->engine_options, server_wake, f->server, &f->dispatch, &e);
     if (rc == 0)
@@ -222,6 +239,10 @@ bool net_fixture_start(struct net_fixture *f) {
 
 const char *net_fixture_address(const struct net_fixture *f) {
     return server_address(f->server);
+}
+
+const char *net_fixture_http(const struct net_fixture *f) {
+    return server_http_address(f->server);
 }
 
 void net_fixture_stop(struct net_fixture *f) {

@@ -36,6 +36,8 @@ void net_client_shut(struct net_client *c);
 const char *net_client_line(struct net_client *c);
 /* The next line as JSON, NULL as above; to be released with json_decref. */
 json_t *net_client_json(struct net_client *c);
+/* The next n bytes, borrowed until the next call; NULL as above. */
+const char *net_client_bytes(struct net_client *c, size_t n);
 /* Everything up to the end of the connection, NUL-terminated, borrowed. */
 const char *net_client_rest(struct net_client *c);
 /* Has the server ended the connection (EOF or reset) within timeout_ms? Drops what comes before. */
@@ -55,6 +57,7 @@ int64_t net_client_stat(struct net_client *c, const char *name);
 struct net_fixture {
     struct server_options options;        /* set before net_fixture_start */
     struct engine_options engine_options; /* the same */
+    const struct http_route *routes;      /* the same; NULL: none but the server's */
     struct server *server;
     struct dispatch *dispatch;
     pthread_t thread;
@@ -66,6 +69,7 @@ struct net_fixture {
 void net_fixture_init(struct net_fixture *f);
 bool net_fixture_start(struct net_fixture *f);
 const char *net_fixture_address(const struct net_fixture *f);
+const char *net_fixture_http(const struct net_fixture *f);
 /* Stops, waits for the end and releases everything. */
 void net_fixture_stop(struct net_fixture *f);
 /* What its replicas say together. */
