@@ -2,8 +2,8 @@
  *
  * Files: cuda_create.c (devices, create, memory), cuda_weights.c (weights, experts, embedding),
  * cuda_step.c (a step's arrays, CUDA graphs), cuda_ops.c (the ops), cuda_sample.c, cuda_ranks.c
- * (several GPUs). Dense products are behind cuda_gemm.h, sums over GPUs behind comm.h, the kernels
- * behind kernels.h.
+ * (several GPUs), cuda_peek.c (what is read for metrics). Dense products are behind cuda_gemm.h,
+ * sums over GPUs behind comm.h, the kernels behind kernels.h.
  *
  * One GPU, one stream. The thread of the rank drives it; only weight_put comes from other threads.
  * All memory is allocated by create (scratch), the model (weights, KV, activations) or embed_init;
@@ -37,6 +37,14 @@ struct stage {
 };
 
 struct expert_table;
+
+/* What reads the device's memory while steps go on (cuda_peek.c). */
+struct peeker {
+    pthread_mutex_t lock;
+    cudaStream_t stream; /* since the first peek; owned, as is memory */
+    void *memory;        /* pinned */
+    bool pending;        /* a copy has been given up, and may still come */
+};
 
 /* The arrays of a step, once in pinned host memory and once on the device, at the same offsets. */
 struct step_arrays {
@@ -117,6 +125,8 @@ struct backend {
     struct sample_count *sample_counts;   /* [max_sample_counts] */
     int32_t *sample_banned;               /* [max_logits * MAX_BANNED] */
     int32_t max_sample_counts;
+
+    struct peeker peeker;
 };
 
 enum { MAX_BANNED = 32 };
@@ -160,6 +170,12 @@ void cuda_describe_ranks(struct backend *b, struct buffer *out);
 int cuda_wait_for_step(struct backend *b, struct error *error);
 void cuda_abort(struct backend *b);
 int cuda_recover(struct backend *b, struct error *error);
+
+/* ---- cuda_peek.c ----------------------------------------------------------------------------- */
+void cuda_peeker_init(struct peeker *p);
+void cuda_peeker_deinit(struct peeker *p);
+bool cuda_peek(struct backend *b, void *to, const void *from, size_t bytes);
+double cuda_memory_bandwidth(struct backend *b);
 
 /* ---- cuda_sample.c --------------------------------------------------------------------------- */
 int cuda_sample(struct backend *b, const float *logits, const struct sample_job *jobs,

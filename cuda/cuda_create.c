@@ -191,6 +191,7 @@ static cudaError_t create_pinned(struct backend *b) {
 }
 
 static cudaError_t create_streams(struct backend *b) {
+    cuda_peeker_init(&b->peeker);
     pthread_mutex_init(&b->stages_lock, NULL);
     pthread_cond_init(&b->stage_free, NULL);
     cudaError_t rc = cudaStreamCreateWithFlags(&b->stream, cudaStreamNonBlocking);
@@ -243,6 +244,7 @@ static void cuda_destroy(struct backend *b) {
         cudaStreamDestroy(b->upload);
     if (b->stream)
         cudaStreamDestroy(b->stream);
+    cuda_peeker_deinit(&b->peeker);
     pthread_mutex_destroy(&b->stages_lock);
     pthread_cond_destroy(&b->stage_free);
     free(b->tables);
@@ -405,17 +407,18 @@ static int create_invariant(const struct backend_config *config, struct backend 
         .kv_dtype = DTYPE_BF16, .act_bytes = sizeof(bf16), .block_cut = FRAGMENT_COLS,             \
         .destroy = cuda_destroy, .connect = cuda_connect, .abort = cuda_abort,                     \
         .recover = cuda_recover, .alloc = cuda_alloc, .free = cuda_free, .write = cuda_write,      \
-        .free_bytes = cuda_free_bytes, .kv_budget = cuda_kv_budget,                                \
-        .device_budget = cuda_device_budget, .weight_bytes = cuda_weight_bytes,                    \
-        .weight_init = cuda_weight_init, .weight_put = cuda_weight_put,                            \
-        .experts_init = cuda_experts_init, .embed_init = cuda_embed_init,                          \
-        .kv_block_bytes = gpu_kv_block_bytes, .begin_step = cuda_begin_step,                       \
-        .end_step = cuda_end_step, .embed = cuda_embed, .add_norm = cuda_add_norm,                 \
-        .gather_rows = cuda_gather_rows, .gather_logits = cuda_gather_logits,                      \
-        .matmul = cuda_matmul, .logits = cuda_logits, .matmul_partial = cuda_matmul_partial,       \
-        .qk_sum_squares = cuda_qk_sum_squares, .qk_rope_kv_write = cuda_qk_rope_kv_write,          \
-        .attention = cuda_attention, .router = cuda_router, .moe = cuda_moe,                       \
-        .sample = cuda_sample, .describe = cuda_describe, .describe_ranks = cuda_describe_ranks,   \
+        .free_bytes = cuda_free_bytes, .kv_budget = cuda_kv_budget, .peek = cuda_peek,             \
+        .memory_bandwidth = cuda_memory_bandwidth, .device_budget = cuda_device_budget,            \
+        .weight_bytes = cuda_weight_bytes, .weight_init = cuda_weight_init,                        \
+        .weight_put = cuda_weight_put, .experts_init = cuda_experts_init,                          \
+        .embed_init = cuda_embed_init, .kv_block_bytes = gpu_kv_block_bytes,                       \
+        .begin_step = cuda_begin_step, .end_step = cuda_end_step, .embed = cuda_embed,             \
+        .add_norm = cuda_add_norm, .gather_rows = cuda_gather_rows,                                \
+        .gather_logits = cuda_gather_logits, .matmul = cuda_matmul, .logits = cuda_logits,         \
+        .matmul_partial = cuda_matmul_partial, .qk_sum_squares = cuda_qk_sum_squares,              \
+        .qk_rope_kv_write = cuda_qk_rope_kv_write, .attention = cuda_attention,                    \
+        .router = cuda_router, .moe = cuda_moe, .sample = cuda_sample, .describe = cuda_describe,  \
+        .describe_ranks = cuda_describe_ranks,                                                     \
     }
 
 static const struct ops table = CUDA_TABLE(create_plain, float);

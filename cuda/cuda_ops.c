@@ -208,6 +208,7 @@ void cuda_router(struct backend *b, struct routing *out, const void *x, const st
         .logits = b->router_logits,
         .num_tokens = num_tokens,
         .hidden_size = b->config.hidden_size,
+        .expert_totals = out->expert_totals,
     };
     router_launch(&a, b->stream);
 }

@@ -240,6 +240,7 @@ struct router_args {
     const int32_t *slot_mapping;        /* [T] -1: padding; NULL: no padding */
     float *logits;                      /* [T, E] scratch */
     int32_t num_tokens, hidden_size;
+    int64_t *expert_totals; /* [2, E] as routing's of host/ops.h, or NULL */
 };
 /* K <= 32, E <= 1024. A token whose logits hold a NaN, or have a std of 0 where they are divided by
  * it, goes to experts 0 .. K - 1 with NaN weights. */

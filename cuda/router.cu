@@ -158,6 +158,7 @@ struct choose_args {
     struct gpu_routing out;
     const float *logits;
     const int32_t *slot_mapping;
+    int64_t *totals;
     int32_t T, E, K;
     float logits_std, factor;
     bool norm_topk_prob;
@@ -264,7 +265,7 @@ __global__ __launch_bounds__(GROUP_THREADS) void choose_and_group_kernel(struct 
     if (t < a.T)
         choose_experts<PER>(&a, t);
     __syncthreads(); /* topk_ids of all tokens are there */
-    group_in_block(&a.out, table, a.T * a.K, a.E);
+    group_in_block(&a.out, a.totals, table, a.T * a.K, a.E);
 }
 
 template <int PER> static void launch_choose(const struct choose_args *a, cudaStream_t stream) {
@@ -278,10 +279,10 @@ template <int PER> static void launch_choose(const struct choose_args *a, cudaSt
 /* ---- group -------------------------------------------------------------------------------------
  */
 
-__global__ __launch_bounds__(GROUP_THREADS) void group_kernel(struct gpu_routing out, int pairs,
-                                                              int E) {
+__global__ __launch_bounds__(GROUP_THREADS) void group_kernel(struct gpu_routing out,
+                                                              int64_t *totals, int pairs, int E) {
     extern __shared__ int32_t table[];
-    group_in_block(&out, table, pairs, E);
+    group_in_block(&out, totals, table, pairs, E);
 }
 
 /* part_counts[b][e] = pairs of expert e in the b-th GROUP_PAIRS. */
@@ -303,6 +304,7 @@ __global__ __launch_bounds__(GROUP_THREADS) void group_count_kernel(int32_t *par
 /* part_counts[b][e] becomes the sum of those of the parts before b; counts and offsets are written.
  */
 __global__ __launch_bounds__(GROUP_THREADS) void group_scan_kernel(struct gpu_routing out,
+                                                                   int64_t *totals,
                                                                    int32_t *part_counts, int parts,
                                                                    int E) {
     __shared__ int32_t counts[GROUP_EXPERTS], scratch[GROUP_WARPS];
@@ -323,7 +325,7 @@ __global__ __launch_bounds__(GROUP_THREADS) void group_scan_kernel(struct gpu_ro
         counts[e] = sum;
     }
     __syncthreads(); /* counts of all experts are there */
-    write_offsets(&out, counts, E, scratch);
+    write_offsets(&out, totals, counts, E, scratch);
 }
 
 __global__ __launch_bounds__(GROUP_THREADS) void group_scatter_kernel(struct gpu_routing out,
@@ -340,18 +342,18 @@ __global__ __launch_bounds__(GROUP_THREADS) void group_scatter_kernel(struct gpu
 }
 
 /* Parts need E counts for every GROUP_PAIRS pairs; `scratch` has E for every token. */
-static void launch_group(const struct gpu_routing *out, int32_t *scratch, int32_t pairs, int32_t E,
-                         cudaStream_t stream) {
+static void launch_group(const struct gpu_routing *out, int64_t *totals, int32_t *scratch,
+                         int32_t pairs, int32_t E, cudaStream_t stream) {
     size_t shared = group_shared_bytes(E);
     int parts = ceil_div(pairs, GROUP_PAIRS);
     if (parts == 1) {
-        group_kernel<<<1, GROUP_THREADS, shared, stream>>>(*out, pairs, E);
+        group_kernel<<<1, GROUP_THREADS, shared, stream>>>(*out, totals, pairs, E);
         LAUNCH_CHECK();
         return;
     }
     group_count_kernel<<<parts, GROUP_THREADS, shared, stream>>>(scratch, out->topk_ids, pairs, E);
     LAUNCH_CHECK();
-    group_scan_kernel<<<1, GROUP_THREADS, 0, stream>>>(*out, scratch, parts, E);
+    group_scan_kernel<<<1, GROUP_THREADS, 0, stream>>>(*out, totals, scratch, parts, E);
     LAUNCH_CHECK();
     group_scatter_kernel<<<parts, GROUP_THREADS, shared, stream>>>(*out, scratch, pairs, E);
     LAUNCH_CHECK();
@@ -372,6 +374,7 @@ void router_launch(const struct router_args *a, cudaStream_t stream) {
     const struct choose_args choose = {.out = a->out,
                                        .logits = a->logits,
                                        .slot_mapping = a->slot_mapping,
+                                       .totals = a->expert_totals,
                                        .T = T,
                                        .E = E,
                                        .K = K,
@@ -394,7 +397,7 @@ void router_launch(const struct router_args *a, cudaStream_t stream) {
     else
         launch_choose<32>(&choose, stream);
     if (T > GROUP_WARPS)
-        launch_group(&a->out, (int32_t *)a->logits, T * K, E, stream);
+        launch_group(&a->out, a->expert_totals, (int32_t *)a->logits, T * K, E, stream);
 }
 
 /* One block walks over the tokens, GROUP_THREADS at a time, and closes the gaps of padded rows. */

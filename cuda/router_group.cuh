@@ -121,9 +121,18 @@ DEVICE int block_exclusive_sum(int v, int *total, int32_t scratch[GROUP_WARPS]) 
     return before + sum - v;
 }
 
+/* totals [2, E]: n more pairs of expert e, and one more step in which it has some. Nobody waits for
+ * the result, so it takes no time; no other block adds at the same time. */
+DEVICE void add_totals(int64_t *totals, int e, int E, int n) {
+    if (totals && n > 0) {
+        atomicAdd((unsigned long long *)totals + e, (unsigned long long)n);
+        atomicAdd((unsigned long long *)totals + E + e, 1ull);
+    }
+}
+
 /* counts[E] in shared memory: writes them and their exclusive sums out, and puts the sums in their
- * place. Ends with a barrier. */
-DEVICE void write_offsets(const struct gpu_routing *out, int32_t *counts, int E,
+ * place; they are added to totals, unless that is NULL. Ends with a barrier. */
+DEVICE void write_offsets(const struct gpu_routing *out, int64_t *totals, int32_t *counts, int E,
                           int32_t scratch[GROUP_WARPS]) {
     int n[EXPERTS_A_THREAD], sum = 0, total, first = threadIdx.x * EXPERTS_A_THREAD;
 #pragma unroll
@@ -136,6 +145,7 @@ DEVICE void write_offsets(const struct gpu_routing *out, int32_t *counts, int E,
     for (int i = 0; i < EXPERTS_A_THREAD; i++) {
         if (first + i < E) {
             out->expert_counts[first + i] = n[i];
+            add_totals(totals, first + i, E, n[i]);
             out->expert_offsets[first + i] = next;
             counts[first + i] = next;
         }
@@ -147,7 +157,8 @@ DEVICE void write_offsets(const struct gpu_routing *out, int32_t *counts, int E,
 }
 
 /* Everything, for at most GROUP_PAIRS pairs, by one block. */
-DEVICE void group_in_block(const struct gpu_routing *out, int32_t *shared, int pairs, int E) {
+DEVICE void group_in_block(const struct gpu_routing *out, int64_t *totals, int32_t *shared,
+                           int pairs, int E) {
     int32_t *at = shared, *base = shared + GROUP_WARPS * E;
     count_pairs(at, out->topk_ids, 0, pairs, E);
     for (int e = threadIdx.x; e < E; e += GROUP_THREADS) {
@@ -158,7 +169,7 @@ DEVICE void group_in_block(const struct gpu_routing *out, int32_t *shared, int p
         base[e] = sum;
     }
     __syncthreads(); /* base has the counts of the block */
-    write_offsets(out, base, E, base + E);
+    write_offsets(out, totals, base, E, base + E);
     place_warps(at, base, E);
     scatter_pairs(out, at, 0, pairs, E);
 }

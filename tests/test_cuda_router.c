@@ -18,12 +18,15 @@ struct shape {
     int32_t padded; /* rows at the end */
 };
 
+enum { TOTALS_BEFORE = 1000 };
+
 /* A router's input on the host, and its result. */
 struct run {
     struct shape s;
     float *x, *gate; /* [T, H], [E, H], rounded to bf16 */
     int32_t *slots;  /* [T] slot_mapping */
     int32_t *ids, *counts, *offsets, *permutation, *slot;
+    int64_t *totals; /* [2, E], from TOTALS_BEFORE on */
     float *weights;
 };
 
@@ -41,8 +44,8 @@ static struct run run_random(const struct shape *s, uint64_t salt) {
 }
 
 static void run_free(struct run *run) {
-    void *arrays[] = {run->x,       run->gate,        run->slots, run->ids,    run->counts,
-                      run->offsets, run->permutation, run->slot,  run->weights};
+    void *arrays[] = {run->x,       run->gate,        run->slots, run->ids,     run->counts,
+                      run->offsets, run->permutation, run->slot,  run->weights, run->totals};
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++)
         free(arrays[i]);
 }
@@ -69,7 +72,11 @@ static void route(struct run *run) {
     struct gpu_routing out = {gpu_alloc(pairs * 4),   gpu_alloc(pairs * 4),
                               gpu_alloc(experts * 4), gpu_alloc((experts + 1) * 4),
                               gpu_alloc(pairs * 4),   gpu_alloc(pairs * 4)};
+    int64_t *totals = xcalloc(2 * experts, sizeof *totals);
+    for (size_t i = 0; i < 2 * experts; i++)
+        totals[i] = TOTALS_BEFORE;
     struct router_args args = {.out = out,
+                               .expert_totals = gpu_upload(totals, 2 * experts * 8),
                                .x = gpu_upload_bf16(run->x, (int64_t)s->T * s->H),
                                .gate = upload_gate(run),
                                .config = &config,
@@ -78,6 +85,8 @@ static void route(struct run *run) {
                                .num_tokens = s->T,
                                .hidden_size = s->H};
     router_launch(&args, gpu_stream());
+    free(totals);
+    run->totals = gpu_fetch(args.expert_totals, 2 * experts * 8);
     run->ids = gpu_fetch(out.topk_ids, pairs * 4);
     run->weights = gpu_fetch(out.topk_weights, pairs * 4);
     run->counts = gpu_fetch(out.expert_counts, experts * 4);
@@ -87,7 +96,7 @@ static void route(struct run *run) {
     void *device[] = {out.topk_ids,       out.topk_weights,  out.expert_counts,
                       out.expert_offsets, out.permutation,   out.slot,
                       (void *)args.x,     (void *)args.gate, (void *)args.slot_mapping,
-                      args.logits};
+                      args.logits,        args.expert_totals};
     for (size_t i = 0; i < sizeof device / sizeof *device; i++)
         gpu_free(device[i]);
 }
@@ -143,6 +152,15 @@ static void check_choice(const struct run *run, int32_t t) {
     }
 }
 
+/* Every expert's pairs were added, and one step for those that have some. */
+static void check_totals(const struct run *run) {
+    int32_t E = run->s.E;
+    for (int32_t e = 0; e < E; e++) {
+        ASSERT_INT_EQ(run->totals[e], TOTALS_BEFORE + run->counts[e]);
+        ASSERT_INT_EQ(run->totals[E + e], TOTALS_BEFORE + (run->counts[e] > 0));
+    }
+}
+
 /* counts, offsets, permutation and slot follow from the ids. */
 static void check_grouping(const struct run *run) {
     int32_t P = run->s.T * run->s.K, at = 0;
@@ -169,6 +187,7 @@ static void check_routing(const struct shape *s) {
     for (int32_t p = used * s->K; p < s->T * s->K; p++)
         EXPECT_TRUE(run.ids[p] == -1 && run.weights[p] == 0 && run.slot[p] == -1);
     check_grouping(&run);
+    check_totals(&run);
     if (shim_failed())
         FAIL("T %d, E %d, K %d, H %d, std %g", s->T, s->E, s->K, s->H, (double)s->logits_std);
     run_free(&run);

@@ -11,6 +11,8 @@ enum {
     RESERVED_SHARED = 1 << 10,   /* of each block, for the system */
     REGISTERS = 65536,
     CONSTANT_BYTES = 64 << 10,
+    MEMORY_CLOCK_KHZ = 1000000,
+    MEMORY_BUS_BITS = 256,
     L2_BYTES = 4 << 20
 };
 
@@ -181,6 +183,12 @@ static bool attribute(enum cudaDeviceAttr a, const struct cudaDeviceProp *p, int
 #undef FIELD
     case cudaDevAttrComputeMode:
         *value = cudaComputeModeDefault;
+        return true;
+    case cudaDevAttrMemoryClockRate: /* kHz */
+        *value = MEMORY_CLOCK_KHZ;
+        return true;
+    case cudaDevAttrGlobalMemoryBusWidth: /* bits */
+        *value = MEMORY_BUS_BITS;
         return true;
     case cudaDevAttrKernelExecTimeout:
         *value = 0;
