@@ -44,6 +44,45 @@ TEST(Engine, TheTextOfAllEventsIsTheDecodedAnswer) {
     rig_close(&r);
 }
 
+/* A special token is shown to the requests that ask for it. */
+TEST(Engine, ARequestCanKeepASpecialTokenInItsText) {
+    enum { KEPT = 1 };
+    struct rig r;
+    struct engine_options o;
+    struct buffer want = {0};
+    int32_t shown = 0;
+    struct tokenizer *t = demo_tokenizer();
+    ASSERT_TRUE(t != NULL);
+    rig_options(&o);
+    rig_open_with(&r, &o, RIG_TEXT_VOCAB, 64, -1, t);
+    for (int32_t i = 0; i < 120; i++) {
+        struct client *c = rig_client(&r, 11 * i, 10, 60);
+        c->params.ignore_eos = true;
+        c->params.kept_token = i % 4 ? KEPT : -1;
+        rig_submit(&r, c);
+    }
+    rig_run(&r);
+    for (int32_t i = 0; i < 120; i++) {
+        const struct client *c = &r.clients[i];
+        struct detok d;
+        buffer_clear(&want);
+        detok_init(&d, t);
+        for (int32_t k = 0; k < c->num_tokens; k++)
+            if (c->tokens[k] == KEPT && i % 4) {
+                buffer_puts(&want, "<|im_start|>");
+                shown++;
+            } else {
+                detok_push(&d, c->tokens[k], &want);
+            }
+        detok_flush(&d, &want);
+        EXPECT_INT_EQ(c->text.len, want.len);
+        EXPECT_MEM_EQ(c->text.data, want.data, want.len);
+    }
+    EXPECT_INT_GT(shown, 0);
+    buffer_deinit(&want);
+    rig_close(&r);
+}
+
 /* Where the text is cut: before the stop string whose end comes first. */
 static size_t cut_at(const char *text, char *const *stops, int32_t num_stops) {
     size_t best_end = SIZE_MAX, best = strlen(text);

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "host/tool_calls.h"
+#include "host/tokenizer_internal.h"
 #include "tests/shim.h"
 
 static const struct chat_message hello = {.role = "user", .content = "Hi", .content_len = 2};
@@ -227,6 +227,39 @@ static struct tokenizer *load_tokenizer(const char *kind) {
     if (tokenizer_load(dir, &t, &error) != 0)
         FAIL("%s", error.text);
     return t;
+}
+
+/* Marks as published: special in Llama's tokenizer and Mistral's, not in Qwen's. */
+TEST(ToolChoice, TheMarkOfACallIsFoundWhereItIsSpecial) {
+    static const char *const json[] = {
+        "{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[]},\"decoder\":{\"type\":"
+        "\"ByteLevel\"},\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false},"
+        "\"added_tokens\":[{\"id\":1,\"content\":\"[TOOL_CALLS]\",\"special\":true},"
+        "{\"id\":2,\"content\":\"<|python_tag|>\",\"special\":true},"
+        "{\"id\":3,\"content\":\"<tool_call>\",\"special\":false}]}",
+        "{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[]},\"decoder\":{\"type\":"
+        "\"ByteLevel\"},\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false},"
+        "\"added_tokens\":[{\"id\":1,\"content\":\"[TOOL_CALLS]\",\"special\":false}]}"};
+    static const struct tokenizer_config none = {0};
+    for (int i = 0; i < 2; i++) {
+        struct tokenizer *t;
+        struct error e = {0};
+        struct buffer text = {0};
+        struct detok d;
+        ASSERT_INT_EQ(tokenizer_load_json_text(json[i], strlen(json[i]), "test", &none, &t, &e), 0);
+        int32_t mistral = chat_template_kept_token(chat_template_find("mistral-v3"), t);
+        EXPECT_INT_EQ(mistral, i == 0 ? 1 : -1);
+        EXPECT_INT_EQ(chat_template_kept_token(chat_template_find("llama3.1"), t), i == 0 ? 2 : -1);
+        EXPECT_INT_EQ(chat_template_kept_token(chat_template_find("qwen3"), t), -1);
+        detok_init(&d, t);
+        d.kept_token = mistral;
+        detok_push(&d, 1, &text);
+        detok_push(&d, i == 0 ? 2 : 0, &text);
+        buffer_putc(&text, '\0');
+        EXPECT_STR_EQ(text.data, i == 0 ? "[TOOL_CALLS]" : "[TOOL_CALLS]a");
+        buffer_deinit(&text);
+        tokenizer_free(t);
+    }
 }
 
 /* A special token is left out of the text unless it is the one to keep; others (as Qwen's
