@@ -248,8 +248,8 @@ static void end_open_marker(struct tool_calls *p) {
 /* Does c carry on a marker whose first bytes the text ends in? At the start two are possible, which
  * differ after two bytes. */
 static bool match_byte(struct tool_calls *p, const char *marker, char c) {
-    bool same =
-        p->matched == 0 || memcmp(p->held.data + p->held.len - p->matched, marker, p->matched) == 0;
+    bool same = p->matched == 0 ||
+                strncmp(p->held.data + p->held.len - p->matched, marker, p->matched) == 0;
     return marker[0] && same && c == marker[p->matched];
 }
 

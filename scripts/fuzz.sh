@@ -12,6 +12,7 @@ for target in "$@"; do
     dict=
     mkdir -p "$corpus"
     case $name in
+    fuzz_chat_template) seeds=tests/fuzz/chat_seeds/* dict=tests/fuzz/chat.dict ;;
     fuzz_line) seeds=tests/fuzz/seeds/* ;;
     fuzz_model_config) seeds=tests/data/golden/*/config.json dict=tests/fuzz/json.dict ;;
     fuzz_tokenizer_json) seeds=tests/data/tokenizers/*/tokenizer.json dict=tests/fuzz/json.dict ;;
