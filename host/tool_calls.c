@@ -240,9 +240,7 @@ static void push_byte(struct tool_calls *p, char c);
 static void end_open_marker(struct tool_calls *p) {
     p->matched = 0;
     p->at_start = p->after_call = false;
-    p->state = p->num_calls < TOOL_CALLS_MAX ? WANT_CALL : IN_TEXT;
-    if (p->state == IN_TEXT)
-        release(p);
+    p->state = WANT_CALL;
 }
 
 /* Does c carry on a marker whose first bytes the text ends in? At the start two are possible, which

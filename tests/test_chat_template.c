@@ -143,6 +143,8 @@ TEST(ChatTemplate, UnknownTemplatesAreNotTakenForKnownOnes) {
         "{{ '<|user|>\n' + message['content'] + eos_token }}",
         "{{ '<|im_start|>system\nYou are Bob<|im_end|>\n' }}",
         "{{ '<|im_start|>assistant\\n<think>\\n' }}last_query_index",
+        "<|im_start|>last_query_index, an index of messages",
+        "<|im_start|><tools></tools>{%- set content = '' %}{{ reasoning_content }} in XML tags",
         "<|start_header_id|> Cutting Knowledge Date strftime_now",
         "{{ bos_token }}{{ '[INST]' + message['content'] + '[/INST]' }}",
         "{{ '<|im_start|>system\nBe brief.<|im_end|>\n' }}<|im_start|>",

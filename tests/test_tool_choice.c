@@ -14,9 +14,10 @@ static const struct chat_message hello = {.role = "user", .content = "Hi", .cont
 
 static const struct chat_tool two[] = {
     {.name = "f",
-     PARAMETERS("{\"type\":\"object\",\"properties\":{\"a\":{\"$ref\":\"#/$defs/A\"},"
-                "\"default\":{\"$ref\":\"#\"}},\"$defs\":{\"A\":{\"type\":\"integer\"}},"
-                "\"default\":{\"$ref\":\"#/x\"}}")},
+     PARAMETERS(
+         "{\"type\":\"object\",\"properties\":{\"a\":{\"$ref\":\"#/$defs/A\"},"
+         "\"properties\":{\"$ref\":\"#/$defs\"},\"default\":{\"$ref\":\"#\"}},\"$defs\":{\"A\":{\"type\":\"integer\"}},"
+         "\"default\":{\"$ref\":\"#/x\"}}")},
     {.name = "quit"},
 };
 
@@ -168,9 +169,9 @@ static void expect_schema(const char *template, const struct chat_request *reque
     "\":" arguments "},\"required\":[\"name\",\"" key "\"],\"additionalProperties\":false}"
 #define NO_ARGUMENTS "{\"type\":\"object\",\"properties\":{},\"additionalProperties\":false}"
 #define ARGUMENTS_AT(place)                                                                        \
-    "{\"type\":\"object\",\"properties\":{\"a\":{\"$ref\":\"#" place "/$defs/A\"},\"default\":"    \
-    "{\"$ref\":\"#" place "\"}},\"$defs\":{\"A\":{\"type\":\"integer\"}},\"default\":"             \
-    "{\"$ref\":\"#/x\"}}"
+    "{\"type\":\"object\",\"properties\":{\"a\":{\"$ref\":\"#" place "/$defs/A\"},\"properties\":" \
+    "{\"$ref\":\"#" place "/$defs\"},\"default\":{\"$ref\":\"#" place "\"}},\"$defs\":{\"A\":"     \
+    "{\"type\":\"integer\"}},\"default\":{\"$ref\":\"#/x\"}}"
 
 TEST(ToolChoice, SchemasDescribeTheCallOfATool) {
     struct chat_request r = request_of(two, 2, TOOL_CHOICE_NAMED, "quit");
