@@ -88,6 +88,7 @@ WITH_TOOLS = [  # messages, tools
     (["user:q", calls(call("get_weather", CITY), content="<think>a</think>b"), result("21"),
       "assistant:<think>c</think>d", "user:next", calls(call("quit", "{}"))], [BARE]),
     (["user:same", "assistant:a", "user:same"], [BARE]),
+    (["user:q", calls(call("quit", "{}"), call("quit", "{}")), result("a"), result("b")], [BARE]),
     (["user:q", calls(call("quit", "{}")), result("done"), "user:next"], None),
     (["user:q", calls(call('odd "name', '{"a":[]}'))], [BARE]),
     (["user:q", "assistant:a"], [BARE]),
