@@ -129,12 +129,12 @@ static int check_tools(const struct chat_template *c, const struct chat_request 
                              "tools[%zu].function.name: expected 1 to %d letters, digits and "
                              "\"_-.:/\"",
                              i, MAX_TOOL_NAME);
-        found = found || strcmp(name, r->tool_name) == 0;
+        found = found || (r->tool_name && strcmp(name, r->tool_name) == 0);
     }
     if (!found)
         return error_set(error, ERR_INVALID_REQUEST,
                          "tool_choice: %.*s is not the name of one of the %zu tools", MAX_TOOL_NAME,
-                         r->tool_name, r->num_tools);
+                         r->tool_name ? r->tool_name : "nothing", r->num_tools);
     if (r->tool_choice == TOOL_CHOICE_REQUIRED && r->num_tools == 0)
         return error_set(error, ERR_INVALID_REQUEST,
                          "tool_choice: required, but there are no tools");

@@ -24,7 +24,7 @@ struct chat_template; /* static data, never freed */
 struct chat_tool_call {
     const char *id;        /* NULL: none; only Mistral's template writes it */
     const char *name;      /* of the function */
-    const char *arguments; /* a JSON object, as text; NULL stands for {} */
+    const char *arguments; /* a JSON object, as text; none, or an empty one, stands for {} */
     size_t arguments_len;
 };
 

@@ -48,7 +48,7 @@ static int put_arguments(struct chat_prompt_build *p, size_t i, size_t k) {
     struct str arguments = {call->arguments, call->arguments_len};
     struct buffer text = {0};
     char where[80];
-    if (!arguments.data)
+    if (arguments.len == 0)
         arguments = (struct str){"{}", 2};
     snprintf(where, sizeof where, "messages[%zu].tool_calls[%zu].function.arguments", i, k);
     int rc = json_text_format(&text, arguments.data, arguments.len, 0, where, p->error);

@@ -85,7 +85,7 @@ int tool_choice_schema(const struct chat_template *c, const struct chat_request 
     for (size_t i = 0; i < request->num_tools; i++) {
         const struct chat_tool *tool = &request->tools[i];
         char place[32] = "";
-        if (named && strcmp(tool->name, request->tool_name) != 0)
+        if (named && (!request->tool_name || strcmp(tool->name, request->tool_name) != 0))
             continue;
         if (!named && request->num_tools > 1)
             snprintf(place, sizeof place, "/anyOf/%zu", i);

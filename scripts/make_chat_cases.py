@@ -88,6 +88,7 @@ WITH_TOOLS = [  # messages, tools
     (["user:q", calls(call("get_weather", CITY), content="<think>a</think>b"), result("21"),
       "assistant:<think>c</think>d", "user:next", calls(call("quit", "{}"))], [BARE]),
     (["user:same", "assistant:a", "user:same"], [BARE]),
+    (["user:q", calls(call("quit", "")), result("a")], [BARE]),
     (["user:q", calls(call("quit", "{}"), call("quit", "{}")), result("a"), result("b")], [BARE]),
     (["user:q", calls(call("quit", "{}")), result("done"), "user:next"], None),
     (["user:q", calls(call('odd "name', '{"a":[]}'))], [BARE]),
@@ -150,11 +151,11 @@ def accepted(name, conversation):
 
 
 def as_servers_do(name, messages):
-    """Arguments parsed, no content as an empty one, and ids as short as Mistral wants them."""
+    """Arguments parsed, none and no content as empty ones, and ids as short as Mistral wants them."""
     for m in copy.deepcopy(messages):
         m["content"] = m["content"] or ""
         for c in m.get("tool_calls", []):
-            c["function"]["arguments"] = json.loads(c["function"]["arguments"])
+            c["function"]["arguments"] = json.loads(c["function"]["arguments"] or "{}")
             if name == "mistral-v3" and c["id"]:
                 c["id"] = c["id"][-9:]
         if name == "mistral-v3" and m.get("tool_call_id"):

@@ -106,6 +106,8 @@ TEST(ToolChoice, RequestsThatCannotBeAreRefused) {
     expect_render("qwen3", &r, "tool_choice: required, but there are no tools");
     r = request_of(two, 2, TOOL_CHOICE_NAMED, "g");
     expect_render("qwen3", &r, "tool_choice: g is not the name of one of the 2 tools");
+    r.tool_name = NULL;
+    expect_render("qwen3", &r, "tool_choice: nothing is not the name");
     r = request_of(bad_name, 2, TOOL_CHOICE_AUTO, NULL);
     expect_render("qwen3", &r, "tools[1].function.name: expected");
     r = request_of(&bad_json, 1, TOOL_CHOICE_AUTO, NULL);
@@ -211,6 +213,8 @@ TEST(ToolChoice, SchemasOfWhatIsNoObjectAreRefused) {
                   "tools[3].function.parameters: not valid JSON: unexpected token near end of file "
                   "(line 1, column 8)");
     r.tool_name = "e";
+    expect_schema("qwen3", &r, "tool_choice: none of the 4 tools");
+    r.tool_name = NULL;
     expect_schema("qwen3", &r, "tool_choice: none of the 4 tools");
     r.tool_name = "a";
     expect_schema("chatml", &r, "tool_choice: no call is required");
