@@ -87,12 +87,13 @@ async function generate(t) {
   $("log").scrollTop = $("log").scrollHeight;
   let failure = null;
   try {
+    await learnModel(control.signal);
     const [path, body] = requestOf(t);
     const done = await readEvents(await api(path, { body, signal: control.signal }), event => takeEvent(t, event));
     if (!done && !t.reason) failure = new ApiError(0, "", "cut", null);
   } catch (e) {
     if (e.name === "AbortError") t.reason = "stopped";
-    else failure = e instanceof ApiError ? e : new ApiError(0, e.message, "cut", null);
+    else failure = e instanceof ApiError ? e : new ApiError(0, e.message, e instanceof SyntaxError ? "unreadable" : "cut", null);
   }
   clearTimeout(t.timer);
   busy = null;
@@ -108,6 +109,7 @@ async function generate(t) {
 function explain(e) {
   const said = e.message ? ` It says: ${e.message}` : "";
   if (e.code === "cut") return "The connection was lost before the answer was complete.";
+  if (e.code === "unreadable") return `What the server sent cannot be understood.${said}`;
   if (e.status === 0) return "The server does not answer. It may have been stopped, or the network is down.";
   if (e.status === -1) return `The server broke the answer off.${said}`;
   if (e.code === "context_length_exceeded") return `This is more than the model can read. Clear the conversation, or shorten the text.${said}`;

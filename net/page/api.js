@@ -7,6 +7,11 @@ class ApiError extends Error {
   constructor(status, message, code, retry_s) { super(message); Object.assign(this, { status, code, retry_s }); }
 }
 
+/* Asks for the model's name where it is not known yet. */
+async function learnModel(signal) {
+  if (model === null) setModel((await (await api("/v1/models", { signal })).json()).data?.[0]?.id);
+}
+
 /* Seconds of a Retry-After header, a number or a date; null without one. */
 function retryAfter(header) {
   if (!header) return null;

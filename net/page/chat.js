@@ -61,9 +61,10 @@ function refresh() {
 /* Asks once more; the settings are those of now. */
 function again(t) {
   if (busy || turns.at(-1) !== t || !settingsHold()) return;
+  const focus_here = t.nodes.some(node => node.contains(document.activeElement));
   cancelRetry();
-  if (document.activeElement !== $("prompt")) $("stop").focus();
   generate(t);
+  if (focus_here) $("stop").focus();
 }
 
 function goOn(t) {
@@ -150,7 +151,8 @@ $("prompt").onkeydown = event => {
   if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
     event.preventDefault();
     send();
-  } else if (event.key === "ArrowUp" && $("prompt").value === "" && !editing) {
+  } else if (event.key === "ArrowUp" && $("prompt").value === "" && turns.length && !editing) {
+    event.preventDefault(); /* the caret stays at the text's end */
     edit();
   }
 };

@@ -4,6 +4,7 @@ const narrow = matchMedia("(max-width: 900px)");
 function setView(view) {
   if (view === "chat" && !narrow.matches) view = "server";
   document.body.dataset.view = view;
+  document.querySelector("aside").scrollTop = 0;
   $("settings").hidden = view !== "settings";
   $("server").hidden = view === "settings";
   for (const tab of document.querySelectorAll("nav button")) tab.setAttribute("aria-current", String(tab.dataset.view === view));

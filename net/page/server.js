@@ -68,7 +68,7 @@ function showTiles(s) {
   figure("kv", share(s.kv_blocks_used, total), "used",
          `${whole.format(held)} held, ${whole.format(s.kv_blocks_cached)} cached of ${plural(s.kv_blocks_total, "block")}`);
   [held, s.kv_blocks_cached].forEach((n, i) => { $("kv_bar").children[i].style.width = `${100 * n / total}%`; });
-  figure("prefix", share(s.prefix_hit_tokens_total, s.prompt_tokens_total), "", "of prompt tokens were cached");
+  figure("prefix", share(s.prefix_hit_tokens_total, s.prompt_tokens_total), "", "of prompt tokens");
   const age = s.last_step_age_ms;
   figure("step", age === null || age === undefined ? "none yet" : duration(age), age ? "ago" : "",
          !s.healthy ? "Stalled: there is work and no progress" : s.running ? "working" : "idle");
@@ -113,7 +113,7 @@ function showStats(s) {
 
 function setModel(name) {
   if (typeof name !== "string") return;
-  model ??= name;
+  model = name;
   $("model").textContent = $("model").title = model;
   document.title = `${model} \u2013 moeserve`;
 }

@@ -1,0 +1,322 @@
+"""Chat and completion: what is sent, shown, stopped, and said when something goes wrong."""
+import json
+import time
+
+from checks import answer, ask, check, done, notice
+from mock import breaks, event, last_events, refuses, says, says_bytes
+
+
+@check("chat")
+def an_answer_is_streamed_and_shown(page, mock):
+    mock.answers.append(says("One ", "two ", "three.", delay_s=0.2))
+    ask(page, "Count.")
+    page.wait("document.querySelector('.turn.model .text').innerText.startsWith('One')")
+    assert page.eval("busy !== null"), "nothing was shown before the answer's end"
+    done(page)
+    assert answer(page) == "One two three."
+    path, body = mock.posts[0]
+    assert path == "/v1/chat/completions", path
+    assert body == {"model": "mock-moe", "stream": True, "stream_options": {"include_usage": True},
+                    "messages": [{"role": "user", "content": "Count."}]}, body
+
+
+@check("chat")
+def figures_of_an_answer_are_those_of_the_server(page, mock):
+    mock.answers.append(says("a", "b", "c", "d", "e", delay_s=0.1, reason="length"))
+    ask(page, "Five letters.")
+    done(page)
+    meta = page.text(".meta")
+    assert meta.startswith("5 tokens"), meta
+    assert "prompt of 7 tokens, 3 cached" in meta and "limit of its length" in meta, meta
+    rate = float(meta.split(" tok/s")[0].split()[-1])
+    assert 2 < rate < 25, meta  # four gaps of 0.1 s, on a machine that may be busy
+
+
+@check("chat")
+def several_turns_are_sent_in_order(page, mock):
+    mock.answers += [says("First."), says("Second.")]
+    for text in ("one", "two"):
+        ask(page, text)
+        done(page)
+    assert mock.posts[1][1]["messages"] == [
+        {"role": "user", "content": "one"}, {"role": "assistant", "content": "First."},
+        {"role": "user", "content": "two"}], mock.posts[1]
+    assert answer(page) == "Second."
+
+
+def endless(handler, _):
+    handler.begin()
+    while handler.piece(event(handler, "on ")):
+        time.sleep(0.05)
+
+
+@check("chat")
+def stop_stops_and_the_server_sees_it(page, mock):
+    mock.answers.append(endless)
+    ask(page, "Go on for ever.")
+    page.wait("document.querySelector('.turn.model .text').innerText.includes('on on')")
+    page.click("#stop")
+    assert mock.gone.wait(5), "the server did not see that the client left"
+    done(page)
+    assert "stopped by you" in page.text(".meta")
+    assert page.eval("document.activeElement.id") == "prompt"
+    ask(page, "And now?")
+    done(page)
+    assert answer(page) == "Hello."
+
+
+@check("chat")
+def escape_stops_too(page, mock):
+    mock.answers.append(endless)
+    ask(page, "Go on for ever.")
+    page.wait("document.querySelector('.turn.model .text').innerText.includes('on')")
+    page.key("Escape")
+    assert mock.gone.wait(5)
+    done(page)
+
+
+@check("chat")
+def a_stream_may_be_cut_anywhere(page, mock):
+    def make(line_end):
+        def stream(handler):
+            text = (": a comment\n\n" + "event: x\nid: 3\n" + event(handler, "Grüße, ") + ":\n" + event(handler, "世界 ")
+                    + event(handler, "\U0001f600") + ":ping\n\n" + last_events(handler, 3))
+            return text.replace("\n", line_end).encode()
+        return stream
+    for line_end in ("\n", "\r\n", "\r"):
+        for size in (1, 7, 100000):
+            mock.answers.append(says_bytes(make(line_end), size))
+            ask(page, "Greet.")
+            done(page)
+            assert answer(page) == "Grüße, 世界 \U0001f600", (line_end, size, answer(page))
+            assert "complete" in page.text(".turn:last-child .meta")
+
+
+@check("chat")
+def events_of_several_data_lines_are_joined(page, mock):
+    mock.answers.append(says_bytes(
+        lambda h: 'data: {"choices":\ndata: [{"delta":{"content":"joined"}}]}\n\ndata:[DONE]\n\nnot an event\n\n', 5))
+    ask(page, "Join.")
+    done(page)
+    assert answer(page) == "joined"
+
+
+@check("chat")
+def an_answer_can_be_made_again_and_the_last_message_changed(page, mock):
+    mock.answers += [says("Bad."), says("Better."), says("Other.")]
+    ask(page, "one")
+    done(page)
+    page.click_text("Regenerate")
+    page.wait("document.querySelector('.turn.model .text').innerText === 'Better.'")
+    assert mock.posts[0] == mock.posts[1]
+    done(page)
+    page.click_text("Edit")
+    assert page.eval("$('prompt').value") == "one" and page.eval("!$('editing').hidden")
+    page.key("Escape")
+    assert page.eval("$('prompt').value === '' && $('editing').hidden && turns.length === 1")
+    page.key("ArrowUp")
+    page.wait("$('prompt').value === 'one'")
+    page.write(", changed")
+    page.key("Enter")
+    page.wait("document.querySelector('.turn.model .text').innerText === 'Other.'")
+    assert mock.posts[2][1]["messages"] == [{"role": "user", "content": "one, changed"}], mock.posts[2]
+    assert page.eval("document.querySelectorAll('.turn').length") == 2
+    page.click_text("Clear")
+    assert page.eval("document.querySelectorAll('.turn').length") == 0
+    assert page.eval("document.activeElement.id") == "prompt"
+
+
+@check("chat")
+def copy_gives_the_text_as_it_came(page, mock):
+    text = "**bold**\n\n```\ncode <b>\n```"
+    mock.answers.append(says(text))
+    page.eval("window.copied = []; navigator.clipboard.writeText = async t => { copied.push(t) }")
+    ask(page, "Markdown.")
+    done(page)
+    page.click(".code button")
+    page.click(".model .actions button")
+    assert page.wait("copied.length === 2 && copied") == ["code <b>", text]
+
+
+@check("chat")
+def text_is_continued_without_a_template(page, mock):
+    mock.answers += [says(", there was", " a fox."), says(" It ran.")]
+    page.click("[value=complete] + span")
+    ask(page, "Once upon a time ")
+    done(page)
+    path, body = mock.posts[0]
+    assert path == "/v1/completions" and body["prompt"] == "Once upon a time " and "messages" not in body, body
+    assert page.text(".turn.complete .text") == "Once upon a time , there was a fox."
+    page.click_text("Continue")
+    page.wait("document.querySelector('.turn.complete .text').innerText.endsWith('It ran.')")
+    assert mock.posts[1][1]["prompt"] == "Once upon a time , there was a fox."
+
+
+@check("trouble")
+def a_model_without_a_template_is_offered_the_other_way(page, mock):
+    mock.answers += [refuses(400, "messages: this model has no chat template; one can be chosen with --chat-template"),
+                     says(" 42")]
+    ask(page, "27+15=")
+    assert "no chat template" in notice(page)
+    page.click_text("Continue this text instead")
+    page.wait("document.querySelector('.turn.complete .text')?.innerText === '27+15= 42'")
+    assert mock.posts[1][0] == "/v1/completions"
+    assert page.eval("modeOf()") == "complete"
+
+
+@check("trouble")
+def too_much_to_do_is_counted_down_and_sent_again(page, mock):
+    mock.answers += [refuses(429, "512 requests are waiting", "overloaded", Retry_After="2"), says("At last.")]
+    ask(page, "Now?")
+    text = notice(page)
+    assert "too much to do" in text and "512 requests are waiting" in text and "In 2 seconds." in text, text
+    page.wait("document.querySelector('.notice').innerText.includes('In 1 second.')")
+    page.wait("document.querySelector('.turn.model .text').innerText === 'At last.'")
+    assert len(mock.posts) == 2 and not page.eval("!!document.querySelector('.turn .notice')")
+
+
+@check("trouble")
+def the_countdown_can_be_left(page, mock):
+    mock.answers.append(refuses(503, "loading", Retry_After="2"))
+    ask(page, "Now?")
+    notice(page)
+    page.key("Escape")
+    page.wait("document.querySelector('.notice').innerText.includes('will not be sent again')")
+    time.sleep(2.5)
+    assert len(mock.posts) == 1
+
+
+@check("trouble")
+def failures_in_mid_stream_keep_what_had_come(page, mock):
+    for how, words in (("error", "a rank was lost"), ("cut", "connection was lost"), ("end", "connection was lost")):
+        mock.answers.append(breaks("So far", how))
+        ask(page, how)
+        page.wait(f"document.querySelector('.turn:last-child .notice')?.innerText.includes({json.dumps(words)})")
+        assert answer(page) == "So far", (how, answer(page))
+        mock.answers.append(says("Whole."))
+        page.click_text("Try again")
+        page.wait("document.querySelector('.turn:last-child .text').innerText === 'Whole.'")
+        done(page)
+
+
+@check("trouble")
+def refusals_are_said_in_words(page, mock):
+    cases = [(400, "temperature: expected a number", None, "refused the request"),
+             (400, "3000 tokens, 2048 fit", "context_length_exceeded", "more than the model can read"),
+             (413, "body of 9 MB", None, "too long for the server"), (500, "oops", None, "failed with status 500")]
+    for status, message, code, words in cases:
+        mock.answers.append(refuses(status, message, code))
+        ask(page, "x")
+        page.wait(f"document.querySelector('.turn:last-child .notice')?.innerText.includes({json.dumps(words)})")
+        assert message in page.text(".turn:last-child .notice")
+    mock.answers.append(lambda h, _: h.whole(502, b"<html><script>alert(1)</script>", {"Content-Type": "text/html"}))
+    ask(page, "x")
+    page.wait("document.querySelector('.turn:last-child .notice')?.innerText.includes('<script>alert(1)')")
+    mock.answers.append(says_bytes(lambda h: "data: {not json\n\n", 4))
+    ask(page, "x")
+    page.wait("document.querySelector('.turn:last-child .notice')?.innerText.includes('cannot be understood')")
+
+
+@check("trouble")
+def a_server_that_is_gone_is_noticed_and_found_again(page, mock):
+    page.wait("$('pill').innerText === 'Idle'")
+    mock.stop()
+    page.wait("$('pill').innerText === 'Not reachable'")
+    ask(page, "Anyone?")
+    assert "does not answer" in notice(page)
+    mock.start()
+    page.click_text("Try now") if page.eval("!$('trouble').hidden") else None
+    page.wait("$('pill').innerText === 'Idle' && $('trouble').hidden")
+    page.click_text("Try again")
+    page.wait("document.querySelector('.turn.model .text').innerText === 'Hello.'")
+
+
+@check("trouble", opens=False)
+def a_key_is_asked_for_and_kept_as_the_user_wants(page, mock):
+    mock.key = "sesame"
+    page.open(mock.url)
+    page.wait("$('key_dialog').open")
+    page.write("wrong")
+    page.key("Enter")
+    page.wait("$('key_dialog').open && $('key_text').innerText.includes('did not accept')")
+    page.write("sesame")
+    page.key("Enter")
+    page.wait("!$('key_dialog').open && $('pill').innerText === 'Idle'")
+    assert page.eval("JSON.stringify([{...localStorage}, {...sessionStorage}]).includes('sesame')") is False
+    ask(page, "Hi")
+    done(page)
+    assert answer(page) == "Hello."
+    page.eval("setView('settings')")
+    page.click_text("Change it")
+    page.write("sesame")
+    page.click("#key_keep")
+    page.click_text("Use this key")
+    assert page.eval("sessionStorage.getItem('moeserve.key')") == "sesame"
+    page.open(mock.url)
+    page.wait("$('pill').innerText === 'Idle'")
+    page.eval("setView('settings')")
+    page.click_text("Forget it")
+    assert page.eval("key === null && sessionStorage.getItem('moeserve.key') === null")
+    mock.key = "other"
+    ask(page, "Hi")
+    page.wait("$('key_dialog').open")
+    page.key("Escape")
+    page.wait("document.querySelector('.notice')?.innerText.includes('asks for a key')")
+
+
+HOSTILE = """<script>window.hit = 1</script><img src=x onerror="window.hit = 1"> <svg onload=alert(1)>
+[a](javascript:alert(1)) **<b>bold</b>** `<i>code</i>` &lt;entity&gt; {{x}} ${x}
+- <a href="https://example.com">item</a>
+```html"><script>window.hit = 1</script>
+</pre></div><script>window.hit = 1</script><iframe src="https://example.com">
+```
+# <style>*{display:none}</style>"""
+
+
+@check("chat")
+def markup_in_answers_and_names_is_text(page, mock):
+    name = '<img src=x onerror="window.hit=1">"\'&'
+    mock.stats["model"]["name"] = name
+    page.wait("$('facts').innerText.includes('<img')")
+    assert page.text("#facts").count(name) == 1
+    for cut in (3, len(HOSTILE)):
+        mock.answers.append(says(*[HOSTILE[i:i + cut] for i in range(0, len(HOSTILE), cut)]))
+        ask(page, HOSTILE)
+        done(page)
+    mock.answers.append(refuses(400, HOSTILE))
+    ask(page, "x")
+    assert "<script>" in notice(page)
+    time.sleep(0.3)
+    assert page.eval("window.hit") is None
+    inside = page.eval("[...new Set([...document.querySelectorAll('#turns *, #facts *, header *')].map(n => n.localName))]")
+    assert not set(inside) & {"script", "img", "iframe", "svg", "a", "style", "b", "i"} - {"i"}, inside
+    shown = page.eval("document.querySelectorAll('.turn.model .text')[1].innerText")
+    for part in ("<script>window.hit = 1</script>", "[a](javascript:alert(1))", "<b>bold</b>", "&lt;entity&gt;",
+                 "</pre></div>", '<a href="https://example.com">item</a>', "<style>*{display:none}</style>"):
+        assert part in shown, (part, shown)
+
+
+@check("chat")
+def markdown_is_shown_as_such(page, mock):
+    text = ("# Title\nA *short* **bold `x`** line\nand 2*3*4\n\n1. one\n   - nested\n2. two\n\n"
+            "```c\nint **p; // *not* `md`\n\n\nreturn;\n```\nאחרי")
+    mock.answers.append(says(*text))
+    ask(page, "Markdown.")
+    done(page)
+    html = page.eval("document.querySelector('.turn.model .text').innerHTML")
+    for part in ("<h3 dir=\"auto\">Title</h3>", "<em>short</em>", "<strong>bold <code dir=\"ltr\">x</code></strong>",
+                 "and 2*3*4", "<ol", "<li dir=\"auto\"><span>one</span><ul>", "int **p; // *not* `md`\n\n\nreturn;</pre>"):
+        assert part in html, (part, html)
+    assert page.eval("getComputedStyle(document.querySelector('.turn.model .text p:last-child')).direction") == "rtl"
+    assert page.eval("getComputedStyle(document.querySelector('.turn.model .text p')).direction") == "ltr"
+
+
+@check("chat")
+def a_long_answer_stays_fast_and_at_its_end(page, mock):
+    words = [f"word{i} " + ("\n\n" if i % 40 == 39 else "") for i in range(4000)]
+    mock.answers.append(says(*words))
+    ask(page, "A long one.")
+    done(page, 60)
+    assert page.eval("turns[0].answer.length") == sum(map(len, words))
+    assert page.eval("$('log').scrollHeight - $('log').scrollTop - $('log').clientHeight") < 60
+    assert page.eval("$('live').children.length") <= 4
