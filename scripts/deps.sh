@@ -3,6 +3,8 @@
 #
 #   scripts/deps.sh          to build and run
 #   scripts/deps.sh test     and to test
+#   scripts/deps.sh browser  and Debian's headless Chromium (64 MB to fetch), without which the tests of the
+#                            page at `/` are skipped; elsewhere PAGE_BROWSER may name any Chromium
 #   scripts/deps.sh dev      and for formatting, clang builds and fuzzing
 #
 # For Debian 12 and Ubuntu 22.04 or newer. Uses sudo when not root. Elsewhere it prints the list of
@@ -11,6 +13,7 @@ set -eu
 
 run="gcc g++ make libc6-dev pkg-config libuv1-dev libjansson-dev libpcre2-dev libsentencepiece-dev libutf8proc-dev libssl-dev libhttp-parser-dev netcat-openbsd ca-certificates"
 test="libgtest-dev libsimde-dev libopenmpi-dev openmpi-bin iproute2"
+browser="python3 chromium-headless-shell fonts-dejavu-core"
 dev="clang clang-format"
 # clang's sanitizers are in a package that carries its version.
 version=$(apt-cache depends clang 2>/dev/null | sed -n 's/.*Depends: clang-\([0-9]*\)$/\1/p' || true)
@@ -20,9 +23,10 @@ packages=$run
 case ${1:-run} in
 run) ;;
 test) packages="$run $test" ;;
+browser) packages="$run $test $browser" ;;
 dev) packages="$run $test $dev" ;;
 *)
-    echo "usage: scripts/deps.sh [run|test|dev]" >&2
+    echo "usage: scripts/deps.sh [run|test|browser|dev]" >&2
     exit 2
     ;;
 esac

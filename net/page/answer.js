@@ -45,13 +45,18 @@ function metaOf(t) {
   return parts.join(" \u00b7 ");
 }
 
-/* Shows the answer as it stands, keeping to its end if the reader was there. */
-function show(t) {
+/* Changes the conversation, and keeps to its end if the reader was there. */
+function keepingToTheEnd(change) {
   const log = $("log"), at_end = log.scrollHeight - log.scrollTop - log.clientHeight < 60;
+  change();
+  if (at_end) log.scrollTop = log.scrollHeight;
+}
+
+/* Shows the answer as it stands. */
+function show(t) {
   if (t.mode === "chat") showMarkdown(t.made, t.answer);
   else t.made.textContent = t.answer;
   t.meta.textContent = metaOf(t);
-  if (at_end) log.scrollTop = log.scrollHeight;
 }
 
 /* Many tokens are shown at once where showing them takes long. */
@@ -60,7 +65,7 @@ function scheduleShow(t) {
   t.timer = setTimeout(() => {
     const from = performance.now();
     t.timer = 0;
-    show(t);
+    keepingToTheEnd(() => show(t));
     t.cost_ms = performance.now() - from;
     tell(t);
   }, Math.max(16, 4 * t.cost_ms));
@@ -97,9 +102,11 @@ async function generate(t) {
   }
   clearTimeout(t.timer);
   busy = null;
-  t.made.classList.remove("waiting");
-  show(t);
-  refresh();
+  keepingToTheEnd(() => {
+    t.made.classList.remove("waiting");
+    show(t);
+    refresh();
+  });
   if (failure?.status === 401 && await askKey()) return again(t);
   if (failure) return showFailure(t, failure);
   announce(`${t.answer.slice(t.told)} Answer ${REASONS[t.reason] ?? "complete"}.`);
@@ -136,8 +143,7 @@ function showFailure(t, e) {
     row.append(button(e.status === 401 ? "Enter a key" : "Try again",
                       async () => { if (e.status !== 401 || await askKey()) again(t); }));
   }
-  t.notice.replaceChildren(el("div", { className: "notice", role: "alert" }, text, row));
-  $("log").scrollTop = $("log").scrollHeight;
+  keepingToTheEnd(() => t.notice.replaceChildren(el("div", { className: "notice", role: "alert" }, text, row)));
   if (e.status === 0) wakeStats();
 }
 

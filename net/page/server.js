@@ -53,7 +53,8 @@ function showRate(id, field, note) {
 
 function showFacts(s) {
   const facts = [["Model", s.model?.name], ["Context", plural(s.model?.max_model_len ?? 0, "token")],
-    ["Layers, experts", `${s.model?.num_layers ?? 0}, ${s.model?.num_experts ?? 0}`], ["Up for", duration(1000 * (s.uptime_s ?? 0))],
+    ["Layers", whole.format(s.model?.num_layers ?? 0)],
+    ["Experts in a layer", whole.format(s.model?.num_experts ?? 0)], ["Up for", duration(1000 * (s.uptime_s ?? 0))],
     ["Connections", whole.format(s.connections ?? 0)], ["Steps", whole.format(s.steps_total ?? 0)],
     ["Preempted", whole.format(s.preemptions_total ?? 0)]];
   $("facts").replaceChildren(...facts.flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, String(value))]));

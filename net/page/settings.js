@@ -4,11 +4,11 @@
 const number = (name, label, min, max, hint, integer = false) => ({ name, label, min, max, hint, integer, kind: "number" });
 const FIELDS = [
   { name: "system", label: "System prompt", kind: "text", hint: "What the model is told before a chat." },
-  number("temperature", "Temperature", 0, 100, "0: always the likeliest token"),
+  number("temperature", "Temperature", 0, 100, "0: the likeliest only"),
   number("max_tokens", "Longest answer", 1, 2147483647, "in tokens", true),
   number("top_p", "Top p", 0, 1, "above 0, up to 1"),
   number("top_k", "Top k", -1, 2147483647, "0: all tokens", true),
-  number("min_p", "Min p", 0, 1, "share of the likeliest one's"),
+  number("min_p", "Min p", 0, 1, "0 to 1, 0: off"),
   number("repetition_penalty", "Repetition penalty", 0.01, 100, "1: none"),
   number("presence_penalty", "Presence penalty", -2, 2, "-2 to 2"),
   number("frequency_penalty", "Frequency penalty", -2, 2, "-2 to 2"),
@@ -79,7 +79,7 @@ function settingInput(f) {
   if (f.kind === "choice")
     return el("select", common, ...f.options.map(([value, text]) => el("option", { value }, text)));
   if (f.kind === "text") return el("textarea", { ...common, rows: f.name === "schema" ? 6 : 2, dir: "auto", spellcheck: false });
-  return el("input", { ...common, type: "text", inputMode: f.integer && f.min >= 0 ? "numeric" : "text", placeholder: "server's default" });
+  return el("input", { ...common, type: "text", inputMode: f.integer && f.min >= 0 ? "numeric" : "text", placeholder: "default" });
 }
 
 function makeSettings() {

@@ -9,6 +9,7 @@ Groups: chat trouble settings server access look. Ends with "N passed, M failed"
 is no browser.
 """
 import argparse
+import concurrent.futures
 import subprocess
 import sys
 import time
@@ -18,6 +19,8 @@ import browser
 import checks
 import live
 from mock import Mock
+
+AT_ONCE = 4
 
 
 def read_page(program):
@@ -51,11 +54,26 @@ def run(check, chromium, served, shots):
         mock.stop()
 
 
-def report(name, failure, from_s):
-    print(f"{'FAIL' if failure else 'ok  '} {name} ({time.monotonic() - from_s:.1f} s)", flush=True)
-    if failure:
-        print(failure, flush=True)
-    return failure is not None
+def run_live(fn, chromium, url, key):
+    """One check against a real server."""
+    page = chromium.page()
+    try:
+        page.open(url)
+        fn(page, key)
+        no_harm(page, url)
+        return None
+    except Exception:
+        return traceback.format_exc(limit=-2) + f"{page.complaints or ''}"
+    finally:
+        page.close()
+
+
+def timed(name, fn, *args):
+    """Runs a check and reports it; whether it passed."""
+    from_s = time.monotonic()
+    failure = fn(*args)
+    print(f"{'FAIL' if failure else 'ok  '} {name} ({time.monotonic() - from_s:.1f} s)\n{failure or ''}", end="", flush=True)
+    return failure is None
 
 
 def main():
@@ -70,34 +88,22 @@ def main():
     if not path:
         print("no browser: install chromium-headless-shell (scripts/deps.sh browser), or name one in PAGE_BROWSER")
         return 77
-    failed, count = 0, 0
     chromium = browser.Browser(path)
     try:
         if args.url:
-            origin = args.url.rstrip("/") + "/"
-            for fn in live.CHECKS:
-                page, failure, from_s = chromium.page(), None, time.monotonic()
-                try:
-                    page.open(origin)
-                    fn(page, args.key)
-                    no_harm(page, origin)
-                except Exception:
-                    failure = traceback.format_exc(limit=-2)
-                page.close()
-                failed += report(fn.__name__, failure, from_s)
-                count += 1
+            url = args.url.rstrip("/") + "/"
+            passed = [timed(fn.__name__, run_live, fn, chromium, url, args.key) for fn in live.CHECKS]
         else:
             served = read_page(args.program)
-            for check in checks.CHECKS:
-                if args.groups and check.group not in args.groups:
-                    continue
-                from_s = time.monotonic()
-                failed += report(f"{check.group}: {check.fn.__name__}", run(check, chromium, served, args.shots), from_s)
-                count += 1
+            # They mostly wait, so several run at once.
+            with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
+                runs = [pool.submit(timed, f"{c.group}: {c.fn.__name__}", run, c, chromium, served, args.shots)
+                        for c in checks.CHECKS if not args.groups or c.group in args.groups]
+                passed = [r.result() for r in runs]
     finally:
         chromium.close()
-    print(f"{count - failed} passed, {failed} failed")
-    return 1 if failed or not count else 0
+    print(f"{sum(passed)} passed, {len(passed) - sum(passed)} failed")
+    return 0 if passed and all(passed) else 1
 
 
 if __name__ == "__main__":
