@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "host/log.h"
+
 enum { TAIL_BYTES = 48 }; /* kept free for how many more there were */
 
 int error_set(struct error *e, int code, const char *fmt, ...) {
@@ -69,11 +71,11 @@ const char *error_text(int code) {
 }
 
 void check_failed(const char *file, int line, const char *expr, const char *fmt, ...) {
+    char text[1024];
     va_list ap;
-    fprintf(stderr, "%s:%d: CHECK(%s) failed: ", file, line, expr);
     va_start(ap, fmt);
-    vfprintf(stderr, fmt, ap);
+    vsnprintf(text, sizeof text, fmt, ap);
     va_end(ap);
-    fputc('\n', stderr);
+    log_error("%s:%d: CHECK(%s) failed: %s", file, line, expr, text);
     abort();
 }

@@ -1,5 +1,6 @@
 #include "line_session.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -10,6 +11,7 @@
 #include "net/line_answer.h"
 #include "net/line_job.h"
 #include "net/line_reader.h"
+#include "net/request_log.h"
 
 enum {
     /* A half-closed client looks like one that has gone. When nothing was written to it for this
@@ -235,6 +237,14 @@ static void on_failed(struct client_request *r, const struct engine_event *e) {
     send_failure(r, e->error_code, NULL, e->error_text ? e->error_text : error_text(e->error_code));
 }
 
+static void log_end(const struct client_request *r, const struct engine_event *e) {
+    const char *literal = r->id ? r->id : "plain";
+    bool quoted = literal[0] == '"';
+    char id[128];
+    snprintf(id, sizeof id, "%.*s", (int)strlen(literal) - 2 * quoted, literal + quoted);
+    request_log_end(id, NULL, 0, e);
+}
+
 static void on_event(struct ticket *ticket, const struct engine_event *e) {
     struct client_request *r = (struct client_request *)ticket;
     if (e->kind == EVENT_TOKEN)
@@ -247,8 +257,10 @@ static void on_event(struct ticket *ticket, const struct engine_event *e) {
         else
             on_failed(r, e);
     }
-    if (e->kind != EVENT_TOKEN)
+    if (e->kind != EVENT_TOKEN) {
+        log_end(r, e);
         client_request_destroy(r);
+    }
 }
 
 /* ---- lines ---- */

@@ -14,6 +14,13 @@
 enum { MAX_ARGS = 32, WAIT_S = 60 };
 
 bool program_start(struct program *p, const char *const *args) {
+    int null = open("/dev/null", O_WRONLY | O_CLOEXEC);
+    bool ok = program_start_with(p, args, null);
+    close(null);
+    return ok;
+}
+
+bool program_start_with(struct program *p, const char *const *args, int err) {
     const char *argv[MAX_ARGS] = {getenv("MOESERVE_BIN")};
     int fds[2];
     for (int i = 0; args[i] && i + 2 < MAX_ARGS; i++)
@@ -24,7 +31,10 @@ bool program_start(struct program *p, const char *const *args) {
     if (p->pid == 0) {
         int null = open("/dev/null", O_RDWR);
         dup2(null, STDIN_FILENO);
-        dup2(null, STDERR_FILENO);
+        if (err >= 0)
+            dup2(err, STDERR_FILENO);
+        else
+            close(STDERR_FILENO);
         dup2(fds[1], STDOUT_FILENO);
         close(fds[0]);
         close(fds[1]);
@@ -36,8 +46,7 @@ bool program_start(struct program *p, const char *const *args) {
     return EXPECT_INT_GT(p->pid, 0);
 }
 
-/* Reads standard output up to a LF or its end; false when nothing came in time. */
-static bool read_line(struct program *p, char *line, size_t size) {
+bool program_read_line(struct program *p, char *line, size_t size) {
     size_t len = 0;
     struct pollfd wait = {.fd = p->out, .events = POLLIN};
     while (len + 1 < size && poll(&wait, 1, WAIT_S * 1000) == 1 &&
@@ -67,7 +76,7 @@ int program_run(const char *const *args, char *line, size_t size) {
     line[0] = '\0';
     if (!program_start(&p, args))
         return -1;
-    read_line(&p, line, size);
+    program_read_line(&p, line, size);
     return program_wait(&p);
 }
 
@@ -91,7 +100,7 @@ bool program_serve(struct program *p, struct net_client *c, const char *const *a
     const char *own[MAX_ARGS];
     char line[256];
     without_http(args, own);
-    if (!program_start(p, own) || !EXPECT_TRUE(read_line(p, line, sizeof line)) ||
+    if (!program_start(p, own) || !EXPECT_TRUE(program_read_line(p, line, sizeof line)) ||
         !EXPECT_INT_EQ(strncmp(line, head, sizeof head - 1), 0))
         return false;
     char *address = line + sizeof head - 1, *end = strchr(address, ' ');

@@ -18,6 +18,10 @@ struct program {
 
 /* Starts it with these arguments, NULL-ended; its stderr is dropped, its stdin is empty. */
 bool program_start(struct program *p, const char *const *args);
+/* The same with its standard error in this descriptor; -1: it has none. */
+bool program_start_with(struct program *p, const char *const *args, int err);
+/* Reads standard output up to a LF or its end; false when nothing came in time. */
+bool program_read_line(struct program *p, char *line, size_t size);
 /* Starts a server with these arguments, waits for its ready line and connects to it. Without
  * "--http" among them it has no HTTP. */
 bool program_serve(struct program *p, struct net_client *c, const char *const *args);
