@@ -9,12 +9,15 @@
 #include "host/demo_model.h"
 #include "host/dispatch.h"
 #include "host/group.h"
+#include "host/limits.h"
 #include "host/log.h"
 #include "host/options.h"
 #include "host/ranks.h"
+#include "host/signals.h"
 #include "net/api.h"
 #include "net/keys.h"
 #include "net/server.h"
+#include "net/supervisor.h"
 
 static int fail(const struct error *e, int status) {
     log_error("%s", e->text);
@@ -89,6 +92,7 @@ bool cmd_start(struct options *o, unsigned command, int argc, char **argv, const
 struct serving {
     const struct options *options;
     struct server *server;
+    struct supervisor *supervisor;
     struct dispatch *dispatch;
     struct api api;
 };
@@ -97,9 +101,17 @@ struct serving {
 static void print_ready(void *ctx, const char *address) {
     const struct serving *s = ctx;
     const char *http = server_http_address(s->server);
-    printf("moeserve: ready%s%s%s%s\n", *address ? " line=" : "", address, *http ? " http=" : "",
-           http);
+    char text[640];
+    snprintf(text, sizeof text, "%s%s%s%s", *address ? " line=" : "", address,
+             *http ? " http=" : "", http);
+    printf("moeserve: ready%s\n", text);
     fflush(stdout);
+    supervisor_ready(s->supervisor, text);
+}
+
+static void on_draining(void *ctx) {
+    const struct serving *s = ctx;
+    supervisor_stopping(s->supervisor);
 }
 
 /* For people as it is, for programs a line at a time. */
@@ -143,6 +155,8 @@ int cmd_in_group(struct options *o, int (*lead)(void *ctx, struct error *e), voi
                            "--replicas %d: replicas are of one process, and there are %d of them",
                            o->engine.replicas, group_size(group));
     }
+    if (rc == 0 && o->engine.num_gpus > 0)
+        limits_raise_locked_memory(group_size(group) > 1);
     if (rc == 0)
         rc = group_rank(group) > 0 ? follow(o, e) : lead(ctx, e);
     if (rc != 0)
@@ -166,6 +180,7 @@ static int serve(void *options, struct error *e) {
     struct serving s = {.options = o};
     o->server.handle_signals = true;
     o->server.on_ready = print_ready;
+    o->server.on_draining = on_draining;
     o->server.on_ready_ctx = &s;
     o->server.on_loaded = api_loaded;
     o->server.on_loaded_ctx = &s.api;
@@ -174,10 +189,12 @@ static int serve(void *options, struct error *e) {
         rc = server_create(&o->server, &s.server, e);
     if (rc == 0) {
         api_init(&s.api, s.server, &o->server);
+        s.supervisor = supervisor_create(s.server, o->server.keys);
         rc = server_load_and_run(s.server, load, &s, e);
         api_deinit(&s.api);
     }
     dispatch_destroy(s.dispatch);
+    supervisor_close(s.supervisor);
     server_destroy(s.server);
     keys_destroy(o->server.keys);
     return rc;
@@ -189,6 +206,7 @@ int cmd_serve(int argc, char **argv) {
     int status;
     if (cmd_start(&o, CMD_SERVE, argc, argv, "[serve] [OPTION ...]", &status)) {
         o.engine.progress = log_get_level() >= LOG_INFO && log_get_format() == LOG_TEXT;
+        signals_start();
         if (cmd_in_group(&o, serve, &o, &e) != 0)
             status = fail(&e, 1);
         if (e.code == ERR_INTERNAL) { /* ranks may be stuck, and what runs at exit wait for them */

@@ -1,7 +1,9 @@
 /* moeserve: serves sparse mixture-of-experts language models. */
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "host/cmd.h"
 #include "host/nearest.h"
@@ -51,7 +53,18 @@ static int unknown_command(const char *name) {
     return 2;
 }
 
+/* Without 0, 1 or 2, the next file or client would get its number, and what is logged. */
+static void open_standard_files(void) {
+    int fd;
+    do
+        fd = open("/dev/null", O_RDWR);
+    while (fd >= 0 && fd <= STDERR_FILENO);
+    if (fd > STDERR_FILENO)
+        close(fd);
+}
+
 int main(int argc, char **argv) {
+    open_standard_files();
     signal(SIGPIPE, SIG_IGN); /* a reader that left is an error of write, not our end */
     if (argc < 2 || argv[1][0] == '-') {
         if (argc == 2 && (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h"))) {

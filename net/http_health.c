@@ -36,7 +36,7 @@ void http_health_sample(struct http_health *h) {
         look(h, &stats);
 }
 
-static const char *status_of(struct http_health *h) {
+const char *http_health_status(struct http_health *h) {
     const struct http_sessions *s = h->sessions;
     int64_t timeout_us = (int64_t)s->options->stall_timeout_s * 1000000;
     struct dispatch_stats stats;
@@ -56,7 +56,7 @@ static const char *status_of(struct http_health *h) {
 static void answer_health(void *ctx, struct http_exchange *x) {
     struct http_health *h = ctx;
     char body[64];
-    const char *status = status_of(h);
+    const char *status = http_health_status(h);
     int len = snprintf(body, sizeof body, "{\"status\":\"%s\"}", status);
     http_answer(x, strcmp(status, "ok") ? 503 : 200, json, body, (size_t)len);
 }

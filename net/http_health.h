@@ -31,6 +31,8 @@ struct http_health {
 void http_health_init(struct http_health *h, const struct http_sessions *sessions);
 /* Looks at the replicas; to be called several times within --stall-timeout. */
 void http_health_sample(struct http_health *h);
+/* "ok", or one of the reasons above. */
+const char *http_health_status(struct http_health *h);
 
 #ifdef __cplusplus
 }

@@ -22,11 +22,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <unistd.h>
 #include <uv.h>
 
 #include "host/buffer.h"
+#include "host/limits.h"
 #include "host/log.h"
 #include "host/mem.h"
 #include "net/conn.h"
@@ -208,6 +208,8 @@ static void start_draining(struct server *s) {
              s->options.drain_timeout_s);
     s->draining = s->line_sessions.draining = s->http_sessions.draining = true;
     s->conns.hurry = true;
+    if (s->options.on_draining)
+        s->options.on_draining(s->options.on_ready_ctx);
     dispatch_stop_accepting(s->dispatch);
     close_services(s);
     conn_set_service_all(&s->conns);
@@ -311,28 +313,10 @@ static void on_sample(uv_timer_t *timer) {
     http_health_sample(&s->health);
 }
 
-/* One descriptor a client: asks the system for as many as the limit on connections promises. */
-static void raise_file_limit(struct server *s) {
-    struct rlimit r;
-    rlim_t need = (rlim_t)s->options.max_connections + SPARE_FILES;
-    if (getrlimit(RLIMIT_NOFILE, &r) != 0 || r.rlim_cur >= need)
-        return;
-    rlim_t had = r.rlim_cur;
-    r.rlim_cur = r.rlim_max < need ? r.rlim_max : need;
-    if (setrlimit(RLIMIT_NOFILE, &r) != 0)
-        r.rlim_cur = had;
-    if (r.rlim_cur < need)
-        log_warn("only %llu files may be open: fewer than the %d clients of --max-connections",
-                 (unsigned long long)r.rlim_cur, s->options.max_connections);
-    else
-        log_info("raised the limit on open files from %llu to %llu, for --max-connections %d",
-                 (unsigned long long)had, (unsigned long long)r.rlim_cur,
-                 s->options.max_connections);
-}
-
 static void set_up(struct server *s) {
     uint64_t sample_ms = (uint64_t)s->options.stall_timeout_s * 250;
-    raise_file_limit(s);
+    /* One descriptor a client. */
+    limits_raise_files((uint64_t)s->options.max_connections + SPARE_FILES, "--max-connections");
     conn_set_init(&s->conns);
     uv_timer_init(&s->loop, &s->drain_timer);
     uv_timer_init(&s->loop, &s->sample_timer);
@@ -421,6 +405,10 @@ const char *server_address(const struct server *s) {
 
 const char *server_http_address(const struct server *s) {
     return s->http.address;
+}
+
+const char *server_status(struct server *s) {
+    return http_health_status(&s->health);
 }
 
 void server_add_routes(struct server *s, const struct http_route *routes) {

@@ -63,6 +63,8 @@ struct server_options {
     void (*on_loaded)(void *ctx, struct dispatch *dispatch);
     void *on_loaded_ctx;
     void (*on_ready)(void *ctx, const char *address); /* called when listening; may be NULL */
+    /* It has begun to stop, and lets requests end; with on_ready_ctx; may be NULL. */
+    void (*on_draining)(void *ctx);
     void *on_ready_ctx;
 };
 
@@ -88,6 +90,8 @@ void server_wake(void *server);
  * off. */
 const char *server_address(const struct server *s);
 const char *server_http_address(const struct server *s);
+/* What /health says: "ok", "loading", "stalled", "failed", "shutting_down". */
+const char *server_status(struct server *s);
 
 /* Makes the dispatch, with server_wake, in a thread of its own. */
 typedef int (*server_load_fn)(void *ctx, struct dispatch **out, struct error *error);
