@@ -1,0 +1,271 @@
+#include <stdlib.h>
+#include <string.h>
+
+#include "host/grammar_internal.h"
+#include "host/mem.h"
+
+enum { OUT_OF_REACH = 1 << 20 }; /* a height that no way has */
+
+/* ---- adding ---- */
+
+void builder_deinit(struct builder *b) {
+    free(b->edges);
+    free(b->ends);
+    free(b->start);
+    memset(b, 0, sizeof *b);
+}
+
+/* Room for one more in an array that doubles. */
+static void *grow(void *array, int32_t num, int32_t *max, size_t size) {
+    if (num < *max)
+        return array;
+    *max = *max ? 2 * *max : 64;
+    return xrealloc(array, (size_t)*max * size);
+}
+
+int32_t add_state(struct builder *b) {
+    if (b->num_states == GRAMMAR_MAX_STATES)
+        b->full = true;
+    if (b->full)
+        return 0;
+    b->ends = grow(b->ends, b->num_states, &b->max_states, sizeof *b->ends);
+    b->ends[b->num_states] = false;
+    return b->num_states++;
+}
+
+static void add_edge(struct builder *b, int32_t from, const struct grammar_edge *edge) {
+    if (b->num_edges == GRAMMAR_MAX_EDGES)
+        b->full = true;
+    if (b->full)
+        return;
+    b->edges = grow(b->edges, b->num_edges, &b->max_edges, sizeof *b->edges);
+    b->edges[b->num_edges++] = (struct build_edge){from, *edge};
+}
+
+void add_bytes(struct builder *b, int32_t from, uint8_t low, uint8_t high, int32_t to) {
+    add_edge(b, from, &(struct grammar_edge){.target = to, .kind = EDGE_BYTES, low, high});
+}
+
+void add_empty(struct builder *b, int32_t from, int32_t to) {
+    add_edge(b, from, &(struct grammar_edge){.target = to, .kind = EDGE_EMPTY});
+}
+
+void add_call(struct builder *b, int32_t from, int32_t rule, int32_t to) {
+    add_edge(b, from, &(struct grammar_edge){.target = to, .rule = rule, .kind = EDGE_CALL});
+}
+
+int32_t add_literal(struct builder *b, int32_t from, const char *bytes, size_t len) {
+    for (size_t i = 0; i < len && !b->full; i++)
+        from = add_char(b, from, bytes[i]);
+    return from;
+}
+
+int32_t add_char(struct builder *b, int32_t from, char c) {
+    int32_t to = add_state(b);
+    add_bytes(b, from, (uint8_t)c, (uint8_t)c, to);
+    return to;
+}
+
+int32_t add_char_blank(struct builder *b, int32_t from, char c) {
+    int32_t next = add_char(b, from, c), to = add_char(b, next, ' ');
+    add_empty(b, next, to);
+    return to;
+}
+
+int32_t add_rule(struct builder *b) {
+    b->start = grow(b->start, b->num_rules, &b->max_rules, sizeof *b->start);
+    b->start[b->num_rules] = add_state(b);
+    return b->num_rules++;
+}
+
+void set_end(struct builder *b, int32_t state) {
+    if (!b->full)
+        b->ends[state] = true;
+}
+
+/* ---- finishing ---- */
+
+/* Edges by state, in the order in which they were added. */
+static void sort_edges(const struct builder *b, struct grammar *g) {
+    int32_t *at = xmalloc((size_t)b->num_states * sizeof *at);
+    for (int32_t i = 0; i < b->num_edges; i++)
+        g->first_edge[b->edges[i].from + 1]++;
+    for (int32_t s = 0; s < b->num_states; s++) {
+        at[s] = g->first_edge[s];
+        g->first_edge[s + 1] += g->first_edge[s];
+    }
+    for (int32_t i = 0; i < b->num_edges; i++)
+        g->edges[at[b->edges[i].from]++] = b->edges[i].edge;
+    free(at);
+}
+
+static int32_t height_over(const struct grammar *g, const struct grammar_edge *e) {
+    int32_t height = g->height[e->target];
+    if (e->kind == EDGE_CALL) {
+        int32_t inside = g->height[g->start[e->rule]] + 1;
+        height = inside > height ? inside : height;
+    }
+    return height;
+}
+
+/* Heights sink from out of reach until nothing changes. Most edges lead to states that were added
+ * later, so few sweeps do; a height that is still too large after the last one only leaves
+ * something out. */
+static void find_heights(struct grammar *g) {
+    bool changed = true;
+    for (int32_t s = 0; s < g->num_states; s++)
+        g->height[s] = g->ends[s] ? 0 : OUT_OF_REACH;
+    for (int32_t sweep = 0; changed && sweep < GRAMMAR_MAX_DEPTH; sweep++) {
+        changed = false;
+        for (int32_t s = g->num_states - 1; s >= 0; s--)
+            for (int32_t i = g->first_edge[s]; i < g->first_edge[s + 1]; i++) {
+                int32_t height = height_over(g, &g->edges[i]);
+                if (height < g->height[s]) {
+                    g->height[s] = height;
+                    changed = true;
+                }
+            }
+    }
+}
+
+static void find_classes(struct grammar *g) {
+    bool begins[257] = {true};
+    for (int32_t i = 0; i < g->num_edges; i++)
+        if (g->edges[i].kind == EDGE_BYTES)
+            begins[g->edges[i].low] = begins[g->edges[i].high + 1] = true;
+    int32_t class = -1;
+    for (int32_t byte = 0; byte < 256; byte++) {
+        class += begins[byte];
+        g->class_of[byte] = (uint8_t) class;
+    }
+    g->num_classes = class + 1;
+}
+
+/* For the search for rules that call themselves before any byte. */
+struct search {
+    const struct grammar *g;
+    uint8_t *rules; /* [num_rules] 0 new, 1 being looked at, 2 done */
+    int32_t *seen;  /* [num_states] the rule from which it was last reached without a byte */
+};
+
+/* Visits what a rule reaches without a byte. False: it calls itself, or calls nest too deep. */
+static bool search_rule(struct search *s, int32_t rule, int32_t depth) {
+    const struct grammar *g = s->g;
+    struct buffer states = {0};
+    bool ok = depth < GRAMMAR_MAX_DEPTH && s->rules[rule] != 1;
+    if (!ok || s->rules[rule] == 2)
+        return ok;
+    s->rules[rule] = 1;
+    buffer_append(&states, &g->start[rule], sizeof(int32_t));
+    s->seen[g->start[rule]] = rule;
+    for (size_t at = 0; ok && at < states.len; at += sizeof(int32_t)) {
+        int32_t state;
+        memcpy(&state, states.data + at, sizeof state);
+        for (int32_t i = g->first_edge[state]; ok && i < g->first_edge[state + 1]; i++) {
+            const struct grammar_edge *e = &g->edges[i];
+            if (e->kind == EDGE_CALL) {
+                ok = search_rule(s, e->rule, depth + 1);
+            } else if (e->kind == EDGE_EMPTY && s->seen[e->target] != rule) {
+                s->seen[e->target] = rule;
+                buffer_append(&states, &e->target, sizeof e->target);
+            }
+        }
+    }
+    buffer_deinit(&states);
+    s->rules[rule] = 2;
+    return ok;
+}
+
+static bool calls_end(const struct grammar *g) {
+    struct search s = {.g = g};
+    bool ok = true;
+    s.rules = xcalloc((size_t)g->num_rules, 1);
+    s.seen = xmalloc((size_t)g->num_states * sizeof *s.seen);
+    memset(s.seen, 0xff, (size_t)g->num_states * sizeof *s.seen);
+    for (int32_t r = 0; ok && r < g->num_rules; r++)
+        ok = search_rule(&s, r, 0);
+    free(s.rules);
+    free(s.seen);
+    return ok;
+}
+
+static uint64_t hash_bytes(uint64_t h, const void *data, size_t len) {
+    const uint8_t *p = data;
+    for (size_t i = 0; i < len; i++)
+        h = (h ^ p[i]) * 0x100000001b3u;
+    return h;
+}
+
+static uint64_t hash_grammar(const struct grammar *g) {
+    uint64_t h = 0xcbf29ce484222325u;
+    h = hash_bytes(h, g->first_edge, ((size_t)g->num_states + 1) * sizeof *g->first_edge);
+    h = hash_bytes(h, g->edges, (size_t)g->num_edges * sizeof *g->edges);
+    h = hash_bytes(h, g->ends, (size_t)g->num_states * sizeof *g->ends);
+    return hash_bytes(h, g->start, (size_t)g->num_rules * sizeof *g->start);
+}
+
+bool grammar_equal(const struct grammar *a, const struct grammar *b) {
+    return a == b || (a->hash == b->hash && a->num_states == b->num_states &&
+                      a->num_edges == b->num_edges && a->num_rules == b->num_rules &&
+                      !memcmp(a->first_edge, b->first_edge,
+                              ((size_t)a->num_states + 1) * sizeof *a->first_edge) &&
+                      !memcmp(a->edges, b->edges, (size_t)a->num_edges * sizeof *a->edges) &&
+                      !memcmp(a->ends, b->ends, (size_t)a->num_states * sizeof *a->ends) &&
+                      !memcmp(a->start, b->start, (size_t)a->num_rules * sizeof *a->start));
+}
+
+int builder_finish(struct builder *b, struct grammar **out, struct error *error) {
+    *out = NULL;
+    if (b->full)
+        return error_set(error, ERR_INVALID_REQUEST,
+                         "#: the schema makes an automaton of more than %d states or %d edges; "
+                         "lower lengths and counts, or make it smaller",
+                         GRAMMAR_MAX_STATES, GRAMMAR_MAX_EDGES);
+    struct grammar *g = xcalloc(1, sizeof *g);
+    atomic_init(&g->refs, 1);
+    g->num_states = b->num_states;
+    g->num_edges = b->num_edges;
+    g->num_rules = b->num_rules;
+    g->first_edge = xcalloc((size_t)b->num_states + 1, sizeof *g->first_edge);
+    g->edges = xcalloc((size_t)b->num_edges, sizeof *g->edges);
+    g->height = xmalloc((size_t)b->num_states * sizeof *g->height);
+    g->ends = b->ends;
+    g->start = b->start;
+    b->ends = NULL;
+    b->start = NULL;
+    sort_edges(b, g);
+    find_classes(g);
+    find_heights(g);
+    g->hash = hash_grammar(g);
+    int rc = 0;
+    if (!calls_end(g))
+        rc = error_set(error, ERR_INVALID_REQUEST,
+                       "#: a $ref leads back to itself with nothing in between");
+    else if (g->height[g->start[0]] > GRAMMAR_MAX_DEPTH)
+        rc = error_set(error, ERR_INVALID_REQUEST,
+                       "#: no document of finite size, or none nested at most %d deep, can "
+                       "validate against the schema",
+                       GRAMMAR_MAX_DEPTH);
+    if (rc == 0)
+        *out = g;
+    else
+        grammar_release(g);
+    return rc;
+}
+
+struct grammar *grammar_retain(struct grammar *g) {
+    if (g)
+        atomic_fetch_add_explicit(&g->refs, 1, memory_order_relaxed);
+    return g;
+}
+
+void grammar_release(struct grammar *g) {
+    if (!g || atomic_fetch_sub_explicit(&g->refs, 1, memory_order_acq_rel) > 1)
+        return;
+    free(g->first_edge);
+    free(g->edges);
+    free(g->height);
+    free(g->ends);
+    free(g->start);
+    free(g);
+}

@@ -1,0 +1,59 @@
+/* grammar_match: where a document stands in its grammar, and which tokens may come next.
+ *
+ * A pool belongs to one thread (the engine's) and one vocabulary. It holds the tree of the tokens'
+ * bytes and, for each grammar in use and some that were, what was found out so far: sets of places
+ * in the automaton that are reached together (made as they are reached, each with its way on for
+ * every byte), and masks of tokens. Matchers of grammars that are equal share all that. What is
+ * kept has a bound of some MiB a grammar; beyond it everything is forgotten but where matchers
+ * stand.
+ *
+ * What a matcher answers is a function of the grammar and the tokens alone. Of more than 512 places
+ * at once only the first 512 are followed, which leaves out documents but allows no wrong one.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "host/grammar.h"
+#include "host/token_trie.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct grammar_pool;
+struct grammar_matcher;
+
+/* Tokens without text, special ones and the banned (those that end a text) are never allowed. Masks
+ * have vocab_size bits. */
+struct grammar_pool *grammar_pool_create(const struct tokenizer *tokenizer, int32_t vocab_size,
+                                         const int32_t *banned, int32_t num_banned);
+/* The same over given texts, which must live as long. */
+struct grammar_pool *grammar_pool_create_with_texts(const struct trie_text *texts,
+                                                    int32_t vocab_size);
+/* After all its matchers; NULL is fine. */
+void grammar_pool_destroy(struct grammar_pool *p);
+
+/* At the beginning of a document. Retains the grammar. */
+struct grammar_matcher *grammar_matcher_create(struct grammar_pool *p, struct grammar *g);
+void grammar_matcher_destroy(struct grammar_matcher *m); /* NULL is fine */
+
+/* Goes on behind these bytes. False, and nothing has changed: they are not allowed. */
+bool grammar_matcher_advance(struct grammar_matcher *m, const char *bytes, size_t len);
+/* The same by a token's text. */
+bool grammar_matcher_advance_token(struct grammar_matcher *m, int32_t token);
+/* May the document end here? */
+bool grammar_matcher_can_end(const struct grammar_matcher *m);
+/* Sets the bits of the tokens that may come next, 32 to a word, token 0 the lowest of the first,
+ * and clears the others; returns how many may. */
+int32_t grammar_matcher_mask(struct grammar_matcher *m, uint32_t *mask);
+
+/* Words of a mask. */
+static inline size_t grammar_mask_words(int32_t vocab_size) {
+    return ((size_t)vocab_size + 31) / 32;
+}
+
+#ifdef __cplusplus
+}
+#endif

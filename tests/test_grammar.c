@@ -1,0 +1,324 @@
+/* Schemas: documents that their grammars take and documents that they do not, byte by byte, and
+ * what is refused. Schemas and documents are written with ' for ". */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "host/mem.h"
+#include "tests/grammar_fixture.h"
+#include "tests/shim.h"
+
+enum { MAX_DOCUMENTS = 24 };
+
+struct example {
+    const char *schema;
+    const char *takes[MAX_DOCUMENTS]; /* up to the first NULL */
+    const char *refuses[MAX_DOCUMENTS];
+};
+
+static char *unquoted(const char *text) {
+    char *copy = xstrdup(text);
+    for (char *p = copy; *p; p++)
+        if (*p == '\'')
+            *p = '"';
+    return copy;
+}
+
+static void check_examples(const struct example *examples, size_t count) {
+    struct grammar_pool *pool = byte_pool();
+    for (size_t i = 0; i < count; i++) {
+        const struct example *e = &examples[i];
+        struct grammar *g = grammar_from(e->schema);
+        for (int k = 0; g && e->takes[k]; k++) {
+            char *text = unquoted(e->takes[k]);
+            int64_t n = grammar_take(pool, g, text, strlen(text));
+            if (n >= 0)
+                FAIL("%s refuses %s at byte %d", e->schema, text, (int)n);
+            free(text);
+        }
+        for (int k = 0; g && e->refuses[k]; k++) {
+            char *text = unquoted(e->refuses[k]);
+            if (grammar_take(pool, g, text, strlen(text)) < 0)
+                FAIL("%s takes %s", e->schema, text);
+            free(text);
+        }
+        grammar_release(g);
+    }
+    grammar_pool_destroy(pool);
+}
+
+#define CHECK_EXAMPLES(...)                                                                        \
+    do {                                                                                           \
+        static const struct example examples[] = {__VA_ARGS__};                                    \
+        check_examples(examples, sizeof examples / sizeof *examples);                              \
+    } while (0)
+
+TEST(Grammar, ScalarsAreOfTheirType) {
+    CHECK_EXAMPLES({"{'type':'null'}", {"null"}, {"", "nul", "nulll", "0"}},
+                   {"{'type':'boolean'}", {"true", "false"}, {"tru", "null", "'true'"}},
+                   {"{'type':'integer'}",
+                    {"0", "-0", "7", "-12", "123456789012345678"},
+                    {"", "-", "01", "1.0", "1e3", "+1", "1234567890123456789", " 1"}},
+                   {"{'type':'number'}",
+                    {"0", "-1.5", "1e5", "1E-05", "0.25e+9", "12.12345678901234567"},
+                    {".5", "1.", "1e", "1e123", "00", "-", "1.123456789012345678"}},
+                   {"{'type':['string','null']}", {"null", "'a'", "''"}, {"a", "0"}},
+                   {"{'type':['integer','number']}", {"1", "1.5"}, {"'1'"}});
+}
+
+TEST(Grammar, StringsAreJson) {
+    CHECK_EXAMPLES(
+        {"{'type':'string'}",
+         {"''", "'a b'", "'\xc3\xa9'", "'\xe2\x82\xac'", "'\xf0\x9f\x98\x80'", "'\\n\\\\\\/\\b'",
+          "'\\u0041'", "'\\ud83d\\ude00'", "'\\uD7FF\\uE000'", "'\\u0001'", "'\\u0800\\u00ff'",
+          "'\xed\x9f\xbf'", "'\xf4\x8f\xbf\xbf'", "'\x7f'"},
+         {"'", "'\n'", "'\\x'", "'\\u00'", "'\\u0000'", "'\\ud83d'", "'\\ude00'",
+          "'\\ud83d\\u0041'", "'\xff'", "'\xc3'", "'\xc0\x80'", "'\xed\xa0\x80'",
+          "'\xf4\x90\x80\x80'", "'\xe0\x80\x80'", "'\xf0\x80\x80\x80'", "''a", "'\x80'"}},
+        {"{'type':'string','minLength':2,'maxLength':3}",
+         {"'ab'", "'abc'", "'\xc3\xa9\xf0\x9f\x98\x80'", "'\\ud83d\\ude00a'", "'\\n\\u0041\\''"},
+         {"''", "'a'", "'abcd'", "'\xf0\x9f\x98\x80'", "'\\ud83d\\ude00'"}},
+        {"{'type':'string','minLength':1}", {"'a'", "'abcdefghijklmnop'"}, {"''"}},
+        {"{'type':'string','maxLength':0}", {"''"}, {"'a'"}},
+        {"{'maxLength':1}", {"''", "'a'"}, {"'ab'", "1"}});
+}
+
+TEST(Grammar, PatternsAreSearched) {
+    CHECK_EXAMPLES(
+        {"{'pattern':'^ab+c?$'}", {"'ab'", "'abbbc'"}, {"'a'", "'abcc'", "'xab'", "'abd'"}},
+        {"{'pattern':'ab'}", {"'ab'", "'xxabyy'", "'aab'"}, {"''", "'ba'"}},
+        {"{'pattern':'^a|b$'}", {"'a'", "'axx'", "'xxb'"}, {"'xax'", "'bx'"}},
+        {"{'pattern':'^(foo|ba[rz]){2}$'}", {"'foofoo'", "'barbaz'"}, {"'foo'", "'bat'"}},
+        {"{'pattern':'^[^a-c\\\\d]{1,2}$'}", {"'x'", "'x-'"}, {"'a'", "'1'", "''", "'xyz'"}},
+        {"{'pattern':'^\\\\w+@\\\\w+\\\\.com$'}", {"'a_1@b.com'"}, {"'a@b-com'", "'@b.com'"}},
+        {"{'pattern':'^[\\u00e9-\\u00ff]$'}", {"'\xc3\xa9'", "'\xc3\xbf'"}, {"'\xc3\xa8'", "'e'"}},
+        {"{'pattern':'^.$'}", {"'\xf0\x9f\x98\x80'", "'\\''", "'\\\\'"}, {"'\\n'", "''", "'ab'"}},
+        {"{'pattern':'^\\\\s$'}", {"' '", "'\\t'", "'\\u000b'", "'\\u000B'"}, {"'\\u0020'", "'x'"}},
+        {"{'pattern':'^a*?b{0,2}(?:c|)$'}", {"''", "'aaabbc'", "'c'"}, {"'bbb'", "'cc'"}},
+        {"{'pattern':'^a+$','maxLength':3,'minLength':2}", {"'aa'", "'aaa'"}, {"'a'", "'aaaa'"}},
+        {"{'pattern':'^\\\\u0041\\\\x42\\\\/$'}", {"'AB/'"}, {"'ab/'"}},
+        {"{'pattern':'^(a|b)*a(a|b){4}$'}", {"'abbbb'", "'bbabaab'"}, {"'bbbbb'", "'aaaa'"}},
+        {"{'pattern':'^[\\\\D]$'}", {"'x'", "'-'"}, {"'5'", "'\xc3\xa9'"}});
+}
+
+TEST(Grammar, FormatsArePatterns) {
+    CHECK_EXAMPLES(
+        {"{'type':'string','format':'date'}",
+         {"'2024-12-31'", "'1999-02-28'"},
+         {"'2024-13-01'", "'2024-02-30'", "'2024-04-31'", "'24-01-01'", "'0000-01-01'"}},
+        {"{'type':'string','format':'time'}",
+         {"'23:59:59Z'", "'00:00:00.5+01:00'"},
+         {"'24:00:00Z'", "'12:00:00'"}},
+        {"{'type':'string','format':'date-time'}",
+         {"'2024-12-31T23:59:59Z'"},
+         {"'2024-12-31 23:59:59Z'"}},
+        {"{'type':'string','format':'uuid'}",
+         {"'123e4567-e89b-12d3-a456-426614174000'"},
+         {"'123e4567-e89b-12d3-a456-42661417400'"}},
+        {"{'type':'string','format':'ipv4'}", {"'255.0.10.199'"}, {"'256.0.0.1'", "'1.2.3'"}},
+        {"{'type':'string','format':'email'}", {"'a.b@c-d.org'"}, {"'a@b'", "'a b@c.org'"}},
+        {"{'type':'string','format':'no-such-format'}", {"'anything'"}, {"1"}});
+}
+
+TEST(Grammar, NumbersKeepTheirBounds) {
+    CHECK_EXAMPLES(
+        {"{'type':'integer','minimum':5,'maximum':120}",
+         {"5", "9", "10", "99", "100", "119", "120"},
+         {"4", "0", "121", "130", "200", "05", "-6", "5.0"}},
+        {"{'type':'integer','exclusiveMinimum':-3,'exclusiveMaximum':12}",
+         {"-2", "-1", "0", "9", "11"},
+         {"-3", "-0", "12", "-10"}},
+        {"{'type':'integer','minimum':-250,'maximum':-17}",
+         {"-17", "-20", "-100", "-250"},
+         {"-16", "-251", "17", "0", "-9"}},
+        {"{'type':'integer','minimum':0}", {"0", "999999999999999"}, {"-1", "1000000000000000"}},
+        {"{'type':'integer','maximum':1.5,'minimum':-0.5}", {"0", "1"}, {"2", "-1"}},
+        {"{'type':'number','minimum':0,'maximum':1}",
+         {"0", "0.0", "0.999", "1", "1.0"},
+         {"1.1", "-0.1", "1.01", "2", "1e0"}},
+        {"{'type':'number','minimum':0.25,'exclusiveMaximum':12.5}",
+         {"0.25", "0.250", "0.3", "1", "9.99", "12.49", "12.4", "12", "10.75"},
+         {"0.2", "0.24", "0", "12.5", "12.50", "13", "12.6"}},
+        {"{'type':'number','exclusiveMinimum':0}", {"0.1", "0.001", "7"}, {"0", "0.0", "-1"}},
+        {"{'type':'number','minimum':-1.5,'maximum':-0.5}",
+         {"-0.5", "-1.5", "-1", "-0.75", "-1.25"},
+         {"-0.4", "-1.6", "0", "1", "-2"}},
+        {"{'type':'number','exclusiveMinimum':2.5,'maximum':3}",
+         {"2.51", "2.6", "3", "3.0"},
+         {"2.5", "2.50", "2", "3.01"}});
+}
+
+TEST(Grammar, ValuesAreListed) {
+    CHECK_EXAMPLES({"{'enum':['a','ab',1,12,null,{'x':[1]}]}",
+                    {"'a'", "'ab'", "1", "12", "null", "{'x':[1]}"},
+                    {"'b'", "2", "{'x': [1]}", "'abc'"}},
+                   {"{'const':'x\xc3\xa9'}", {"'x\xc3\xa9'"}, {"'x'"}},
+                   {"{'type':'string','enum':['a',1]}", {"'a'"}, {"1"}},
+                   {"{'type':'integer','enum':[3,4]}", {"3"}, {"5"}},
+                   {"{'enum':['a','b'],'const':'b'}", {"'b'"}, {"'a'"}});
+}
+
+TEST(Grammar, ObjectsHaveTheirPropertiesInOrder) {
+    CHECK_EXAMPLES(
+        {"{'type':'object','properties':{'a':{'type':'integer'},'b':{'type':'null'},"
+         "'c':{'type':'boolean'}},'required':['b'],'additionalProperties':false}",
+         {"{'b':null}", "{'a':1,'b':null}", "{'a': 1, 'b': null, 'c': true}",
+          "{'b':null,'c':false}"},
+         {"{}", "{'a':1}", "{'b':null,'a':1}", "{'b':null,}", "{'b':null,'d':1}", "{ 'b':null}",
+          "{'b':  null}", "{'b':null }", "{'b':null,'b':null}"}},
+        {"{'properties':{'a':true}}", {"{}", "{'a':[1,{'x':null}]}"}, {"{'b':1}", "1"}},
+        {"{'type':'object','properties':{'a':{'type':'integer'},'ab':{'type':'integer'}},"
+         "'additionalProperties':{'type':'string'}}",
+         {"{}", "{'a':1}", "{'a':1,'ab':2,'x':'y'}", "{'x':'y','z':'w'}", "{'':'y'}", "{'abc':''}",
+          "{'b':''}"},
+         {"{'a':'y'}", "{'x':1}", "{'x':'y','a':1}", "{'a':1,'a':'x'}", "{'\\u0061':'y'}",
+          "{'x':'y','ab':'z'}"}},
+        {"{'type':'object'}", {"{}", "{'a': {'b': []}}"}, {"[]", "{'a':1,}", "{'a'}"}},
+        {"{'type':'object','additionalProperties':false}", {"{}"}, {"{'a':1}"}},
+        {"{'type':'object','additionalProperties':{'type':'integer'}}",
+         {"{}", "{'a':1,'b':2}"},
+         {"{'a':'1'}"}},
+        {"{'type':'object','required':['x'],'additionalProperties':{'type':'integer'}}",
+         {"{'x':1}", "{'x':1,'y':2}"},
+         {"{}", "{'y':2}", "{'x':'1'}"}},
+        {"{'type':'object','properties':{'q\\u00e9\\'\\n':{'type':'null'}},'required':['q\\u00e9\\'"
+         "\\n']}",
+         {"{'q\xc3\xa9\\'\\n':null}"},
+         {"{'q':null}"}},
+        {"{'type':'object','properties':{'a':false,'b':true},'additionalProperties':true}",
+         {"{'b':1}", "{'c':1}"},
+         {"{'a':1}"}});
+}
+
+TEST(Grammar, ArraysHaveTheirElements) {
+    CHECK_EXAMPLES(
+        {"{'type':'array'}", {"[]", "[1, 'a', [null]]"}, {"[1,]", "[,1]", "[ 1]", "{}"}},
+        {"{'type':'array','items':{'type':'integer'}}", {"[]", "[1,2, 3]"}, {"['a']", "[1,'a']"}},
+        {"{'items':{'type':'integer'},'minItems':2,'maxItems':3}",
+         {"[1,2]", "[1,2,3]"},
+         {"[]", "[1]", "[1,2,3,4]"}},
+        {"{'items':{'type':'integer'},'minItems':2}", {"[1,2]", "[1,2,3,4,5]"}, {"[]", "[1]"}},
+        {"{'items':{'type':'integer'},'minItems':1}", {"[1]", "[1,2]"}, {"[]"}},
+        {"{'items':{'type':'integer'},'maxItems':1}", {"[]", "[1]"}, {"[1,2]"}},
+        {"{'items':{'type':'integer'},'maxItems':0}", {"[]"}, {"[1]"}},
+        {"{'prefixItems':[{'type':'integer'},{'type':'string'}]}",
+         {"[]", "[1]", "[1,'a']"},
+         {"['a']", "[1,'a',2]"}},
+        {"{'prefixItems':[{'type':'integer'}],'items':{'type':'null'},'minItems':3}",
+         {"[1,null,null]", "[1,null,null,null]"},
+         {"[1,null]", "[1,1,1]"}},
+        {"{'prefixItems':[{'type':'integer'}],'items':false,'minItems':1}", {"[1]"}, {"[]"}});
+}
+
+TEST(Grammar, BranchesAndReferences) {
+    CHECK_EXAMPLES(
+        {"{'anyOf':[{'type':'integer'},{'type':'string','maxLength':1}]}",
+         {"12", "'a'"},
+         {"'ab'", "null"}},
+        {"{'type':'object','properties':{'a':{'type':'integer'},'b':{'type':'integer'}},"
+         "'anyOf':[{'required':['a']},{'required':['b']}]}",
+         {"{'a':1}", "{'b':1}", "{'a':1,'b':2}"},
+         {"{}"}},
+        {"{'oneOf':[{'type':'object','properties':{'t':{'const':'a'},'x':{'type':'integer'}},"
+         "'required':['t','x']},{'type':'object','properties':{'t':{'const':'b'}},'required':['t']}]}",
+         {"{'t':'a','x':1}", "{'t':'b'}"},
+         {"{'t':'a'}", "{'t':'c'}", "{'t':'b','x':1}"}},
+        {"{'oneOf':[{'type':'null'},{'enum':[1,2]},{'enum':['x']}]}", {"null", "2", "'x'"}, {"3"}},
+        {"{'$defs':{'n':{'type':'object','properties':{'v':{'type':'integer'},'next':{'anyOf':["
+         "{'$ref':'#/$defs/n'},{'type':'null'}]}},'required':['v','next']}},'$ref':'#/$defs/n'}",
+         {"{'v':1,'next':null}", "{'v':1,'next':{'v':2,'next':{'v':3,'next':null}}}"},
+         {"{'v':1}", "{'v':1,'next':{}}", "{'v':1,'next':{'v':2,'next':null}"}},
+        {"{'type':'array','items':{'$ref':'#'}}", {"[]", "[[],[[],[]]]"}, {"[1]", "[[]"}},
+        {"{'definitions':{'a/b~c':{'type':'null'}},'$ref':'#/definitions/a~1b~0c'}",
+         {"null"},
+         {"1"}},
+        {"{'allOf':[{'type':'object','properties':{'a':{'type':'integer','minimum':3}},"
+         "'required':['a']},{'properties':{'a':{'maximum':5},'b':{'type':'null'}}}]}",
+         {"{'a':3}", "{'a':5,'b':null}"},
+         {"{'a':2}", "{'a':6}", "{}"}},
+        {"{'allOf':[{'$ref':'#/$defs/x'}],'description':'d','$defs':{'x':{'enum':['p','q']}}}",
+         {"'p'"},
+         {"'r'"}},
+        {"{'$ref':'#/$defs/x','maxLength':2,'$defs':{'x':{'type':'string','minLength':2}}}",
+         {"'ab'"},
+         {"'a'", "'abc'"}},
+        {"true", {"1", "{'a':[{}]}"}, {"x"}}, {"{}", {"'a'", "[[]]"}, {"["}});
+}
+
+TEST(Grammar, NamesWhatItRefusesAndWhere) {
+    static const char *const cases[][2] = {
+        {"{'type':'integer','multipleOf':2}", "#: multipleOf is not supported"},
+        {"{'properties':{'a':{'items':{'not':{}}}}}", "#/properties/a/items: not is not supported"},
+        {"{'anyOf':[{},{'pattern':'(?=a)'}]}", "#/anyOf/1: pattern: of the groups"},
+        {"{'pattern':'a('}", "#: pattern: a ( has no )"},
+        {"{'pattern':'a)'}", "#: pattern: a ) has no ("},
+        {"{'pattern':'[b-a]'}", "goes backwards"},
+        {"{'pattern':'a**'}", "nothing to belong to"},
+        {"{'pattern':'a{2,1}'}", "{n,m}"},
+        {"{'pattern':'a{2'}", "{n,m}"},
+        {"{'pattern':'a^b'}", "^ and $"},
+        {"{'pattern':'\\\\p{L}'}", "escape"},
+        {"{'pattern':'(a)\\\\1'}", "escape"},
+        {"{'pattern':'\\\\bx'}", "\\b"},
+        {"{'pattern':'a++'}", "possessive"},
+        {"{'pattern':'a\\\\'}", "backslash"},
+        {"{'pattern':'[]'}", "empty []"},
+        {"{'pattern':'[a'}", "no ]"},
+        {"{'pattern':'((a{1000}){1000}){1000}'}", "too complex"},
+        {"{'pattern':'^(a|b)*a(a|b){20}$'}", "too complex"},
+        {"{'type':'strin'}", "#: type: expected one of"},
+        {"{'type':[]}", "#: type"},
+        {"{'$ref':'#/$defs/x'}", "there is no such place"},
+        {"{'$ref':'http://x'}", "only places within"},
+        {"{'$ref':'#'}", "#: a $ref leads back to itself"},
+        {"{'anyOf':[{'$ref':'#'},{'type':'null'}]}", "leads back to itself"},
+        {"{'properties':{'a':{'$ref':'#'}},'required':['a']}", "no document of finite size"},
+        {"{'enum':[]}", "#: enum: expected"},
+        {"{'type':'string','enum':[1]}", "no value"},
+        {"{'enum':['a'],'minLength':1}", "minLength is not supported beside enum"},
+        {"{'minLength':3,'maxLength':2}", "minLength is more"},
+        {"{'minLength':-1}", "minLength: expected a whole number"},
+        {"{'minLength':5000}", "at most 4096"},
+        {"{'minItems':3,'maxItems':2}", "minItems is more"},
+        {"{'type':'integer','minimum':3,'maximum':2}", "no number is within"},
+        {"{'type':'integer','exclusiveMinimum':3,'maximum':3}", "no number is within"},
+        {"{'minimum':true}", "expected a number"},
+        {"{'required':['a'],'additionalProperties':false}", "\"a\" is not in properties"},
+        {"{'required':[1]}", "required: expected"},
+        {"{'properties':[]}", "properties: expected"},
+        {"{'items':[]}", "use prefixItems"},
+        {"{'oneOf':[{'type':'integer'},{'type':'number'}]}", "cannot tell"},
+        {"{'oneOf':[{'type':'object'},{'type':'object'}]}", "branches 0 and 1"},
+        {"{'allOf':[{'type':'string'},{'type':'null'}]}", "no type in common"},
+        {"{'allOf':[{'pattern':'a'},{'pattern':'b'}]}", "two different pattern"},
+        {"{'allOf':[]}", "allOf: expected"},
+        {"{'$defs':{'a':{'allOf':[{'$ref':'#/$defs/a'}]}},'$ref':'#/$defs/a'}", "without end"},
+        {"{'patternProperties':{'a':{}}}", "patternProperties"},
+        {"{'uniqueItems':true}", "uniqueItems"},
+        {"{'if':{},'then':{'const':1}}", "not supported"},
+        {"{'properties':{'a':{'$id':'x'}}}", "$id"},
+        {"3", "expected an object or a boolean"},
+        {"false", "no document"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        const char *text = grammar_refusal(cases[i][0]);
+        if (!strstr(text, cases[i][1]))
+            FAIL("%s: \"%s\" does not say \"%s\"", cases[i][0], text, cases[i][1]);
+    }
+    EXPECT_STR_EQ(grammar_refusal("{'type':'integer','title':'t','x-y':1,'uniqueItems':false}"),
+                  "");
+}
+
+TEST(Grammar, NestsAsDeepAsItMay) {
+    struct grammar_pool *pool = byte_pool();
+    struct grammar *g = grammar_from("{'type':'array','items':{'$ref':'#'}}");
+    char text[600];
+    for (int depth = 1; depth < 300; depth++) {
+        memset(text, '[', (size_t)depth);
+        memset(text + depth, ']', (size_t)depth);
+        int64_t n = grammar_take(pool, g, text, 2 * (size_t)depth);
+        EXPECT_INT_EQ(n, depth <= 129 ? -1 : 129);
+    }
+    grammar_release(g);
+    grammar_pool_destroy(pool);
+}
