@@ -28,7 +28,7 @@ struct chat_template {
     const char *name;
     int (*render)(struct chat_prompt_build *p);
     const char *default_system;
-    const char *stops[3];
+    const char *stops[3]; /* NULL-ended */
     enum tool_format tools;
     const char *call_open;  /* what stands before a call, for prompts that end in one */
     const char *call_token; /* the special token among it; NULL: all of it is text */

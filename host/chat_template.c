@@ -10,38 +10,45 @@ enum { MAX_TOOL_NAME = 128 };
 
 /* ---- the table ---- */
 
-#define IM_END                                                                                     \
-    { "<|im_end|>", NULL }
-#define NO_STOPS                                                                                   \
-    { NULL }
-#define NO_TOOLS TOOL_FORMAT_NONE, NULL, NULL
+#define IM_END .stops = {"<|im_end|>"}
+#define HERMES .tools = TOOL_FORMAT_HERMES, .call_open = "<tool_call>\n"
 
 static const struct chat_template templates[] = {
-    {"raw", chat_render_raw, NULL, NO_STOPS, NO_TOOLS},
-    {"chatml", chat_render_chatml, NULL, IM_END, NO_TOOLS},
-    {"qwen1.5", chat_render_chatml, "You are a helpful assistant", IM_END, NO_TOOLS},
-    {"qwen2", chat_render_chatml, "You are a helpful assistant.", IM_END, NO_TOOLS},
-    {"qwen2.5", chat_render_qwen25,
-     "You are Qwen, created by Alibaba Cloud. You are a helpful assistant.", IM_END,
-     TOOL_FORMAT_HERMES, "<tool_call>\n", NULL},
-    {"qwen3", chat_render_qwen3, NULL, IM_END, TOOL_FORMAT_HERMES, "<tool_call>\n", NULL},
-    {"qwen3-2507", chat_render_qwen25, NULL, IM_END, TOOL_FORMAT_HERMES, "<tool_call>\n", NULL},
-    {"llama2", chat_render_llama2, NULL, NO_STOPS, NO_TOOLS},
-    {"llama3", chat_render_llama3, NULL, {"<|eot_id|>", NULL}, NO_TOOLS},
-    {"llama3.1",
-     chat_render_llama31,
-     NULL,
-     {"<|eot_id|>", "<|eom_id|>", NULL},
-     TOOL_FORMAT_LLAMA,
-     "",
-     "<|python_tag|>"},
-    {"mistral", chat_render_mistral, NULL, NO_STOPS, NO_TOOLS},
-    {"mistral-v1", chat_render_mistral_v1, NULL, NO_STOPS, NO_TOOLS},
-    {"mistral-v3", chat_render_mistral_v3, NULL, NO_STOPS, TOOL_FORMAT_MISTRAL, "[TOOL_CALLS] [",
-     "[TOOL_CALLS]"},
-    {"deepseek", chat_render_deepseek, NULL, NO_STOPS, NO_TOOLS},
-    {"olmoe", chat_render_olmoe, NULL, NO_STOPS, NO_TOOLS},
-    {"skywork", chat_render_skywork, NULL, {"[SEP]", NULL}, NO_TOOLS},
+    {.name = "raw", .render = chat_render_raw},
+    {.name = "chatml", .render = chat_render_chatml, IM_END},
+    {.name = "qwen1.5",
+     .render = chat_render_chatml,
+     .default_system = "You are a helpful assistant",
+     IM_END},
+    {.name = "qwen2",
+     .render = chat_render_chatml,
+     .default_system = "You are a helpful assistant.",
+     IM_END},
+    {.name = "qwen2.5",
+     .render = chat_render_qwen25,
+     .default_system = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant.",
+     IM_END,
+     HERMES},
+    {.name = "qwen3", .render = chat_render_qwen3, IM_END, HERMES},
+    {.name = "qwen3-2507", .render = chat_render_qwen25, IM_END, HERMES},
+    {.name = "llama2", .render = chat_render_llama2},
+    {.name = "llama3", .render = chat_render_llama3, .stops = {"<|eot_id|>"}},
+    {.name = "llama3.1",
+     .render = chat_render_llama31,
+     .stops = {"<|eot_id|>", "<|eom_id|>"},
+     .tools = TOOL_FORMAT_LLAMA,
+     .call_open = "",
+     .call_token = "<|python_tag|>"},
+    {.name = "mistral", .render = chat_render_mistral},
+    {.name = "mistral-v1", .render = chat_render_mistral_v1},
+    {.name = "mistral-v3",
+     .render = chat_render_mistral_v3,
+     .tools = TOOL_FORMAT_MISTRAL,
+     .call_open = "[TOOL_CALLS] [",
+     .call_token = "[TOOL_CALLS]"},
+    {.name = "deepseek", .render = chat_render_deepseek},
+    {.name = "olmoe", .render = chat_render_olmoe},
+    {.name = "skywork", .render = chat_render_skywork, .stops = {"[SEP]"}},
 };
 enum { NUM_TEMPLATES = sizeof templates / sizeof *templates };
 
@@ -53,8 +60,8 @@ const struct chat_template *chat_template_find(const char *name) {
 }
 
 const char *chat_template_names(void) {
-    return "raw, chatml, qwen1.5, qwen2, qwen2.5, qwen3, qwen3-2507, llama2, llama3, llama3.1, mistral, "
-           "mistral-v1, mistral-v3, deepseek, olmoe, skywork";
+    return "raw, chatml, qwen1.5, qwen2, qwen2.5, qwen3, qwen3-2507, llama2, llama3, llama3.1, "
+           "mistral, mistral-v1, mistral-v3, deepseek, olmoe, skywork";
 }
 
 const char *chat_template_name(const struct chat_template *c) {

@@ -132,8 +132,8 @@ static bool end_key(struct tool_calls *p) {
 }
 
 static bool is_offered(const struct tool_calls *p, const char *name) {
-    for (size_t i = 0; i < p->options.num_tools; i++)
-        if (strcmp(p->options.tools[i].name, name) == 0)
+    for (size_t at = 0; at < p->offered.len; at += strlen(p->offered.data + at) + 1)
+        if (strcmp(p->offered.data + at, name) == 0)
             return true;
     return false;
 }
@@ -382,6 +382,9 @@ static void push_byte(struct tool_calls *p, char c) {
 
 void tool_calls_init(struct tool_calls *p, const struct tool_calls_options *options) {
     *p = (struct tool_calls){.options = *options, .at_start = true, .out_is_content = true};
+    for (size_t i = 0; i < options->num_tools; i++)
+        buffer_append(&p->offered, options->tools[i].name, strlen(options->tools[i].name) + 1);
+    p->options.tools = NULL;
     if (options->opened && options->format != TOOL_FORMAT_LLAMA) {
         p->state = WANT_CALL;
         p->at_start = false;
@@ -393,6 +396,7 @@ void tool_calls_deinit(struct tool_calls *p) {
     buffer_deinit(&p->held);
     buffer_deinit(&p->out);
     buffer_deinit(&p->name);
+    buffer_deinit(&p->offered);
 }
 
 void tool_calls_push(struct tool_calls *p, const char *text, size_t len) {

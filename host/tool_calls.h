@@ -64,7 +64,7 @@ struct tool_calls_options {
     bool opened; /* the prompt ends in the beginning of a call (TOOL_CHOICE_REQUIRED and _NAMED) */
     bool whole;  /* report calls when they are complete only; then a broken one is content too */
     uint64_t seed;                 /* of the ids: the same seed and index make the same id */
-    const struct chat_tool *tools; /* those of the request, borrowed while the parser lives */
+    const struct chat_tool *tools; /* those of the request; needed by tool_calls_init only */
     size_t num_tools;
     tool_event_fn on_event;
     void *ctx;
@@ -73,6 +73,7 @@ struct tool_calls_options {
 /* Private to tool_calls.c, but for what the functions below tell. */
 struct tool_calls {
     struct tool_calls_options options;
+    struct buffer offered; /* the names of the tools, each with its NUL */
     int state;
     bool at_start;      /* nothing but space has come */
     bool after_call;    /* space may turn out to be between calls */
