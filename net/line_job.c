@@ -39,13 +39,13 @@ static void prepare_prompt(struct line_job *job) {
     char param[80];
     int rc = encode_prompt(job, &e);
     if (rc != 0) {
-        line_error_set(&job->error, rc, param_of(&e, param, sizeof param), "%s", e.text);
+        field_error_set(&job->error, rc, param_of(&e, param, sizeof param), "%s", e.text);
         return;
     }
     if ((rc = dispatch_check(job->dispatch, &r->params, &e)) == 0)
         return;
     bool tokens = rc == ERR_CONTEXT_LENGTH || !strncmp(e.text, "token ", 6);
-    line_error_set(&job->error, rc, tokens ? r->prompt_field : NULL, "%s", e.text);
+    field_error_set(&job->error, rc, tokens ? r->prompt_field : NULL, "%s", e.text);
     free(r->params.tokens);
     r->params.tokens = NULL;
     r->params.num_tokens = 0;
@@ -105,7 +105,7 @@ void line_job_run(struct line_job *job) {
         break;
     }
     if (rc != 0)
-        line_error_set(&job->error, rc, param_of(&e, param, sizeof param), "%s", e.text);
+        field_error_set(&job->error, rc, param_of(&e, param, sizeof param), "%s", e.text);
     line_request_drop_text(&job->request);
     if (job->len > TRIM_BYTES)
         malloc_trim(0); /* the document of a long line took many times its bytes */

@@ -1,6 +1,5 @@
 #include "line_protocol.h"
 
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,18 +11,8 @@
 struct parser {
     const struct line_context *context;
     struct line_request *out;
-    struct line_error *error;
+    struct field_error *error;
     int num_prompts; /* how many of prompt, tokens and messages were given */
-};
-
-/* One row of the request's grammar. Values of null count as not given. */
-struct field {
-    const char *name;
-    unsigned kinds; /* bit 1 << enum line_kind: where the field may stand */
-    int (*read)(struct parser *p, const struct field *f, json_t *value);
-    size_t offset; /* of the value in struct line_request, for the generic readers */
-    double min, max;
-    bool above_min; /* min itself is not allowed */
 };
 
 #define IN(kind) (1u << (kind))
@@ -45,59 +34,6 @@ const char *line_kind_name(enum line_kind kind) {
     return "";
 }
 
-int line_error_set(struct line_error *error, int code, const char *param, const char *fmt, ...) {
-    va_list ap;
-    error->code = code;
-    snprintf(error->param, sizeof error->param, "%s", param ? param : "");
-    va_start(ap, fmt);
-    vsnprintf(error->message, sizeof error->message, fmt, ap);
-    va_end(ap);
-    return code;
-}
-
-static int expected(struct parser *p, const char *param, const char *what) {
-    return line_error_set(p->error, ERR_INVALID_REQUEST, param, "%s: expected %s", param, what);
-}
-
-/* ---- generic readers ---- */
-
-static int read_int(struct parser *p, const struct field *f, json_t *value) {
-    char what[96];
-    if (json_is_integer(value) && (double)json_integer_value(value) >= f->min &&
-        (double)json_integer_value(value) <= f->max) {
-        *(int32_t *)((char *)p->out + f->offset) = (int32_t)json_integer_value(value);
-        return 0;
-    }
-    snprintf(what, sizeof what, "an integer from %.0f to %.0f", f->min, f->max);
-    return expected(p, f->name, what);
-}
-
-static int read_float(struct parser *p, const struct field *f, json_t *value) {
-    char what[96];
-    double d = json_number_value(value);
-    float x = (float)d; /* must be in range as a float too: 1e-60 is not above 0 */
-    if (json_is_number(value) && d >= f->min && d <= f->max && (!f->above_min || x > f->min)) {
-        *(float *)((char *)p->out + f->offset) = x;
-        return 0;
-    }
-    snprintf(what, sizeof what,
-             f->above_min ? "a number above %g and up to %g" : "a number from %g to %g", f->min,
-             f->max);
-    return expected(p, f->name, what);
-}
-
-static int read_bool(struct parser *p, const struct field *f, json_t *value) {
-    if (!json_is_boolean(value))
-        return expected(p, f->name, "true or false");
-    *(bool *)((char *)p->out + f->offset) = json_is_true(value);
-    return 0;
-}
-
-static int read_nothing(struct parser *p, const struct field *f, json_t *value) {
-    (void)p, (void)f, (void)value;
-    return 0;
-}
-
 /* Counts the fields that say what to go on from: there must be exactly one. */
 static void take_prompt(struct parser *p, const struct field *f) {
     p->num_prompts++;
@@ -106,7 +42,7 @@ static void take_prompt(struct parser *p, const struct field *f) {
 
 /* ---- fields with a form of their own ---- */
 
-static int read_id(struct parser *p, const struct field *f, json_t *value) {
+static int read_id(struct parser *p, json_t *value) {
     struct buffer b = {0};
     if (json_is_integer(value)) {
         buffer_printf(&b, "%lld", (long long)json_integer_value(value));
@@ -116,28 +52,30 @@ static int read_id(struct parser *p, const struct field *f, json_t *value) {
         char what[96];
         snprintf(what, sizeof what, "an integer or a string of at most %d bytes",
                  LINE_MAX_ID_BYTES);
-        return expected(p, f->name, what);
+        return field_expected(p->error, "id", what);
     }
     buffer_putc(&b, '\0');
     p->out->id = b.data;
     return 0;
 }
 
-static int read_text(struct parser *p, const struct field *f, json_t *value) {
+static int read_text(struct field_reader *r, const struct field *f, json_t *value) {
+    struct parser *p = r->ctx;
     if (!json_is_string(value))
-        return expected(p, f->name, "a string");
+        return field_expected(p->error, f->name, "a string");
     p->out->text = json_string_value(value);
     p->out->text_len = json_string_length(value);
     take_prompt(p, f);
     return 0;
 }
 
-static int read_tokens(struct parser *p, const struct field *f, json_t *value) {
+static int read_tokens(struct field_reader *r, const struct field *f, json_t *value) {
+    struct parser *p = r->ctx;
     if (!json_is_array(value))
-        return expected(p, f->name, "an array of token ids");
+        return field_expected(p->error, f->name, "an array of token ids");
     size_t count = json_array_size(value);
     if (count == 0 && p->out->kind == LINE_COMPLETION)
-        return expected(p, f->name, "at least one token id");
+        return field_expected(p->error, f->name, "at least one token id");
     int32_t *ids = xmalloc((count ? count : 1) * sizeof *ids);
     p->out->params.tokens = ids;
     for (size_t i = 0; i < count; i++) {
@@ -147,7 +85,7 @@ static int read_tokens(struct parser *p, const struct field *f, json_t *value) {
             char param[48], what[64];
             snprintf(param, sizeof param, "tokens[%zu]", i);
             snprintf(what, sizeof what, "a token id from 0 to %d", p->context->vocab_size - 1);
-            return expected(p, param, what);
+            return field_expected(p->error, param, what);
         }
         ids[i] = (int32_t)json_integer_value(v);
     }
@@ -164,21 +102,21 @@ static int read_message(struct parser *p, size_t i, json_t *value) {
     char param[80];
     snprintf(param, sizeof param, "messages[%zu]", i);
     if (!json_is_object(value))
-        return expected(p, param, "an object with role and content");
+        return field_expected(p->error, param, "an object with role and content");
     json_object_foreach(value, key, v) {
         bool role = !strcmp(key, "role");
         if (!role && strcmp(key, "content")) {
             snprintf(param, sizeof param, "messages[%zu].%.32s", i, key);
-            return line_error_set(p->error, ERR_INVALID_REQUEST, param,
-                                  "%s: unknown field (a message has role and content)", param);
+            return field_error_set(p->error, ERR_INVALID_REQUEST, param,
+                                   "%s: unknown field (a message has role and content)", param);
         }
         snprintf(param, sizeof param, "messages[%zu].%s", i, key);
         if (!json_is_string(v))
-            return expected(p, param, "a string");
+            return field_expected(p->error, param, "a string");
         const char *s = json_string_value(v);
         size_t len = json_string_length(v);
         if (role && (len == 0 || len > LINE_MAX_ROLE_BYTES || strlen(s) != len))
-            return expected(p, param, "the name of a role");
+            return field_expected(p->error, param, "the name of a role");
         if (role) {
             m->role = s;
         } else {
@@ -187,15 +125,16 @@ static int read_message(struct parser *p, size_t i, json_t *value) {
         }
     }
     snprintf(param, sizeof param, "messages[%zu].%s", i, m->role ? "content" : "role");
-    return m->role && m->content ? 0 : expected(p, param, "a string");
+    return m->role && m->content ? 0 : field_expected(p->error, param, "a string");
 }
 
-static int read_messages(struct parser *p, const struct field *f, json_t *value) {
+static int read_messages(struct field_reader *r, const struct field *f, json_t *value) {
+    struct parser *p = r->ctx;
     size_t count = json_array_size(value); /* 0 when it is no array */
     if (count == 0 || count > LINE_MAX_MESSAGES) {
         char what[80];
         snprintf(what, sizeof what, "an array of 1 to %d messages", LINE_MAX_MESSAGES);
-        return expected(p, f->name, what);
+        return field_expected(p->error, f->name, what);
     }
     p->out->messages = xcalloc(count, sizeof *p->out->messages);
     p->out->num_messages = count;
@@ -208,22 +147,24 @@ static int read_messages(struct parser *p, const struct field *f, json_t *value)
     return 0;
 }
 
-static int read_seed(struct parser *p, const struct field *f, json_t *value) {
+static int read_seed(struct field_reader *r, const struct field *f, json_t *value) {
+    struct parser *p = r->ctx;
     if (!json_is_integer(value))
-        return expected(p, f->name, "an integer");
+        return field_expected(p->error, f->name, "an integer");
     p->out->params.sampling.seed = (uint64_t)json_integer_value(value);
     p->out->params.has_seed = true;
     return 0;
 }
 
-static int read_stop(struct parser *p, const struct field *f, json_t *value) {
+static int read_stop(struct field_reader *r, const struct field *f, json_t *value) {
+    struct parser *p = r->ctx;
     struct request_params *params = &p->out->params;
     size_t count = json_is_array(value) ? json_array_size(value) : 1;
     if (!json_is_string(value) && (!json_is_array(value) || count > MAX_REQUEST_STOPS)) {
         char what[80];
         snprintf(what, sizeof what, "a string or an array of at most %d strings",
                  MAX_REQUEST_STOPS);
-        return expected(p, f->name, what);
+        return field_expected(p->error, f->name, what);
     }
     for (size_t i = 0; i < count; i++) {
         json_t *v = json_is_array(value) ? json_array_get(value, i) : value;
@@ -233,7 +174,7 @@ static int read_stop(struct parser *p, const struct field *f, json_t *value) {
             char param[32], what[80];
             snprintf(param, sizeof param, json_is_array(value) ? "stop[%zu]" : "stop", i);
             snprintf(what, sizeof what, "a string of 1 to %d bytes without NUL", MAX_STOP_BYTES);
-            return expected(p, param, what);
+            return field_expected(p->error, param, what);
         }
         params->stop[params->num_stop++] = xstrdup(s);
     }
@@ -246,61 +187,33 @@ enum { ANY_KIND = ~0, ASK = IN(LINE_COMPLETION) };
 
 #define AT(member) offsetof(struct line_request, member)
 
-static const struct field fields[] = {
+static const struct field table[] = {
     /* name, where, reader, offset, min, max */
-    {"op", (unsigned)ANY_KIND, read_nothing, 0, 0, 0, false},
-    {"id", (unsigned)ANY_KIND, read_nothing, 0, 0, 0, false},
+    {"op", (unsigned)ANY_KIND, field_read_nothing, 0, 0, 0, false},
+    {"id", (unsigned)ANY_KIND, field_read_nothing, 0, 0, 0, false},
     {"prompt", ASK, read_text, 0, 0, 0, false},
     {"tokens", ASK | IN(LINE_DETOKENIZE), read_tokens, 0, 0, 0, false},
     {"messages", ASK, read_messages, 0, 0, 0, false},
     {"text", IN(LINE_TOKENIZE), read_text, 0, 0, 0, false},
     {"key", IN(LINE_AUTH), read_text, 0, 0, 0, false},
-    {"max_tokens", ASK, read_int, AT(params.max_tokens), 1, INT32_MAX, false},
-    {"min_tokens", ASK, read_int, AT(params.min_tokens), 0, INT32_MAX, false},
-    {"temperature", ASK, read_float, AT(params.sampling.temperature), 0, 100, false},
-    {"top_k", ASK, read_int, AT(params.sampling.top_k), -1, INT32_MAX, false},
-    {"top_p", ASK, read_float, AT(params.sampling.top_p), 0, 1, true},
-    {"min_p", ASK, read_float, AT(params.sampling.min_p), 0, 1, false},
-    {"repetition_penalty", ASK, read_float, AT(params.sampling.repetition_penalty), 0.01, 100,
+    {"max_tokens", ASK, field_read_int, AT(params.max_tokens), 1, INT32_MAX, false},
+    {"min_tokens", ASK, field_read_int, AT(params.min_tokens), 0, INT32_MAX, false},
+    {"temperature", ASK, field_read_float, AT(params.sampling.temperature), 0, 100, false},
+    {"top_k", ASK, field_read_int, AT(params.sampling.top_k), -1, INT32_MAX, false},
+    {"top_p", ASK, field_read_float, AT(params.sampling.top_p), 0, 1, true},
+    {"min_p", ASK, field_read_float, AT(params.sampling.min_p), 0, 1, false},
+    {"repetition_penalty", ASK, field_read_float, AT(params.sampling.repetition_penalty), 0.01, 100,
      false},
-    {"presence_penalty", ASK, read_float, AT(params.sampling.presence_penalty), -2, 2, false},
-    {"frequency_penalty", ASK, read_float, AT(params.sampling.frequency_penalty), -2, 2, false},
+    {"presence_penalty", ASK, field_read_float, AT(params.sampling.presence_penalty), -2, 2, false},
+    {"frequency_penalty", ASK, field_read_float, AT(params.sampling.frequency_penalty), -2, 2,
+     false},
     {"seed", ASK, read_seed, 0, 0, 0, false},
     {"stop", ASK, read_stop, 0, 0, 0, false},
-    {"ignore_eos", ASK, read_bool, AT(params.ignore_eos), 0, 0, false},
-    {"logprobs", ASK, read_int, AT(params.sampling.logprobs), 0, MAX_LOGPROBS, false},
-    {"prompt_logprobs", ASK, read_int, AT(params.prompt_logprobs), 0, MAX_LOGPROBS, false},
-    {"stream", ASK, read_bool, AT(stream), 0, 0, false},
+    {"ignore_eos", ASK, field_read_bool, AT(params.ignore_eos), 0, 0, false},
+    {"logprobs", ASK, field_read_int, AT(params.sampling.logprobs), 0, MAX_LOGPROBS, false},
+    {"prompt_logprobs", ASK, field_read_int, AT(params.prompt_logprobs), 0, MAX_LOGPROBS, false},
+    {"stream", ASK, field_read_bool, AT(stream), 0, 0, false},
 };
-enum { NUM_FIELDS = sizeof fields / sizeof *fields };
-
-static int unknown_field(struct parser *p, const char *key, bool known_elsewhere) {
-    const char *names[NUM_FIELDS];
-    char param[64];
-    size_t count = 0;
-    const char *op = line_kind_name(p->out->kind);
-    snprintf(param, sizeof param, "%.40s", key);
-    if (known_elsewhere)
-        return line_error_set(p->error, ERR_INVALID_REQUEST, param, "%s: not a field of %s%s", key,
-                              *op ? "op " : "a request without op", op);
-    for (int i = 0; i < NUM_FIELDS; i++)
-        if (fields[i].kinds & IN(p->out->kind))
-            names[count++] = fields[i].name;
-    const char *near = nearest_name(names, count, key);
-    return line_error_set(p->error, ERR_INVALID_REQUEST, param, "%.40s: unknown field%s%s%s", key,
-                          near ? " (did you mean " : "", near ? near : "", near ? "?)" : "");
-}
-
-static int read_field(struct parser *p, const char *key, json_t *value) {
-    for (int i = 0; i < NUM_FIELDS; i++) {
-        if (strcmp(fields[i].name, key))
-            continue;
-        if (!(fields[i].kinds & IN(p->out->kind)))
-            return unknown_field(p, key, true);
-        return json_is_null(value) ? 0 : fields[i].read(p, &fields[i], value);
-    }
-    return unknown_field(p, key, false);
-}
 
 static int read_op(struct parser *p, json_t *value) {
     const char *names[NUM_OPS];
@@ -317,9 +230,10 @@ static int read_op(struct parser *p, json_t *value) {
     }
     const char *near = op ? nearest_name(names, NUM_OPS, op) : NULL;
     if (near)
-        return line_error_set(p->error, ERR_INVALID_REQUEST, "op",
-                              "op: unknown operation (did you mean %s?)", near);
-    return expected(p, "op", "auth, cancel, ping, stats, model, tokenize or detokenize");
+        return field_error_set(p->error, ERR_INVALID_REQUEST, "op",
+                               "op: unknown operation (did you mean %s?)", near);
+    return field_expected(p->error, "op",
+                          "auth, cancel, ping, stats, model, tokenize or detokenize");
 }
 
 /* What must hold between fields, once all were read. */
@@ -328,25 +242,25 @@ static int check_whole(struct parser *p) {
     switch (r->kind) {
     case LINE_COMPLETION:
         if (p->num_prompts != 1)
-            return line_error_set(p->error, ERR_INVALID_REQUEST, "prompt",
-                                  "expected exactly one of prompt, tokens and messages, got %d",
-                                  p->num_prompts);
+            return field_error_set(p->error, ERR_INVALID_REQUEST, "prompt",
+                                   "expected exactly one of prompt, tokens and messages, got %d",
+                                   p->num_prompts);
         if (r->params.max_tokens > 0 && r->params.min_tokens > r->params.max_tokens &&
             !json_is_integer(json_object_get(r->doc, "min_tokens")))
             r->params.min_tokens = r->params.max_tokens; /* the server's default gives way */
         if (r->params.min_tokens > r->params.max_tokens && r->params.max_tokens > 0)
-            return line_error_set(p->error, ERR_INVALID_REQUEST, "min_tokens",
-                                  "min_tokens: %d is more than max_tokens (%d)",
-                                  r->params.min_tokens, r->params.max_tokens);
+            return field_error_set(p->error, ERR_INVALID_REQUEST, "min_tokens",
+                                   "min_tokens: %d is more than max_tokens (%d)",
+                                   r->params.min_tokens, r->params.max_tokens);
         return 0;
     case LINE_CANCEL:
-        return r->id ? 0 : expected(p, "id", "the id of the request to cancel");
+        return r->id ? 0 : field_expected(p->error, "id", "the id of the request to cancel");
     case LINE_TOKENIZE:
-        return p->num_prompts ? 0 : expected(p, "text", "a string");
+        return p->num_prompts ? 0 : field_expected(p->error, "text", "a string");
     case LINE_DETOKENIZE:
-        return p->num_prompts ? 0 : expected(p, "tokens", "an array of token ids");
+        return p->num_prompts ? 0 : field_expected(p->error, "tokens", "an array of token ids");
     case LINE_AUTH:
-        return p->num_prompts ? 0 : expected(p, "key", "a string");
+        return p->num_prompts ? 0 : field_expected(p->error, "key", "a string");
     default:
         return 0;
     }
@@ -354,39 +268,12 @@ static int check_whole(struct parser *p) {
 
 /* ---- JSON ---- */
 
-/* Does s keep to LINE_MAX_DEPTH and LINE_MAX_CONTAINERS? Counts outside of strings only; what is
- * not JSON at all is left to the parser, which never recurses deeper than the brackets counted
- * here. Returns NULL, or what is wrong. */
-static const char *check_shape(const char *s, size_t len) {
-    int depth = 0, containers = 0;
-    bool in_string = false;
-    for (size_t i = 0; i < len; i++) {
-        char c = s[i];
-        if (in_string) {
-            if (c == '\\')
-                i++;
-            else if (c == '"')
-                in_string = false;
-        } else if (c == '"') {
-            in_string = true;
-        } else if (c == '[' || c == '{') {
-            if (++depth > LINE_MAX_DEPTH)
-                return "arrays and objects are nested deeper than 64";
-            if (++containers > LINE_MAX_CONTAINERS)
-                return "there are more than 16384 arrays and objects";
-        } else if (c == ']' || c == '}') {
-            depth--;
-        }
-    }
-    return NULL;
-}
-_Static_assert(LINE_MAX_DEPTH == 64 && LINE_MAX_CONTAINERS == 16384, "as check_shape says");
-
 /* A number does not fit: reads the line with numbers as doubles, to find its id at least. */
 static void recover_id(const char *line, size_t len, struct line_request *out) {
-    json_t *doc = json_loadb(line, len, JSON_ALLOW_NUL | JSON_DECODE_INT_AS_REAL, NULL);
+    json_t *doc = json_loadb(
+        line, len, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL | JSON_DECODE_INT_AS_REAL, NULL);
     json_t *id = json_object_get(doc, "id");
-    struct line_error ignored;
+    struct field_error ignored;
     struct parser p = {.out = out, .error = &ignored};
     json_t *whole = NULL;
     double d = json_real_value(id);
@@ -394,34 +281,9 @@ static void recover_id(const char *line, size_t len, struct line_request *out) {
         (double)(json_int_t)d == d)
         whole = json_integer((json_int_t)d);
     if (whole || json_is_string(id))
-        read_id(&p, &(struct field){.name = "id"}, whole ? whole : id);
+        read_id(&p, whole ? whole : id);
     json_decref(whole);
     json_decref(doc);
-}
-
-static int parse_document(const char *line, size_t len, struct line_request *out,
-                          struct line_error *error) {
-    json_error_t e;
-    const char *wrong = check_shape(line, len);
-    if (wrong)
-        return line_error_set(error, ERR_INVALID_JSON, NULL, "%s", wrong);
-    out->doc = json_loadb(line, len, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &e);
-    if (out->doc)
-        return 0;
-    switch (json_error_code(&e)) {
-    case json_error_duplicate_key: /* valid JSON, but not a request */
-        return line_error_set(error, ERR_INVALID_REQUEST, NULL, "a field is given twice: %s",
-                              e.text);
-    case json_error_numeric_overflow:
-        recover_id(line, len, out);
-        return line_error_set(error, ERR_INVALID_REQUEST, NULL,
-                              "a number does not fit in 64 bits, signed, or a double (before byte "
-                              "%d)",
-                              e.position);
-    default:
-        return line_error_set(error, ERR_INVALID_JSON, NULL, "not valid JSON: %s (at byte %d)",
-                              e.text, e.position);
-    }
 }
 
 /* Copies the server's defaults; they own nothing. */
@@ -433,10 +295,10 @@ static void set_defaults(struct line_request *out, const struct line_context *co
 }
 
 int line_parse(const char *line, size_t len, const struct line_context *context,
-               struct line_request *out, struct line_error *error) {
+               struct line_request *out, struct field_error *error) {
     struct parser p = {.context = context, .out = out, .error = error};
-    const char *key;
     json_t *value;
+    char what[32];
     int rc;
     memset(error, 0, sizeof *error);
     set_defaults(out, context);
@@ -447,17 +309,31 @@ int line_parse(const char *line, size_t len, const struct line_context *context,
         return 0;
     }
     out->kind = LINE_COMPLETION;
-    if ((rc = parse_document(line, len, out, error)) != 0)
+    if ((rc = fields_parse(line, len, &out->doc, error)) != 0) {
+        if (rc == ERR_INVALID_REQUEST)
+            recover_id(line, len, out);
         return rc;
+    }
     /* The id first, so that any error can carry it; then op, which decides the other fields. */
     value = json_object_get(out->doc, "id");
-    if (value && !json_is_null(value) &&
-        (rc = read_id(&p, &(struct field){.name = "id"}, value)) != 0)
+    if (value && !json_is_null(value) && (rc = read_id(&p, value)) != 0)
         return rc;
     if ((rc = read_op(&p, json_object_get(out->doc, "op"))) != 0)
         return rc;
-    json_object_foreach(out->doc, key, value) if ((rc = read_field(&p, key, value)) != 0) return rc;
-    return check_whole(&p);
+    const char *op = line_kind_name(out->kind);
+    snprintf(what, sizeof what, "%s%s", *op ? "op " : "a request without op", op);
+    struct field_reader r = {
+        .table = table,
+        .num_fields = sizeof table / sizeof *table,
+        .kind = IN(out->kind),
+        .what = what,
+        .path = "",
+        .out = out,
+        .error = error,
+        .ctx = &p,
+    };
+    rc = fields_read(&r, out->doc);
+    return rc ? rc : check_whole(&p);
 }
 
 void line_request_drop_text(struct line_request *r) {

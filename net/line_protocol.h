@@ -4,7 +4,7 @@
  * of the bytes and the context; it never fails hard, so any bytes from a network may be given.
  * Answers are written by line_answer.h. It knows no socket, no engine and no model weights.
  *
- * Parsing takes a bounded stack (JSON deeper than LINE_MAX_DEPTH is refused before it is parsed)
+ * Parsing takes a bounded stack (JSON deeper than FIELDS_MAX_DEPTH is refused before it is parsed)
  * and memory in proportion to the line.
  */
 #pragma once
@@ -17,15 +17,13 @@
 #include "host/chat_template.h"
 #include "host/dispatch.h"
 #include "host/error.h"
+#include "net/fields.h"
 
 #ifdef __cplusplus
 extern "C" {
 #endif
 
 enum {
-    LINE_MAX_DEPTH = 64, /* nested arrays and objects */
-    LINE_MAX_CONTAINERS =
-        16384,               /* arrays and objects in all: an empty one takes 100 times its text */
     LINE_MAX_ID_BYTES = 256, /* of an id that is a string */
     LINE_MAX_MESSAGES = 4096,
     LINE_MAX_ROLE_BYTES = 32,
@@ -49,13 +47,6 @@ struct line_context {
     int32_t vocab_size;                    /* token ids are below it */
 };
 
-/* Why a line was refused: one of the protocol's error codes, the field, and a sentence. */
-struct line_error {
-    int code;          /* ERR_*; 0: none */
-    char param[80];    /* "" when no single field is to blame */
-    char message[400]; /* may hold a character cut at its end; answers repair it */
-};
-
 /* A parsed line. Start it zeroed; line_request_deinit in any state. */
 struct line_request {
     enum line_kind kind;
@@ -77,11 +68,7 @@ void line_request_drop_text(struct line_request *r);
 /* Parses one line (without its line end). The line must stay as it is while *out is used. Returns
  * 0, or error->code with *error filled; then out->id is still set when it could be read. */
 int line_parse(const char *line, size_t len, const struct line_context *context,
-               struct line_request *out, struct line_error *error);
-
-/* Fills *error and returns code. param may be NULL. */
-int line_error_set(struct line_error *error, int code, const char *param, const char *fmt, ...)
-    __attribute__((format(printf, 4, 5)));
+               struct line_request *out, struct field_error *error);
 
 /* "ping" of LINE_PING; "" for lines without "op". */
 const char *line_kind_name(enum line_kind kind);

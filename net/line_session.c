@@ -44,7 +44,7 @@ struct client_request {
     struct request_params params; /* of a plain prompt that waits for its turn */
     struct api_key *key;          /* whose limits it counts for, while it does */
     int32_t completion_tokens;
-    struct line_error error;      /* code != 0: what its turn will say instead */
+    struct field_error error;     /* code != 0: what its turn will say instead */
     struct buffer text, logprobs; /* collected for "stream":false */
 };
 
@@ -137,7 +137,7 @@ static int count_for_key(struct client_request *r) {
     double retry_s;
     int rc = api_key_begin(r->session->key, r->params.num_tokens, clock_us(), &retry_s, &e);
     if (rc != 0)
-        return line_error_set(&r->error, rc, NULL, "%s", e.text);
+        return field_error_set(&r->error, rc, NULL, "%s", e.text);
     r->key = r->session->key;
     return 0;
 }
@@ -152,7 +152,7 @@ static int client_request_submit(struct client_request *r) {
     int rc = dispatch_submit(shared->dispatch, &r->params, &r->ticket, &r->handle, &e);
     memset(&r->params, 0, sizeof r->params); /* the engine's, also on failure */
     if (rc != 0)
-        return line_error_set(&r->error, rc, NULL, "%s", *e.text ? e.text : error_text(rc));
+        return field_error_set(&r->error, rc, NULL, "%s", *e.text ? e.text : error_text(rc));
     r->submitted = true;
     r->all_next = shared->requests;
     if (shared->requests)
@@ -179,7 +179,7 @@ static struct client_request *find_request(struct line_session *s, const char *i
 
 /* ---- answers ---- */
 
-static void send_error(struct line_session *s, const char *id, const struct line_error *e) {
+static void send_error(struct line_session *s, const char *id, const struct field_error *e) {
     answer_error(conn_out(s->conn), id, e->code, e->param, e->message);
     conn_touch(s->conn);
 }
@@ -275,20 +275,20 @@ static void make_id(struct line_session *s, struct line_request *request) {
     request->id = b.data;
 }
 
-static bool too_many_requests(struct line_session *s, struct line_error *e) {
+static bool too_many_requests(struct line_session *s, struct field_error *e) {
     int32_t max = s->shared->options->max_requests_per_connection;
     if (s->num_requests < max)
         return false;
-    line_error_set(e, ERR_OVERLOADED, NULL, "%d requests are in flight on this connection", max);
+    field_error_set(e, ERR_OVERLOADED, NULL, "%d requests are in flight on this connection", max);
     return true;
 }
 
 static void start_completion(struct line_session *s, struct line_job *job) {
-    struct line_error e = {0};
+    struct field_error e = {0};
     if (!job->request.id)
         make_id(s, &job->request);
     if (find_request(s, job->request.id))
-        line_error_set(&e, ERR_DUPLICATE_ID, "id", "%s", error_text(ERR_DUPLICATE_ID));
+        field_error_set(&e, ERR_DUPLICATE_ID, "id", "%s", error_text(ERR_DUPLICATE_ID));
     if (e.code || too_many_requests(s, &e)) {
         send_error(s, job->request.id, &e);
         return;
@@ -316,14 +316,14 @@ static bool must_wait(const struct line_session *s) {
 /* The done line of the request that ends, with finish_reason "cancelled", is the answer. */
 static void cancel(struct line_session *s, const char *id) {
     struct client_request *r = find_request(s, id);
-    struct line_error e = {0};
+    struct field_error e = {0};
     if (r) {
         if (!r->cancelled)
             dispatch_cancel(s->shared->dispatch, r->handle);
         r->cancelled = true;
         return;
     }
-    line_error_set(&e, ERR_NOT_FOUND, "id", "no request with this id is in flight");
+    field_error_set(&e, ERR_NOT_FOUND, "id", "no request with this id is in flight");
     send_error(s, id, &e);
 }
 
@@ -335,10 +335,10 @@ static bool needs_key(const struct line_session *s) {
 /* A key holds for the lines behind it, until another one is shown. */
 static void authenticate(struct line_session *s, const struct line_job *job) {
     struct keys *keys = s->shared->options->keys;
-    struct line_error e = {0};
+    struct field_error e = {0};
     s->key = keys ? keys_find(keys, job->answer.data, job->answer.len) : NULL;
     if (needs_key(s)) {
-        line_error_set(&e, ERR_UNAUTHORIZED, "key", "this key is not known");
+        field_error_set(&e, ERR_UNAUTHORIZED, "key", "this key is not known");
         send_error(s, job->request.id, &e);
     } else {
         answer_ping(conn_out(s->conn), job->request.id);
@@ -371,7 +371,7 @@ static void answer_op(struct line_session *s, struct line_job *job) {
  * its turn (start_next_plain), a refused one too, so that its error comes in its place. */
 static void finish_line(struct line_session *s, struct line_job *job) {
     if (needs_key(s) && job->request.kind != LINE_AUTH)
-        line_error_set(&job->error, ERR_UNAUTHORIZED, NULL, "%s", key_is_needed);
+        field_error_set(&job->error, ERR_UNAUTHORIZED, NULL, "%s", key_is_needed);
     if (job->request.kind == LINE_PLAIN)
         client_request_create(s, job);
     else if (job->error.code)
@@ -475,8 +475,8 @@ static void handle_line(struct line_session *s, const char *line, size_t len) {
 
 /* The line that is being received cannot be finished: without its end there is no next line. */
 static void lose_framing(struct line_session *s, int code, const char *message) {
-    struct line_error e = {0};
-    line_error_set(&e, code, NULL, "%s", message);
+    struct field_error e = {0};
+    field_error_set(&e, code, NULL, "%s", message);
     while (s->first)
         client_request_abandon(s->first);
     send_error(s, NULL, &e);

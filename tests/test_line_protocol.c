@@ -14,7 +14,7 @@ static struct request_params defaults;
 static struct line_context context = {.defaults = &defaults, .vocab_size = BAD_LINES_VOCAB_SIZE};
 
 /* Parses a C string. */
-static int parse(const char *line, struct line_request *r, struct line_error *e) {
+static int parse(const char *line, struct line_request *r, struct field_error *e) {
     request_params_default(&defaults);
     memset(r, 0, sizeof *r);
     return line_parse(line, strlen(line), &context, r, e);
@@ -109,7 +109,7 @@ TEST(LineReader, HoldsNoMoreThanOneLineAndAPiece) {
 
 TEST(LineProtocol, AnyLineWithoutABraceIsAPrompt) {
     struct line_request r;
-    struct line_error e;
+    struct field_error e;
     EXPECT_INT_EQ(parse("Once upon a time", &r, &e), 0);
     EXPECT_INT_EQ(r.kind, LINE_PLAIN);
     EXPECT_INT_EQ(r.text_len, 16);
@@ -123,7 +123,7 @@ TEST(LineProtocol, AnyLineWithoutABraceIsAPrompt) {
 
 TEST(LineProtocol, EveryFieldArrives) {
     struct line_request r;
-    struct line_error e;
+    struct field_error e;
     int rc = parse("{\"id\":\"a\\\"b\\u00e9\",\"prompt\":\"x\\u0000y\",\"max_tokens\":2147483647,"
                    "\"min_tokens\":3,\"temperature\":0.5,\"top_k\":-1,\"top_p\":0.25,\"min_p\":1,"
                    "\"repetition_penalty\":1.5,\"presence_penalty\":-2,\"frequency_penalty\":2,"
@@ -156,7 +156,7 @@ TEST(LineProtocol, EveryFieldArrives) {
 
 TEST(LineProtocol, FieldsLeftOutOrNullHaveTheDefaults) {
     struct line_request r;
-    struct line_error e;
+    struct field_error e;
     int rc = parse("{\"id\":null,\"op\":null,\"prompt\":\"\",\"tokens\":null,\"seed\":null,"
                    "\"stop\":null,\"max_tokens\":null,\"stream\":null,\"logprobs\":null}",
                    &r, &e);
@@ -172,7 +172,7 @@ TEST(LineProtocol, FieldsLeftOutOrNullHaveTheDefaults) {
 
 TEST(LineProtocol, TokensAndMessagesArrive) {
     struct line_request r;
-    struct line_error e;
+    struct field_error e;
     ASSERT_INT_EQ(parse("{\"id\":-9007199254740993,\"tokens\":[0,1535,7]}", &r, &e), 0);
     EXPECT_STR_EQ(r.id, "-9007199254740993");
     EXPECT_INT_EQ(r.params.num_tokens, 3);
@@ -203,7 +203,7 @@ TEST(LineProtocol, OperationsArrive) {
         {"{\"op\":\"detokenize\",\"tokens\":[1,2]}", LINE_DETOKENIZE},
     };
     struct line_request r;
-    struct line_error e;
+    struct field_error e;
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         EXPECT_INT_EQ(parse(cases[i].line, &r, &e), 0);
         EXPECT_INT_EQ(r.kind, cases[i].kind);
@@ -214,10 +214,10 @@ TEST(LineProtocol, OperationsArrive) {
 TEST(LineProtocol, NestingUpToTheLimitIsParsed) {
     char line[256] = "{\"prompt\":";
     struct line_request r;
-    struct line_error e;
-    for (int i = 0; i < LINE_MAX_DEPTH - 1; i++)
+    struct field_error e;
+    for (int i = 0; i < FIELDS_MAX_DEPTH - 1; i++)
         strcat(line, "[");
-    for (int i = 0; i < LINE_MAX_DEPTH - 1; i++)
+    for (int i = 0; i < FIELDS_MAX_DEPTH - 1; i++)
         strcat(line, "]");
     strcat(line, "}");
     EXPECT_INT_EQ(parse(line, &r, &e), ERR_INVALID_REQUEST);
@@ -234,7 +234,7 @@ TEST(LineProtocol, NestingUpToTheLimitIsParsed) {
 
 static bool check_bad(const struct bad_line *bad, const char *bytes, size_t len) {
     struct line_request r = {0};
-    struct line_error e;
+    struct field_error e;
     int rc = line_parse(bytes, len, &context, &r, &e);
     line_request_deinit(&r);
     bool ok = rc == bad->code && e.code == bad->code && !strcmp(e.param, bad->param) && *e.message;
@@ -246,7 +246,7 @@ static bool check_bad(const struct bad_line *bad, const char *bytes, size_t len)
 
 TEST(LineProtocol, EveryBadLineIsRefusedAndTheNextOneIsNot) {
     struct line_request r;
-    struct line_error e;
+    struct field_error e;
     request_params_default(&defaults);
     EXPECT_INT_GE(num_bad_lines, 150);
     for (size_t i = 0; i < num_bad_lines; i++) {
@@ -260,7 +260,7 @@ TEST(LineProtocol, EveryBadLineIsRefusedAndTheNextOneIsNot) {
 static bool check_split(const struct bad_line *bad, const struct buffer *stream, size_t split) {
     struct line_reader reader;
     struct line_request r = {0};
-    struct line_error e;
+    struct field_error e;
     const char *line;
     const size_t ends[3] = {0, split, stream->len};
     size_t len;
@@ -303,7 +303,7 @@ TEST(LineProtocol, TruncatedRequestsNeverParse) {
     static const char line[] =
         "{\"id\":\"x\",\"prompt\":\"a\\u00e9\\n\",\"stop\":[\"b\"],\"temperature\":0.5,\"seed\":12}";
     struct line_request r = {0};
-    struct line_error e;
+    struct field_error e;
     request_params_default(&defaults);
     for (size_t len = 1; len < sizeof line - 1; len++) {
         EXPECT_INT_EQ(line_parse(line, len, &context, &r, &e), ERR_INVALID_JSON);
@@ -313,7 +313,7 @@ TEST(LineProtocol, TruncatedRequestsNeverParse) {
 
 TEST(LineProtocol, ErrorsCarryTheIdWhateverElseIsWrong) {
     struct line_request r;
-    struct line_error e;
+    struct field_error e;
     EXPECT_INT_EQ(parse("{\"max_tokns\":1,\"prompt\":\"a\",\"id\":7}", &r, &e),
                   ERR_INVALID_REQUEST);
     EXPECT_STR_EQ(r.id, "7");
@@ -331,9 +331,9 @@ TEST(LineProtocol, ErrorsCarryTheIdWhateverElseIsWrong) {
 
 TEST(LineProtocol, ArraysAndObjectsHaveALimitInAll) {
     struct line_request r;
-    struct line_error e;
+    struct field_error e;
     struct buffer line = {0};
-    for (int32_t n = LINE_MAX_CONTAINERS - 2; n <= LINE_MAX_CONTAINERS - 1; n++) {
+    for (int32_t n = FIELDS_MAX_CONTAINERS - 2; n <= FIELDS_MAX_CONTAINERS - 1; n++) {
         buffer_clear(&line);
         buffer_puts(&line, "{\"tokens\":[");
         for (int32_t i = 0; i < n; i++)
@@ -342,7 +342,7 @@ TEST(LineProtocol, ArraysAndObjectsHaveALimitInAll) {
         buffer_putc(&line, '\0');
         EXPECT_TRUE(parse(line.data, &r, &e) != 0);
         EXPECT_INT_EQ(e.code,
-                      n == LINE_MAX_CONTAINERS - 2 ? ERR_INVALID_REQUEST : ERR_INVALID_JSON);
+                      n == FIELDS_MAX_CONTAINERS - 2 ? ERR_INVALID_REQUEST : ERR_INVALID_JSON);
         line_request_deinit(&r);
     }
     buffer_deinit(&line);
@@ -352,7 +352,7 @@ TEST(LineProtocol, AnInheritedMinimumGivesWayToAShortRequest) {
     struct request_params own;
     struct line_context with_minimum = {&own, 100};
     struct line_request r = {0};
-    struct line_error e;
+    struct field_error e;
     static const char ask[] = "{\"prompt\":\"a\",\"max_tokens\":5}";
     request_params_default(&own);
     own.min_tokens = 10;

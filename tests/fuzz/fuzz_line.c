@@ -40,7 +40,7 @@ static void check_params(const struct request_params *p) {
 static void check_line(const char *line, size_t len, struct buffer *out) {
     struct request_params defaults;
     struct line_request r = {0};
-    struct line_error e;
+    struct field_error e;
     request_params_default(&defaults);
     const struct line_context context = {.defaults = &defaults, .vocab_size = VOCAB_SIZE};
     /* A copy of its own, so that reading past its end is found. */
