@@ -79,7 +79,7 @@ int fields_parse(const char *text, size_t len, json_t **doc, struct field_error 
 
 const char *field_path(const struct field_reader *r, const char *name) {
     static _Thread_local char path[80];
-    snprintf(path, sizeof path, "%s%.48s", r->path, name);
+    snprintf(path, sizeof path, "%s%.40s", r->path, name);
     return path;
 }
 

@@ -65,7 +65,7 @@ struct field_reader {
 
 /* Reads all members of an object; stops at the first that is wrong. */
 int fields_read(struct field_reader *r, json_t *object);
-/* "path.name" of a field. Valid until the next call of the same thread. */
+/* "path.name" of a field, a long name cut. Valid until the next call of the same thread. */
 const char *field_path(const struct field_reader *r, const char *name);
 
 /* Readers: int32_t and float within [min, max], bool, const char * (borrowed from the
