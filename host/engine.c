@@ -188,6 +188,9 @@ static void create_workers(struct engine *e) {
         },
         e->kv);
     e->sampler = sampler_create(e->model.vocab_size);
+    if (e->tokenizer)
+        e->grammars = grammar_pool_create(e->tokenizer, e->model.vocab_size, e->eos_ids,
+                                          e->num_eos_ids);
     e->results = xcalloc((size_t)e->options.max_num_seqs, sizeof *e->results);
     e->jobs = xcalloc((size_t)e->model.max_logits, sizeof *e->jobs);
     e->outcomes = xcalloc((size_t)e->model.max_logits, sizeof *e->outcomes);
@@ -197,6 +200,7 @@ static void free_engine(struct engine *e) {
     scheduler_destroy(e->scheduler);
     kv_cache_destroy(e->kv);
     sampler_destroy(e->sampler);
+    grammar_pool_destroy(e->grammars);
     free(e->results);
     free(e->jobs);
     free(e->outcomes);
@@ -231,7 +235,7 @@ int engine_create_with_model(const struct engine_options *o, const struct engine
     e->chat_template = chat_template;
     e->wake = wake;
     e->wake_ctx = wake_ctx;
-    e->limits = (struct request_limits){model->vocab_size, max_model_len};
+    e->limits = (struct request_limits){model->vocab_size, max_model_len, tokenizer != NULL};
     collect_eos(e);
     pthread_mutex_init(&e->lock, NULL);
     pthread_cond_init(&e->work_cond, NULL);
@@ -272,8 +276,9 @@ void engine_destroy(struct engine *e) {
     }
     if (e->model.destroy)
         e->model.destroy(e->model.ctx);
-    tokenizer_free(e->tokenizer);
+    struct tokenizer *tokenizer = e->tokenizer; /* from which others of its parts borrow */
     free_engine(e);
+    tokenizer_free(tokenizer);
 }
 
 /* --- what callers do ------------------------------------------------------------------------ */

@@ -30,6 +30,7 @@ struct engine; /* opaque */
 struct chat_template;
 struct metrics;
 struct model_metrics;
+struct grammar;
 struct group;
 
 enum {
@@ -89,7 +90,7 @@ void engine_options_default(struct engine_options *o);
 
 enum finish_reason {
     FINISH_NONE,
-    FINISH_STOP,   /* eos, or a stop string */
+    FINISH_STOP,   /* eos, a stop string, or the end of what the grammar allows */
     FINISH_LENGTH, /* max_tokens, or the end of the context */
     FINISH_CANCELLED,
 };
@@ -100,7 +101,7 @@ struct request_params {
     int32_t *tokens;    /* prompt; owned by the struct, taken over by engine_submit */
     int32_t num_tokens; /* >= 1 */
     int32_t max_tokens; /* >= 1; 0: as many as fit in the context */
-    int32_t min_tokens; /* no eos and no stop string before this many */
+    int32_t min_tokens; /* no eos and no stop string before this many, unless the grammar ends */
     bool ignore_eos;
     struct sampling_params sampling;
     bool has_seed;                /* sampling.seed was given; else the engine draws one */
@@ -108,6 +109,9 @@ struct request_params {
     char *stop[MAX_STOP_STRINGS]; /* owned, NUL-terminated, non-empty */
     int32_t num_stop;
     int32_t kept_token; /* special token that the text shows nevertheless; -1: none */
+    struct grammar *grammar;       /* what the answer must be (grammar.h); a reference, or NULL */
+    struct logit_bias *logit_bias; /* [num_logit_bias] a token once, owned; NULL: none */
+    int32_t num_logit_bias;        /* at most MAX_LOGIT_BIASES */
     int64_t arrival_us; /* clock_us() from which times are counted; 0: engine_submit */
 };
 

@@ -38,6 +38,7 @@ struct engine {
     struct kv_cache *kv;
     struct scheduler *scheduler;
     struct sampler *sampler;
+    struct grammar_pool *grammars;   /* owned; NULL without a tokenizer */
     struct sample_job *jobs;         /* [max_logits] of a step, owned */
     struct sample_outcome *outcomes; /* [max_logits], owned */
     struct step_result {
@@ -107,6 +108,16 @@ void engine_count_end(struct engine *e, const struct request *r, enum finish_rea
                       int64_t now_us);
 /* Under the lock: for callers to see. */
 void engine_show_metrics(struct engine *e);
+/* engine_grammar.c: gives a request with a grammar its matcher and its first mask. */
+void engine_constrain(struct engine *e, struct request *r);
+/* What is left to a request once a token was drawn. */
+enum grammar_outlook {
+    GRAMMAR_GOES_ON, /* or there is none */
+    GRAMMAR_AT_END,  /* nothing but the end may follow */
+    GRAMMAR_STUCK,   /* no token of the vocabulary may follow, and it may not end */
+};
+/* Moves the matcher behind a token (-1: none yet) and makes the next mask. */
+enum grammar_outlook engine_follow_grammar(struct engine *e, struct request *r, int32_t token);
 /* engine_failure.c: a step has failed. */
 void engine_step_failed(struct engine *e, const struct step *step, const struct error *why);
 /* Between steps: has the model failed meanwhile? Ends what was submitted before callers knew. */

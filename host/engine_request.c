@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "host/error.h"
+#include "host/grammar.h"
 #include "host/mem.h"
 
 /* Enough of the end of a prompt to hold a token with text before trailing special tokens. */
@@ -21,6 +22,8 @@ void request_params_default(struct request_params *p) {
 
 void request_params_deinit(struct request_params *p) {
     free(p->tokens);
+    free(p->logit_bias);
+    grammar_release(p->grammar);
     for (int32_t i = 0; i < p->num_stop; i++)
         free(p->stop[i]);
     memset(p, 0, sizeof *p);
@@ -63,6 +66,37 @@ static int check_stop(const struct request_params *p, struct error *error) {
     return 0;
 }
 
+static int by_token(const void *a, const void *b) {
+    int32_t p = *(const int32_t *)a, q = *(const int32_t *)b;
+    return p < q ? -1 : p > q;
+}
+
+static int check_logit_bias(const struct request_params *p, int32_t vocab_size,
+                            struct error *error) {
+    int32_t tokens[MAX_LOGIT_BIASES], n = p->num_logit_bias;
+    if (n < 0 || n > MAX_LOGIT_BIASES)
+        return error_set(error, ERR_INVALID_REQUEST,
+                         "logit_bias: %d tokens, at most %d are allowed", n, MAX_LOGIT_BIASES);
+    for (int32_t i = 0; i < n; i++) {
+        const struct logit_bias *b = &p->logit_bias[i];
+        if (b->token < 0 || b->token >= vocab_size)
+            return error_set(error, ERR_INVALID_REQUEST,
+                             "logit_bias: token %d is not in the vocabulary [0, %d)", b->token,
+                             vocab_size);
+        if (!(b->bias >= -MAX_LOGIT_BIAS && b->bias <= MAX_LOGIT_BIAS))
+            return error_set(error, ERR_INVALID_REQUEST,
+                             "logit_bias: %g for token %d is not in [-100, 100]", (double)b->bias,
+                             b->token);
+        tokens[i] = b->token;
+    }
+    qsort(tokens, (size_t)n, sizeof *tokens, by_token);
+    for (int32_t i = 1; i < n; i++)
+        if (tokens[i] == tokens[i - 1])
+            return error_set(error, ERR_INVALID_REQUEST, "logit_bias: token %d is given twice",
+                             tokens[i]);
+    return 0;
+}
+
 int request_params_check(const struct request_params *p, const struct request_limits *limits,
                          struct error *error) {
     int rc;
@@ -84,8 +118,12 @@ int request_params_check(const struct request_params *p, const struct request_li
     if (p->max_tokens > 0 && p->min_tokens > p->max_tokens)
         return error_set(error, ERR_INVALID_REQUEST, "min_tokens: %d is more than max_tokens, %d",
                          p->min_tokens, p->max_tokens);
-    if ((rc = check_sampling(&p->sampling, error)))
+    if ((rc = check_sampling(&p->sampling, error)) ||
+        (rc = check_logit_bias(p, limits->vocab_size, error)))
         return rc;
+    if (p->grammar && !limits->has_text)
+        return error_set(error, ERR_INVALID_REQUEST,
+                         "a grammar needs a tokenizer, and the model was loaded without one");
     return check_stop(p, error);
 }
 
@@ -109,6 +147,8 @@ void request_destroy(struct request *r) {
     request_params_deinit(&r->params);
     token_counts_deinit(&r->counts);
     stop_deinit(&r->stop);
+    grammar_matcher_destroy(r->matcher);
+    free(r->mask);
     free(r->prompt_logprobs);
     free(r->prompt_top);
     free(r);

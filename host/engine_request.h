@@ -6,6 +6,7 @@
 #pragma once
 
 #include "host/engine.h"
+#include "host/grammar_match.h"
 #include "host/sampler.h"
 #include "host/sequence.h"
 #include "host/stop.h"
@@ -23,6 +24,8 @@ struct request {
     struct token_counts counts; /* when the request has penalties */
     struct detok detok;         /* when there is a tokenizer */
     struct stop_matcher stop;
+    struct grammar_matcher *matcher;        /* when there is a grammar; owned */
+    uint32_t *mask;                         /* of the next token, with the matcher; owned */
     struct token_logprobs *prompt_logprobs; /* [num_prompt] when asked for; owned */
     struct logprob *prompt_top;             /* [num_prompt, params.prompt_logprobs], owned */
 };
@@ -30,6 +33,7 @@ struct request {
 /* What a request is checked against. */
 struct request_limits {
     int32_t vocab_size, max_model_len;
+    bool has_text; /* there is a tokenizer, as grammars need one */
 };
 
 /* ERR_INVALID_REQUEST or ERR_CONTEXT_LENGTH with a message. */

@@ -167,9 +167,15 @@ void engine_take_in(struct engine *e, struct intake *in) {
 /* Whatever the step may admit has its memory before the step begins. */
 static void prepare_admissions(struct engine *e) {
     int32_t room = e->options.max_num_seqs - scheduler_num_running(e->scheduler);
-    struct sequence *seq = scheduler_first_waiting(e->scheduler);
-    for (; seq && room > 0; seq = seq->next, room--)
-        request_prepare(request_of(seq), e->model.vocab_size, e->tokenizer, &e->text);
+    struct sequence *seq = scheduler_first_waiting(e->scheduler), *next;
+    for (; seq && room > 0; seq = next, room--) {
+        struct request *r = request_of(seq);
+        bool prepared = r->prepared;
+        next = seq->next;
+        request_prepare(r, e->model.vocab_size, e->tokenizer, &e->text);
+        if (r->params.grammar && !prepared)
+            engine_constrain(e, r);
+    }
 }
 
 static int step_size(int32_t num_tokens) {
@@ -245,7 +251,10 @@ static struct sample_job draw_job(const struct engine *e, const struct step_seq 
         .kind = SAMPLE_DRAW,
         .args = {.params = &r->params.sampling,
                  .counts = r->counts.entries ? &r->counts : NULL,
+                 .biases = r->params.logit_bias,
+                 .mask = r->mask,
                  .banned = e->eos_ids,
+                 .num_biases = r->params.num_logit_bias,
                  .num_banned = ban_eos ? e->num_eos_ids : 0,
                  .index = index},
     };
@@ -350,12 +359,18 @@ static void emit_token(struct engine *e, struct request *r, const struct sample 
     }
     event_stage(&e->staged, &event);
 
+    enum grammar_outlook outlook = GRAMMAR_GOES_ON;
+    if (!ended && !stopped && r->matcher)
+        outlook = engine_follow_grammar(e, r, sample->token);
+    ended |= outlook == GRAMMAR_AT_END;
     if (stopped) {
         buffer_clear(&e->released);
         finish(e, r, FINISH_STOP);
     } else if (ended || seq->num_tokens == seq->capacity) {
         stopped = release_held_text(e, r);
         finish(e, r, ended || stopped ? FINISH_STOP : FINISH_LENGTH);
+    } else if (outlook == GRAMMAR_STUCK) {
+        engine_fail_request(e, r, "the vocabulary has no token that continues the document");
     }
 }
 

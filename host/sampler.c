@@ -173,24 +173,49 @@ static float clamp_finite(float x) {
     return x > FLT_MAX ? FLT_MAX : x < -FLT_MAX ? -FLT_MAX : x;
 }
 
-/* Steps 1 to 3. Returns the row to go on with, s->row or the logits themselves; NULL for a NaN that
- * the mask would hide. */
+/* x plus what is added to it, kept finite; what is not finite stays as it is. */
+static float biased(float x, float bias) {
+    return isfinite(x) ? clamp_finite(x + bias) : x;
+}
+
+static float penalised(float x, const struct sampling_params *p, int32_t generated) {
+    if (!isfinite(x))
+        return x;
+    x = x > 0 ? x / p->repetition_penalty : x * p->repetition_penalty;
+    if (generated > 0)
+        x = x - p->frequency_penalty * (float)generated - p->presence_penalty;
+    return clamp_finite(x);
+}
+
+/* -inf for what the mask leaves out. False: that hides a NaN. */
+static bool apply_mask(float *row, const uint32_t *mask, int32_t n) {
+    bool hides = false;
+    for (int32_t i = 0; i < n; i++) {
+        bool allowed = mask[i / 32] >> (i % 32) & 1;
+        hides |= !allowed && isnan(row[i]);
+        row[i] = allowed ? row[i] : -INFINITY;
+    }
+    return !hides;
+}
+
+/* Steps 1 to 3; what is -inf stays so, so that may come last. Returns the row to go on with, s->row
+ * or the logits themselves; NULL for a NaN that -inf would hide. */
 static const float *adjust(struct sampler *s, const struct sample_args *a) {
     const struct sampling_params *p = a->params;
     bool penalties = a->counts && sampling_has_penalties(p);
-    if (!penalties && a->num_banned == 0)
+    if (!penalties && a->num_banned == 0 && a->num_biases == 0 && !a->mask)
         return a->logits;
     memcpy(s->row, a->logits, (size_t)s->vocab_size * sizeof *s->row);
+    for (int32_t i = 0; i < a->num_biases; i++) {
+        float *x = &s->row[a->biases[i].token];
+        *x = biased(*x, a->biases[i].bias);
+    }
     for (int32_t i = 0; penalties && i < a->counts->num_entries; i++) {
         const struct token_count *c = &a->counts->entries[i];
-        float x = s->row[c->token];
-        if (!isfinite(x))
-            continue;
-        x = x > 0 ? x / p->repetition_penalty : x * p->repetition_penalty;
-        if (c->generated > 0)
-            x = x - p->frequency_penalty * (float)c->generated - p->presence_penalty;
-        s->row[c->token] = clamp_finite(x);
+        s->row[c->token] = penalised(s->row[c->token], p, c->generated);
     }
+    if (a->mask && !apply_mask(s->row, a->mask, s->vocab_size))
+        return NULL;
     for (int32_t i = 0; i < a->num_banned; i++) {
         if (isnan(s->row[a->banned[i]]))
             return NULL;

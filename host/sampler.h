@@ -3,7 +3,8 @@
  * The order is that of vLLM (vllm/v1/sample/sampler.py; the formulas of the penalties are those of
  * apply_penalties in vllm/model_executor/layers/utils.py):
  *
- *   1. eos tokens below min_tokens: -inf
+ *   1. x += logit_bias of the token; then x = -inf for tokens that the request's grammar does not
+ *      allow here, and for eos tokens below min_tokens
  *   2. repetition_penalty r on tokens of prompt or output: x > 0 ? x / r : x * r
  *   3. frequency_penalty, presence_penalty on tokens of the output: x -= f * count, x -= p
  *   4. temperature < 1e-5: the largest x, ties to the lower id. Else x /= temperature, and
@@ -75,8 +76,10 @@ struct sample_args {
     const float *logits; /* [V]; not changed */
     const struct sampling_params *params;
     const struct token_counts *counts; /* NULL: nothing was seen */
+    const struct logit_bias *biases;   /* [num_biases] a token once */
+    const uint32_t *mask;              /* [(V + 31) / 32] bits: may be drawn; NULL: all may */
     const int32_t *banned;             /* [num_banned] ids that must not be drawn */
-    int32_t num_banned;
+    int32_t num_biases, num_banned;
     int64_t index; /* of the token among the generated ones, from 0 */
 };
 

@@ -4,7 +4,14 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum { MAX_LOGPROBS = 20 };
+enum { MAX_LOGPROBS = 20, MAX_LOGIT_BIASES = 300 };
+#define MAX_LOGIT_BIAS 100.0f
+
+/* Added to a token's logit. */
+struct logit_bias {
+    int32_t token;
+    float bias; /* [-MAX_LOGIT_BIAS, MAX_LOGIT_BIAS] */
+};
 
 struct sampling_params {
     float temperature;        /* >= 0; 0: greedy, the most likely token (ties: the lower id) */
