@@ -124,6 +124,8 @@ struct backend {
     struct sample_result *sample_results; /* [max_logits] */
     struct sample_count *sample_counts;   /* [max_sample_counts] */
     int32_t *sample_banned;               /* [max_logits * MAX_BANNED] */
+    struct sample_bias *sample_biases;    /* [max_logits * MAX_LOGIT_BIASES] */
+    uint32_t *sample_masks;               /* [max_logits, sample_mask_words] */
     int32_t max_sample_counts;
 
     struct peeker peeker;

@@ -185,6 +185,11 @@ static cudaError_t create_pinned(struct backend *b) {
     if (rc == cudaSuccess)
         rc = alloc_mapped(&b->sample_banned, R * MAX_BANNED, sizeof *b->sample_banned);
     if (rc == cudaSuccess)
+        rc = alloc_mapped(&b->sample_biases, R * MAX_LOGIT_BIASES, sizeof *b->sample_biases);
+    if (rc == cudaSuccess)
+        rc = alloc_mapped(&b->sample_masks, R * sample_mask_words(c->vocab_size),
+                          sizeof *b->sample_masks);
+    if (rc == cudaSuccess)
         rc =
             alloc_mapped(&b->sample_counts, (size_t)b->max_sample_counts, sizeof *b->sample_counts);
     return rc;
@@ -238,6 +243,8 @@ static void cuda_destroy(struct backend *b) {
     cudaFreeHost(b->sample_results);
     cudaFreeHost(b->sample_counts);
     cudaFreeHost(b->sample_banned);
+    cudaFreeHost(b->sample_biases);
+    cudaFreeHost(b->sample_masks);
     if (b->arrays_read)
         cudaEventDestroy(b->arrays_read);
     if (b->upload)

@@ -9,7 +9,7 @@ _Static_assert((int)SAMPLE_MAX_TOP == (int)MAX_LOGPROBS, "the same limit on both
 
 /* How far the pinned arrays are filled. */
 struct fill {
-    int32_t counts, banned;
+    int32_t counts, banned, biases, masks;
 };
 
 static int32_t put_counts(struct backend *b, struct fill *f, const struct token_counts *counts) {
@@ -19,6 +19,23 @@ static int32_t put_counts(struct backend *b, struct fill *f, const struct token_
             (struct sample_count){counts->entries[i].token, counts->entries[i].generated};
     f->counts += n;
     return n;
+}
+
+static void put_biases(struct backend *b, struct fill *f, const struct sample_args *a) {
+    CHECK(a->num_biases <= MAX_LOGIT_BIASES, "%d biased tokens", a->num_biases);
+    for (int32_t i = 0; i < a->num_biases; i++)
+        b->sample_biases[f->biases + i] =
+            (struct sample_bias){a->biases[i].token, a->biases[i].bias};
+    f->biases += a->num_biases;
+}
+
+/* 1 + the number of the mask; 0: there is none. */
+static int32_t put_mask(struct backend *b, struct fill *f, const uint32_t *mask) {
+    size_t words = sample_mask_words(b->config.vocab_size);
+    if (!mask)
+        return 0;
+    memcpy(b->sample_masks + (size_t)f->masks * words, mask, words * sizeof *mask);
+    return ++f->masks;
 }
 
 static struct sample_row draw_row(struct backend *b, const struct sample_job *job, struct fill *f) {
@@ -38,11 +55,15 @@ static struct sample_row draw_row(struct backend *b, const struct sample_job *jo
         .counts_first = f->counts,
         .banned_first = f->banned,
         .banned_num = a->num_banned,
+        .biases_first = f->biases,
+        .biases_num = a->num_biases,
+        .mask = put_mask(b, f, a->mask),
         .seed = p->seed,
         .index = a->index,
     };
     CHECK(a->num_banned <= MAX_BANNED, "%d banned tokens", a->num_banned);
     row.counts_num = put_counts(b, f, a->counts);
+    put_biases(b, f, a);
     memcpy(b->sample_banned + f->banned, a->banned, (size_t)a->num_banned * sizeof *a->banned);
     f->banned += a->num_banned;
     return row;
@@ -90,6 +111,8 @@ static int32_t sample_some(struct backend *b, const float *logits, const struct 
         .num_rows = n,
         .counts = b->sample_counts,
         .banned = b->sample_banned,
+        .biases = b->sample_biases,
+        .masks = b->sample_masks,
         .results = b->sample_results,
         .workspace = b->sample_workspace,
     };

@@ -346,11 +346,17 @@ struct sample_row {
     float repetition_penalty, presence_penalty, frequency_penalty;
     int32_t counts_first, counts_num; /* its slice of `counts`, a token once; 0: none */
     int32_t banned_first, banned_num; /* its slice of `banned` */
+    int32_t biases_first, biases_num; /* its slice of `biases`, a token once */
+    int32_t mask;                     /* 1 + number of its mask among `masks`; 0: none */
     uint64_t seed;
     int64_t index; /* of the token among the generated ones */
 };
 struct sample_count {
     int32_t token, generated;
+};
+struct sample_bias {
+    int32_t token;
+    float bias;
 };
 enum { SAMPLE_MAX_TOP = 20 };
 struct sample_result {
@@ -367,9 +373,15 @@ struct sample_launch_args {
     int32_t num_rows;
     const struct sample_count *counts;
     const int32_t *banned;
+    const struct sample_bias *biases;
+    const uint32_t *masks;         /* [masks, sample_mask_words] bits: may be drawn */
     struct sample_result *results; /* [num_rows] device or mapped pinned memory */
     void *workspace;               /* [sample_workspace_bytes] */
 };
+/* Words of a mask: 32 tokens each, the lowest bit the first. */
+static inline size_t sample_mask_words(int32_t vocab_size) {
+    return ((size_t)vocab_size + 31) / 32;
+}
 size_t sample_workspace_bytes(int32_t max_rows, int32_t vocab_size);
 /* The tokens of host/sampler.h, bit for bit. A job that only checks a row is a greedy one without
  * logprobs. V <= 2^22. */

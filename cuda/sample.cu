@@ -11,7 +11,7 @@
  *          with top_k and top_p, next to 600 us and more for making such logits. None is measured.
  * Numerics tokens bit for bit those of host/sampler.c (sample.cuh says how), a function of the row's
  *          own data; logprobs from float32 sums of __expf, within 1e-5.
- * Requires V <= 2^22; counts of a row name a token once; logits, penalties and temperatures as
+ * Requires V <= 2^22; counts and biases of a row name a token once; logits, penalties and temperatures as
  *          host/sampling.h has them.
  */
 #include <math_constants.h>
@@ -62,29 +62,62 @@ DEVICE u64 block_best(u64 pair, u64 scratch[CHUNK_WARPS]) {
     return pair;
 }
 
-/* host/sampler.c, adjust. */
-DEVICE float penalised(float x, const struct sample_row *r, int generated) {
+/* host/sampler.c, as the next two. */
+DEVICE float clamp_finite(float x) {
     const float largest = 3.402823466e38f;
+    return x > largest ? largest : x < -largest ? -largest : x;
+}
+DEVICE float biased(float x, float bias) {
+    return isfinite(x) ? clamp_finite(__fadd_rn(x, bias)) : x;
+}
+DEVICE float penalised(float x, const struct sample_row *r, int generated) {
     if (!isfinite(x))
         return x;
     x = x > 0 ? __fdiv_rn(x, r->repetition_penalty) : __fmul_rn(x, r->repetition_penalty);
     if (generated > 0)
         x = __fsub_rn(__fsub_rn(x, __fmul_rn(r->frequency_penalty, (float)generated)),
                       r->presence_penalty);
-    return x > largest ? largest : x < -largest ? -largest : x;
+    return clamp_finite(x);
 }
 
-/* Changes the copy of a chunk. True when a ban hides a NaN. */
-DEVICE bool adjust_chunk(float *row, const struct sample_launch_args *a, const struct sample_row *r,
-                         int first, int last) {
+/* -inf for what the mask of the row leaves out of a chunk. True when that hides a NaN. */
+DEVICE bool mask_chunk(float *row, const uint32_t *mask, int first, int last,
+                       uint32_t words[CHUNK / 32]) {
     bool hides = false;
+    for (int i = threadIdx.x; i < (last - first + 31) / 32; i += CHUNK_THREADS)
+        words[i] = mask[first / 32 + i];
+    __syncthreads(); /* the words of the chunk are there */
+    for (int i = first + threadIdx.x; i < last; i += CHUNK_THREADS) {
+        bool allowed = words[(i - first) / 32] >> ((i - first) % 32) & 1;
+        if (!allowed) {
+            hides |= isnan(row[i]);
+            row[i] = -CUDART_INF_F;
+        }
+    }
+    return hides;
+}
+
+/* Changes the copy of a chunk. True when -inf hides a NaN. */
+DEVICE bool adjust_chunk(float *row, const struct sample_launch_args *a, const struct sample_row *r,
+                         int first, int last, uint32_t words[CHUNK / 32]) {
+    bool hides = false;
+    for (int i = threadIdx.x; i < r->biases_num; i += CHUNK_THREADS) {
+        struct sample_bias b = a->biases[r->biases_first + i];
+        if (b.token >= first && b.token < last)
+            row[b.token] = biased(row[b.token], b.bias);
+    }
+    __syncthreads(); /* biases come before penalties */
     if (sample_has_penalties(r))
         for (int i = threadIdx.x; i < r->counts_num; i += CHUNK_THREADS) {
             struct sample_count c = a->counts[r->counts_first + i];
             if (c.token >= first && c.token < last)
                 row[c.token] = penalised(row[c.token], r, c.generated);
         }
-    __syncthreads(); /* penalties come before bans */
+    __syncthreads(); /* penalties come before mask and bans, as what is -inf stays so */
+    if (r->mask > 0)
+        hides = mask_chunk(row, a->masks + (r->mask - 1) * (int64_t)((a->vocab_size + 31) / 32),
+                           first, last, words);
+    __syncthreads(); /* a ban finds what the mask has left */
     for (int i = threadIdx.x; i < r->banned_num; i += CHUNK_THREADS) {
         int token = a->banned[r->banned_first + i];
         if (token >= first && token < last) {
@@ -98,6 +131,7 @@ DEVICE bool adjust_chunk(float *row, const struct sample_launch_args *a, const s
 
 __global__ __launch_bounds__(CHUNK_THREADS) void sample_scan_kernel(struct sample_launch_args a) {
     __shared__ u64 scratch[2][CHUNK_WARPS];
+    __shared__ uint32_t words[CHUNK / 32];
     const struct sample_row r = a.rows[blockIdx.x];
     struct sample_space space = sample_space_of(&a, blockIdx.x);
     int c = blockIdx.y, first = c * CHUNK, last = min(a.vocab_size, first + CHUNK);
@@ -108,9 +142,9 @@ __global__ __launch_bounds__(CHUNK_THREADS) void sample_scan_kernel(struct sampl
     raw_best = block_best(raw_best, scratch[0]); /* after its barrier the copy is whole */
     u64 best = raw_best;
 
-    /* Penalties and bans. */
+    /* Biases, penalties, mask and bans. */
     if (adjusts) {
-        bool hides = adjust_chunk(space.row, &a, &r, first, last);
+        bool hides = adjust_chunk(space.row, &a, &r, first, last, words);
         best = scan_chunk(space.row, NULL, first, last);
         best = block_best(hides ? make_pair(KEY_NAN, 0) : best, scratch[1]);
     }

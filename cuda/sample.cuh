@@ -3,7 +3,8 @@
  * A row of logits goes through three kernels. The first two cut it into chunks of CHUNK tokens, one
  * block each, so that a single row already keeps many SMs busy; the last is one block a row:
  *
- *   scan    applies penalties and bans (to a copy of the row), finds the largest value of a chunk
+ *   scan    applies biases, penalties, mask and bans (to a copy of the row), finds the largest value
+ *           of a chunk
  *   weigh   weights exp((x - max) / temperature) of a chunk: their sum, or a histogram of them
  *   choose  finds the thresholds, draws the token, and makes the logprobs
  *
@@ -76,7 +77,8 @@ DEVICE bool sample_has_penalties(const struct sample_row *r) {
 }
 /* Does the row need a changed copy? */
 DEVICE bool sample_adjusts(const struct sample_row *r) {
-    return r->token < 0 && (sample_has_penalties(r) || r->banned_num > 0);
+    return r->token < 0 &&
+           (sample_has_penalties(r) || r->banned_num > 0 || r->biases_num > 0 || r->mask > 0);
 }
 DEVICE bool sample_draws(const struct sample_row *r) {
     return r->token < 0 && r->temperature >= GREEDY_TEMPERATURE;

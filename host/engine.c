@@ -189,8 +189,8 @@ static void create_workers(struct engine *e) {
         e->kv);
     e->sampler = sampler_create(e->model.vocab_size);
     if (e->tokenizer)
-        e->grammars = grammar_pool_create(e->tokenizer, e->model.vocab_size, e->eos_ids,
-                                          e->num_eos_ids);
+        e->grammars =
+            grammar_pool_create(e->tokenizer, e->model.vocab_size, e->eos_ids, e->num_eos_ids);
     e->results = xcalloc((size_t)e->options.max_num_seqs, sizeof *e->results);
     e->jobs = xcalloc((size_t)e->model.max_logits, sizeof *e->jobs);
     e->outcomes = xcalloc((size_t)e->model.max_logits, sizeof *e->outcomes);

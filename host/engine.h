@@ -112,7 +112,7 @@ struct request_params {
     struct grammar *grammar;       /* what the answer must be (grammar.h); a reference, or NULL */
     struct logit_bias *logit_bias; /* [num_logit_bias] a token once, owned; NULL: none */
     int32_t num_logit_bias;        /* at most MAX_LOGIT_BIASES */
-    int64_t arrival_us; /* clock_us() from which times are counted; 0: engine_submit */
+    int64_t arrival_us;            /* clock_us() from which times are counted; 0: engine_submit */
 };
 
 /* temperature 1, top_p 1, everything else off, max_tokens 256. */

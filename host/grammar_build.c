@@ -99,33 +99,118 @@ static void sort_edges(const struct builder *b, struct grammar *g) {
     free(at);
 }
 
-static int32_t height_over(const struct grammar *g, const struct grammar_edge *e) {
-    int32_t height = g->height[e->target];
-    if (e->kind == EDGE_CALL) {
-        int32_t inside = g->height[g->start[e->rule]] + 1;
-        height = inside > height ? inside : height;
+/* Edges by where they lead to, and calls by their rule: lists of numbers of edges. */
+struct reverse {
+    int32_t *from;                    /* [num_edges] */
+    int32_t *into, *first_into;       /* [num_edges], [num_states + 1] */
+    int32_t *callers, *first_callers; /* [calls], [num_rules + 1] */
+};
+
+static void count_reverse(const struct grammar *g, struct reverse *r) {
+    r->from = xmalloc((size_t)g->num_edges * sizeof *r->from);
+    r->into = xmalloc((size_t)g->num_edges * sizeof *r->into);
+    r->callers = xmalloc((size_t)g->num_edges * sizeof *r->callers);
+    /* One more in front, which the filling moves the others up to. */
+    r->first_into = xcalloc((size_t)g->num_states + 2, sizeof *r->first_into);
+    r->first_callers = xcalloc((size_t)g->num_rules + 2, sizeof *r->first_callers);
+    for (int32_t i = 0; i < g->num_edges; i++) {
+        r->first_into[g->edges[i].target + 2]++;
+        if (g->edges[i].kind == EDGE_CALL)
+            r->first_callers[g->edges[i].rule + 2]++;
     }
-    return height;
+    for (int32_t s = 0; s < g->num_states; s++)
+        r->first_into[s + 2] += r->first_into[s + 1];
+    for (int32_t s = 0; s < g->num_rules; s++)
+        r->first_callers[s + 2] += r->first_callers[s + 1];
 }
 
-/* Heights sink from out of reach until nothing changes. Most edges lead to states that were added
- * later, so few sweeps do; a height that is still too large after the last one only leaves
- * something out. */
-static void find_heights(struct grammar *g) {
-    bool changed = true;
+static void reverse_edges(const struct grammar *g, struct reverse *r) {
+    count_reverse(g, r);
     for (int32_t s = 0; s < g->num_states; s++)
-        g->height[s] = g->ends[s] ? 0 : OUT_OF_REACH;
-    for (int32_t sweep = 0; changed && sweep < GRAMMAR_MAX_DEPTH; sweep++) {
-        changed = false;
-        for (int32_t s = g->num_states - 1; s >= 0; s--)
-            for (int32_t i = g->first_edge[s]; i < g->first_edge[s + 1]; i++) {
-                int32_t height = height_over(g, &g->edges[i]);
-                if (height < g->height[s]) {
-                    g->height[s] = height;
-                    changed = true;
-                }
-            }
+        for (int32_t i = g->first_edge[s]; i < g->first_edge[s + 1]; i++) {
+            const struct grammar_edge *e = &g->edges[i];
+            r->from[i] = s;
+            r->into[r->first_into[e->target + 1]++] = i;
+            if (e->kind == EDGE_CALL)
+                r->callers[r->first_callers[e->rule + 1]++] = i;
+        }
+}
+
+/* States by height, from the ends backwards: all of one height before those of the next. */
+struct rising {
+    struct grammar *g;
+    struct reverse r;
+    int32_t *queues[2]; /* of this height and of the next; a state may be in both */
+    int32_t len[2];
+    bool *known; /* [num_states] its height is final */
+    int32_t height;
+};
+
+static void reach(struct rising *x, int32_t state, int32_t height) {
+    if (height >= x->g->height[state])
+        return;
+    x->g->height[state] = height;
+    int32_t queue = height > x->height;
+    x->queues[queue][x->len[queue]++] = state;
+}
+
+/* The way over an edge is known once the heights of its target and, of a call, of the rule are. */
+static void take_edge(struct rising *x, int32_t i) {
+    const struct grammar_edge *e = &x->g->edges[i];
+    int32_t height = x->height, start = x->g->start[e->rule];
+    if (!x->known[e->target] || (e->kind == EDGE_CALL && !x->known[start]))
+        return;
+    if (e->kind == EDGE_CALL && x->g->height[start] + 1 > height)
+        height = x->g->height[start] + 1;
+    reach(x, x->r.from[i], height);
+}
+
+static void settle(struct rising *x, int32_t state, const int32_t *rule_of) {
+    if (x->known[state])
+        return;
+    x->known[state] = true;
+    for (int32_t i = x->r.first_into[state]; i < x->r.first_into[state + 1]; i++)
+        take_edge(x, x->r.into[i]);
+    int32_t rule = rule_of[state];
+    for (int32_t i = rule < 0 ? 0 : x->r.first_callers[rule];
+         rule >= 0 && i < x->r.first_callers[rule + 1]; i++)
+        take_edge(x, x->r.callers[i]);
+}
+
+static void find_heights(struct grammar *g) {
+    size_t n = (size_t)g->num_states;
+    struct rising x = {.g = g};
+    int32_t *rule_of = xmalloc(n * sizeof *rule_of);
+    reverse_edges(g, &x.r);
+    x.known = xcalloc(n, sizeof *x.known);
+    x.queues[0] = xmalloc(2 * n * sizeof(int32_t)); /* a state comes down twice at most */
+    x.queues[1] = xmalloc(2 * n * sizeof(int32_t));
+    memset(rule_of, 0xff, n * sizeof *rule_of);
+    for (int32_t r = g->num_rules - 1; r >= 0; r--)
+        rule_of[g->start[r]] = r;
+    for (size_t s = 0; s < n; s++)
+        g->height[s] = OUT_OF_REACH;
+    for (int32_t s = 0; s < g->num_states; s++)
+        if (g->ends[s])
+            reach(&x, s, 0);
+    for (; x.len[0] > 0 && x.height <= GRAMMAR_MAX_DEPTH; x.height++) {
+        for (int32_t at = 0; at < x.len[0]; at++)
+            settle(&x, x.queues[0][at], rule_of);
+        int32_t *swap = x.queues[0];
+        x.queues[0] = x.queues[1];
+        x.queues[1] = swap;
+        x.len[0] = x.len[1];
+        x.len[1] = 0;
     }
+    free(x.r.from);
+    free(x.r.into);
+    free(x.r.first_into);
+    free(x.r.callers);
+    free(x.r.first_callers);
+    free(x.queues[0]);
+    free(x.queues[1]);
+    free(x.known);
+    free(rule_of);
 }
 
 static void find_classes(struct grammar *g) {
@@ -190,9 +275,15 @@ static bool calls_end(const struct grammar *g) {
 }
 
 static uint64_t hash_bytes(uint64_t h, const void *data, size_t len) {
-    const uint8_t *p = data;
-    for (size_t i = 0; i < len; i++)
-        h = (h ^ p[i]) * 0x100000001b3u;
+    const char *p = data;
+    for (; len > 0; p += 8) {
+        uint64_t word = 0;
+        size_t n = len < 8 ? len : 8;
+        memcpy(&word, p, n);
+        h = (h ^ word) * 0x9e3779b97f4a7c15u;
+        h ^= h >> 32;
+        len -= n;
+    }
     return h;
 }
 

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "host/grammar.h"
 #include "host/mem.h"
 #include "tests/shim.h"
 
@@ -52,6 +53,11 @@ int32_t fixture_submit(struct fixture *f, const char *text, const struct request
     CHECK(p.num_stop == 0 || p.stop[0], "stop strings");
     for (int32_t i = 0; i < p.num_stop; i++)
         p.stop[i] = xstrdup(p.stop[i]); /* the caller keeps its own */
+    grammar_retain(p.grammar);
+    if (p.logit_bias) {
+        size_t bytes = (size_t)p.num_logit_bias * sizeof *p.logit_bias;
+        p.logit_bias = memcpy(xmalloc(bytes), p.logit_bias, bytes);
+    }
     tokenizer_encode(engine_tokenizer(f->engine), text, strlen(text),
                      TOKENIZER_ADD_SPECIAL | TOKENIZER_PARSE_SPECIAL, &ids);
     p.tokens = ids.ids;

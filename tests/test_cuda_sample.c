@@ -12,14 +12,16 @@
 
 /* Rows to sample, and what the host makes of them. */
 struct rows {
-    int32_t V, num, num_counts, num_banned;
+    int32_t V, num, num_counts, num_banned, num_biases, num_masks;
     float *logits; /* [num, V] */
     struct sample_row *rows;
     struct sample_count *counts;
     int32_t *banned;
+    struct sample_bias *biases;
+    uint32_t *masks; /* [num_masks, words] */
 };
 
-enum { MAX_LISTED = 40 }; /* counts or bans of a row */
+enum { MAX_LISTED = 40 }; /* counts, bans or biases of a row */
 
 static struct rows rows_make(int32_t V, int32_t num) {
     struct rows s = {.V = V, .num = num};
@@ -27,6 +29,8 @@ static struct rows rows_make(int32_t V, int32_t num) {
     s.rows = xcalloc((size_t)num, sizeof *s.rows);
     s.counts = xcalloc((size_t)(num * MAX_LISTED), sizeof *s.counts);
     s.banned = xcalloc((size_t)(num * MAX_LISTED), sizeof *s.banned);
+    s.biases = xcalloc((size_t)(num * MAX_LISTED), sizeof *s.biases);
+    s.masks = xcalloc((size_t)num * sample_mask_words(V), sizeof *s.masks);
     for (int32_t i = 0; i < num; i++)
         s.rows[i] = (struct sample_row){.row = i,
                                         .token = -1,
@@ -42,6 +46,8 @@ static void rows_free(struct rows *s) {
     free(s->rows);
     free(s->counts);
     free(s->banned);
+    free(s->biases);
+    free(s->masks);
 }
 
 /* ---- both samplers --------------------------------------------------------------------------- */
@@ -55,12 +61,16 @@ static struct sample_result *on_gpu(const struct rows *s) {
         .num_rows = s->num,
         .counts = gpu_upload(s->counts, (size_t)s->num_counts * sizeof *s->counts),
         .banned = gpu_upload(s->banned, (size_t)s->num_banned * sizeof *s->banned),
+        .biases = gpu_upload(s->biases, (size_t)s->num_biases * sizeof *s->biases),
+        .masks =
+            gpu_upload(s->masks, (size_t)s->num_masks * sample_mask_words(s->V) * sizeof *s->masks),
         .results = gpu_alloc(results),
         .workspace = gpu_alloc(sample_workspace_bytes(s->num, s->V))};
     sample_launch(&args, gpu_stream());
     struct sample_result *out = gpu_fetch(args.results, results);
-    void *device[] = {(void *)args.logits, (void *)args.rows, (void *)args.counts,
-                      (void *)args.banned, args.results,      args.workspace};
+    void *device[] = {(void *)args.logits, (void *)args.rows,   (void *)args.counts,
+                      (void *)args.banned, (void *)args.biases, (void *)args.masks,
+                      args.results,        args.workspace};
     for (size_t i = 0; i < sizeof device / sizeof *device; i++)
         gpu_free(device[i]);
     return out;
@@ -84,8 +94,17 @@ static bool on_host(const struct rows *s, struct sampler *sampler, int32_t i, st
     for (int32_t c = 0; c < r->counts_num; c++)
         entries[c] = (struct token_count){s->counts[r->counts_first + c].token,
                                           s->counts[r->counts_first + c].generated};
+    struct logit_bias biases[MAX_LISTED];
+    for (int32_t b = 0; b < r->biases_num; b++)
+        biases[b] = (struct logit_bias){s->biases[r->biases_first + b].token,
+                                        s->biases[r->biases_first + b].bias};
+    size_t words = sample_mask_words(s->V);
     const struct sample_args args = {.logits = logits,
                                      .params = &p,
+                                     .biases = biases,
+                                     .num_biases = r->biases_num,
+                                     .mask =
+                                         r->mask ? s->masks + (size_t)(r->mask - 1) * words : NULL,
                                      .counts = &counts,
                                      .banned = s->banned + r->banned_first,
                                      .num_banned = r->banned_num,
@@ -182,6 +201,23 @@ static void random_lists(struct rng *r, struct rows *s, struct sample_row *row) 
         for (int32_t i = row->banned_num; i-- > 0;) /* another thread's than in the counts */
             s->banned[s->num_banned++] = i * step + rng_below(r, step);
     }
+    if (rng_below(r, 4) == 0) {
+        row->biases_first = s->num_biases;
+        row->biases_num = rng_below(r, most + 1);
+        for (int32_t i = 0; i < row->biases_num; i++)
+            s->biases[s->num_biases++] =
+                (struct sample_bias){i * step + rng_below(r, step), rng_float(r) * 100};
+    }
+}
+
+/* Masks that leave most tokens, few, or exactly one. */
+static void random_mask(struct rng *r, struct rows *s, struct sample_row *row) {
+    int32_t kind = rng_below(r, 3), one = rng_below(r, s->V);
+    uint32_t *mask = s->masks + (size_t)s->num_masks * sample_mask_words(s->V);
+    for (int32_t i = 0; i < s->V; i++)
+        if (i == one || (kind == 0 && rng_below(r, 8) > 0) || (kind == 1 && rng_below(r, 50) == 0))
+            mask[i / 32] |= 1u << (i % 32);
+    row->mask = ++s->num_masks;
 }
 
 static void random_row(struct rng *r, struct rows *s, int32_t i) {
@@ -203,6 +239,8 @@ static void random_row(struct rng *r, struct rows *s, int32_t i) {
         row->num_top = rng_below(r, 21);
     } else {
         random_lists(r, s, row);
+        if (rng_below(r, 3) == 0)
+            random_mask(r, s, row);
     }
 }
 
@@ -306,10 +344,12 @@ TEST(CudaSample, RowsThatAreNotFiniteAreErrors) {
         {1, 2, INFINITY, -INFINITY},
         {-0.0f, 0, -0.0f, -1},
     };
-    enum { CASES = sizeof cases / sizeof *cases, KINDS = 5 };
+    enum { CASES = sizeof cases / sizeof *cases, KINDS = 7 };
     struct rows s = rows_make(4, CASES * KINDS);
     s.banned[s.num_banned++] = 2;
     s.counts[s.num_counts++] = (struct sample_count){1, 2};
+    s.biases[s.num_biases++] = (struct sample_bias){1, 3.5f};
+    s.masks[s.num_masks++] = 5; /* tokens 0 and 2 */
     for (int32_t i = 0; i < CASES * KINDS; i++) {
         struct sample_row *r = &s.rows[i];
         memcpy(s.logits + i * 4, cases[i / KINDS], sizeof *cases);
@@ -323,6 +363,8 @@ TEST(CudaSample, RowsThatAreNotFiniteAreErrors) {
             r->token = 3;
             r->num_top = 4;
         }
+        r->mask = i % KINDS >= 5;
+        r->biases_num = i % KINDS == 6;
     }
     compare(&s);
     rows_free(&s);
