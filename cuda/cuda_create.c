@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "cuda/cuda_backend.h"
+#include "host/sampling.h"
 
 enum { MIN_SM = 80, WORKSPACE_CONTEXT = 128 * 1024 };
 

@@ -13,7 +13,8 @@ for target in "$@"; do
     mkdir -p "$corpus"
     case $name in
     fuzz_chat_template) seeds=tests/fuzz/chat_seeds/* dict=tests/fuzz/chat.dict ;;
-    fuzz_line) seeds=tests/fuzz/seeds/* ;;
+    fuzz_line) seeds=tests/fuzz/seeds/line_* ;;
+    fuzz_json_schema) seeds=tests/fuzz/seeds/schema_* dict=tests/fuzz/schema.dict ;;
     fuzz_model_config) seeds=tests/data/golden/*/config.json dict=tests/fuzz/json.dict ;;
     fuzz_tokenizer_json) seeds=tests/data/tokenizers/*/tokenizer.json dict=tests/fuzz/json.dict ;;
     *) seeds= ;;

@@ -300,6 +300,61 @@ TEST(Sampler, BannedTokensAreNeverDrawn) {
     sampler_destroy(s);
 }
 
+TEST(Sampler, WhatAMaskLeavesOutIsNeverDrawn) {
+    const float row[] = {1, 9, 8, 2};
+    const uint32_t mask = 9; /* tokens 0 and 3 */
+    struct sampling_params p = plain;
+    struct sampler *s = sampler_create(4);
+    struct sample out;
+    struct sample_args args = {.logits = row, .params = &p, .mask = &mask};
+    int32_t drawn[4] = {0};
+    for (args.index = 0; args.index < 200; args.index++) {
+        EXPECT_INT_EQ(sampler_sample(s, &args, &out), 0);
+        drawn[out.token]++;
+    }
+    EXPECT_INT_EQ(drawn[1] + drawn[2], 0);
+    EXPECT_TRUE(drawn[0] > 20 && drawn[3] > drawn[0]); /* 1 to e */
+    p.temperature = 0;
+    p.logprobs = 1; /* of the model, which prefers another token */
+    EXPECT_INT_EQ(sampler_sample(s, &args, &out), 0);
+    EXPECT_INT_EQ(out.token, 3);
+    EXPECT_INT_EQ(out.top_tokens[0], 1);
+    p.logprobs = -1;
+    const uint32_t none = 0;
+    args.mask = &none;
+    EXPECT_INT_EQ(sampler_sample(s, &args, &out), ERR_INTERNAL);
+    const float hidden[] = {1, NAN, 2, 3};
+    args.mask = &mask;
+    args.logits = hidden;
+    EXPECT_INT_EQ(sampler_sample(s, &args, &out), ERR_INTERNAL);
+    sampler_destroy(s);
+}
+
+TEST(Sampler, BiasesAreAddedBeforeThePenalties) {
+    const float row[] = {1, 2, -INFINITY, 3};
+    const struct logit_bias biases[] = {{1, 4}, {2, 100}, {3, -2.5f}};
+    struct token_count seen[] = {{1, 0}};
+    struct token_counts counts = {.entries = seen, .num_entries = 1};
+    struct sampling_params p = plain;
+    struct sampler *s = sampler_create(4);
+    struct sample out;
+    struct sample_args args = {
+        .logits = row, .params = &p, .biases = biases, .num_biases = 3, .counts = &counts};
+    p.temperature = 0;
+    EXPECT_INT_EQ(sampler_sample(s, &args, &out), 0);
+    EXPECT_INT_EQ(out.token, 1); /* 1, 6, -inf, 0.5 */
+    p.repetition_penalty = 5.9f; /* 1, 6 / 5.9: were the bias added after it, 2 / 5.9 + 4 */
+    EXPECT_INT_EQ(sampler_sample(s, &args, &out), 0);
+    EXPECT_INT_EQ(out.token, 1);
+    p.repetition_penalty = 6.1f;
+    EXPECT_INT_EQ(sampler_sample(s, &args, &out), 0);
+    EXPECT_INT_EQ(out.token, 0);
+    args.num_biases = 0;
+    EXPECT_INT_EQ(sampler_sample(s, &args, &out), 0);
+    EXPECT_INT_EQ(out.token, 3);
+    sampler_destroy(s);
+}
+
 /* --- logprobs ------------------------------------------------------------------------------- */
 
 TEST(Sampler, LogprobsAreThoseOfTheModelWhateverTheSamplingIs) {
