@@ -4,7 +4,9 @@
 #include <string.h>
 
 #include "host/cuda.h"
+#include "host/grammar.h"
 #include "host/mem.h"
+#include "tests/engine_fixture.h"
 #include "tests/gpu_fixture.h"
 #include "tests/invariance.h"
 #include "tests/shim.h"
@@ -46,6 +48,50 @@ TEST(CudaEngine, SameBytesAfterPreemption) {
     v.length = 32; /* so that the cache fills up */
     ASSERT_TRUE(invariance_open(&v));
     invariance_check_preemption(&v);
+}
+
+/* ---- grammars -------------------------------------------------------------------------------- */
+
+/* Masks and biases reach the device, each row its own. */
+TEST(CudaEngine, GrammarsAndBiasesHoldOnTheDevice) {
+    GPU_OR_SKIP();
+    struct fixture f;
+    struct engine_options o;
+    struct grammar *g = NULL;
+    struct error error = {0};
+    struct logit_bias bias = {'A', 100};
+    json_t *schema = json_loads("{\"enum\":[\"red\",\"green\",12]}", 0, NULL);
+    ASSERT_INT_EQ(grammar_create_json_schema(schema, &g, &error), 0);
+    gpu_options(&o);
+    if (fixture_open(&f, &o)) {
+        for (int32_t i = 0; i < 6; i++) {
+            struct request_params p;
+            request_params_default(&p);
+            p.max_tokens = 24;
+            p.sampling.temperature = i == 0 ? 0 : 1.5f;
+            p.sampling.seed = (uint64_t)i;
+            p.has_seed = true;
+            p.grammar = i % 2 ? NULL : g;
+            p.logit_bias = &bias;
+            p.num_logit_bias = 1;
+            if (i % 2) {
+                p.max_tokens = 3;
+                p.ignore_eos = true;
+            }
+            fixture_submit(&f, "27+15=", &p);
+        }
+        fixture_wait(&f);
+        for (int32_t i = 0; i < 6; i++) {
+            const char *text = f.result[i].text.data;
+            for (int32_t k = 0; i % 2 && k < 3; k++)
+                EXPECT_INT_EQ(f.result[i].tokens[k], bias.token);
+            if (i % 2 == 0 && strcmp(text, "\"red\"") != 0 && strcmp(text, "\"green\"") != 0)
+                EXPECT_STR_EQ(text, "12");
+        }
+        fixture_close(&f);
+    }
+    grammar_release(g);
+    json_decref(schema);
 }
 
 /* ---- errors ---------------------------------------------------------------------------------- */
