@@ -212,7 +212,8 @@ TEST(HttpLimits, WithoutDescriptorsClientsAreRefused) {
     struct net_client c;
     struct http_answer a = {0};
     struct rlimit old, none;
-    int waiting[CLIENTS], lowest;
+    struct net_client refused[CLIENTS] = {0};
+    int lowest;
     struct sockaddr_storage address;
     socklen_t len = sizeof address;
     http_rig_init(&r);
@@ -220,7 +221,7 @@ TEST(HttpLimits, WithoutDescriptorsClientsAreRefused) {
     http_client_ask(&c, "GET /version HTTP/1.1\r\n" HOST "\r\n", &a);
     getpeername(c.fd, (struct sockaddr *)&address, &len);
     for (int i = 0; i < CLIENTS; i++)
-        waiting[i] = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        refused[i].fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     getrlimit(RLIMIT_NOFILE, &old);
     lowest = open("/dev/null", O_RDONLY);
     close(lowest);
@@ -229,12 +230,10 @@ TEST(HttpLimits, WithoutDescriptorsClientsAreRefused) {
     setrlimit(RLIMIT_NOFILE, &none);
     double cpu = cpu_seconds();
     for (int i = 0; i < CLIENTS; i++)
-        EXPECT_INT_EQ(connect(waiting[i], (struct sockaddr *)&address, len), 0);
+        EXPECT_INT_EQ(connect(refused[i].fd, (struct sockaddr *)&address, len), 0);
     for (int i = 0; i < CLIENTS; i++) {
-        struct net_client refused = {.fd = waiting[i]};
-        const char *text = net_client_rest(&refused);
+        const char *text = net_client_rest(&refused[i]);
         EXPECT_INT_EQ(strncmp(text, "HTTP/1.1 503 ", 13), 0);
-        net_client_close(&refused);
     }
     /* Who is there already is served as ever. */
     http_client_ask(&c, "GET /version HTTP/1.1\r\n" HOST "\r\n", &a);
@@ -242,6 +241,8 @@ TEST(HttpLimits, WithoutDescriptorsClientsAreRefused) {
     usleep(300 * 1000);
     EXPECT_TRUE(cpu_seconds() - cpu < 0.25);
     setrlimit(RLIMIT_NOFILE, &old);
+    for (int i = 0; i < CLIENTS; i++)
+        net_client_close(&refused[i]); /* before, this would have made room */
     http_expect_well(&r.f);
     http_answer_deinit(&a);
     net_client_close(&c);
