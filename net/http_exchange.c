@@ -60,7 +60,7 @@ static void put_cors(const struct http_exchange *x, struct buffer *out) {
 /* Everything but what says how long the body is, and the blank line. */
 static void put_head(struct http_exchange *x, int status, const char *content_type,
                      struct buffer *out) {
-    x->keep_alive = x->keep_alive && !x->session->shared->draining && !x->session->eof;
+    x->keep_alive = x->keep_alive && !x->session->shared->draining;
     buffer_printf(out,
                   "HTTP/1.1 %d %s\r\n"
                   "Date: %s\r\n"

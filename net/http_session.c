@@ -159,11 +159,10 @@ static void read_requests(struct http_session *s) {
             read_body(s->exchange, s->in.data + at, s->in.len - at, &used);
         at += used;
     }
-    if (s->closing)
-        at = s->in.len;
-    buffer_consume(&s->in, at);
-    if (s->in.len == 0)
+    if (s->closing || at == s->in.len)
         buffer_deinit(&s->in); /* idle connections hold nothing */
+    else if (at > 0)
+        buffer_consume(&s->in, at);
 }
 
 /* ---- the end ---- */

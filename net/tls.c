@@ -34,11 +34,11 @@ static int no_password(char *buf, int size, int rwflag, void *ctx) {
 }
 
 static const char *reason(void) {
-    unsigned long code = ERR_peek_last_error();
+    unsigned long code = ERR_peek_error(); /* the first: what lies at the bottom */
+    if (ERR_SYSTEM_ERROR(code))
+        return strerror(ERR_GET_REASON(code));
     const char *text = ERR_reason_error_string(code);
-    return text                             ? text
-           : code && ERR_SYSTEM_ERROR(code) ? strerror(ERR_GET_REASON(code))
-                                            : "unknown error";
+    return text ? text : "unknown error";
 }
 
 static int choose_protocol(SSL *ssl, const unsigned char **out, unsigned char *out_len,

@@ -105,6 +105,20 @@ TEST(Http, PipelinedRequestsAreAnsweredInOrder) {
     http_rig_stop(&r);
 }
 
+/* What can be answered at once is, although the client says that it sends no more. */
+TEST(Http, RequestsBeforeTheEndOfInputAreAnswered) {
+    struct http_rig r;
+    struct net_client c;
+    http_rig_init(&r);
+    START(r, c);
+    net_client_puts(&c, "GET /tree/1 HTTP/1.1\r\n" HOST "\r\nGET /tree/2 HTTP/1.1\r\n" HOST "\r");
+    net_client_shut(&c);
+    const char *all = net_client_rest(&c);
+    EXPECT_TRUE(strstr(all, "\r\n/tree/1HTTP/1.1 200") && strstr(all, "\r\n/tree/2"));
+    net_client_close(&c);
+    http_rig_stop(&r);
+}
+
 TEST(Http, HeadHasTheLengthButNoBody) {
     struct http_rig r;
     struct net_client c;
