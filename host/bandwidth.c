@@ -9,7 +9,7 @@
 #include "host/mem.h"
 
 enum { MAX_THREADS = 256, PASSES = 3 };
-#define LEAST_BYTES ((size_t)512 << 20)
+#define LEAST_BYTES ((size_t)256 << 20)
 
 /* A cache line, summed in words that do not wait for each other. */
 typedef uint64_t line __attribute__((vector_size(64)));
@@ -48,7 +48,7 @@ static bool read_all(struct reader *readers, int32_t threads) {
 
 static size_t bytes_to_read(void) {
     long cache = sysconf(_SC_LEVEL3_CACHE_SIZE);
-    size_t bytes = cache > 0 ? (size_t)cache * 4 : 0;
+    size_t bytes = cache > 0 ? (size_t)cache * 2 : 0;
     return bytes > LEAST_BYTES ? bytes : LEAST_BYTES;
 }
 
