@@ -74,31 +74,42 @@ static void on_event(void *ctx, const struct engine_event *e) {
     ((struct served *)ctx)->num_ended += e->kind != EVENT_TOKEN;
 }
 
-/* Answers `n` requests of 10 prompt tokens and 4 generated. */
-static void serve(struct served *s, int32_t n) {
-    for (int32_t i = 0; i < n; i++) {
-        struct request_params p;
-        struct error error = {0};
-        uint64_t handle;
-        request_params_default(&p);
-        p.max_tokens = 4;
-        p.num_tokens = 10;
-        p.tokens = xcalloc(10, sizeof *p.tokens);
-        for (int32_t j = 0; j < 10; j++)
-            p.tokens[j] = 10 * i + j;
-        EXPECT_INT_EQ(dispatch_submit(s->d, &p, s, &handle, &error), 0);
-    }
+/* The i-th request, of 10 prompt tokens and 4 generated. */
+static int submit(struct served *s, int32_t i) {
+    struct request_params p;
+    struct error error = {0};
+    uint64_t handle;
+    request_params_default(&p);
+    p.max_tokens = 4;
+    p.num_tokens = 10;
+    p.tokens = xcalloc(10, sizeof *p.tokens);
+    for (int32_t j = 0; j < 10; j++)
+        p.tokens[j] = (10 * i + j) % RIG_VOCAB;
+    return dispatch_submit(s->d, &p, s, &handle, &error);
+}
+
+static void wait_for_ends(struct served *s, int32_t n) {
     while (s->num_ended < n) {
         dispatch_wait(s->d, 100);
         dispatch_drain(s->d, on_event, s);
     }
 }
 
-static void open_served(struct served *s, int32_t replicas, bool measures) {
+static void serve(struct served *s, int32_t n) {
+    for (int32_t i = 0; i < n; i++)
+        EXPECT_INT_EQ(submit(s, i), 0);
+    wait_for_ends(s, n);
+}
+
+/* options: NULL for those of the rig. */
+static void open_with(struct served *s, const struct engine_options *options, int32_t replicas,
+                      bool measures) {
     struct engine_options o;
     struct error error = {0};
     memset(s, 0, sizeof *s);
     rig_options(&o);
+    if (options)
+        o = *options;
     o.replicas = replicas;
     s->measures = measures;
     for (int32_t i = 0; i < replicas; i++)
@@ -108,6 +119,10 @@ static void open_served(struct served *s, int32_t replicas, bool measures) {
     CHECK(rc == 0, "dispatch_create_with: %s", error.text);
     s->sources = (struct metrics_sources){.dispatch = s->d, .http = &s->http};
     s->sources.connections = connections;
+}
+
+static void open_served(struct served *s, int32_t replicas, bool measures) {
+    open_with(s, NULL, replicas, measures);
 }
 
 static void close_served(struct served *s) {
@@ -405,9 +420,42 @@ TEST(MetricsText, RetryAfterFollowsFromWhatWaitsAndWhatIsDone) {
         rig_submit(&r, rig_client(&r, i, 4, 5));
     EXPECT_INT_GE(engine_retry_after_s(r.engine), 3);
     EXPECT_INT_LE(engine_retry_after_s(r.engine), 12);
-    r.model.step_us = 0;
+    for (int32_t i = 0; i < r.num_clients; i++)
+        engine_cancel(r.engine, r.clients[i].handle);
     atomic_store(&r.model.hold, false);
     rig_run(&r);
     EXPECT_INT_EQ(engine_retry_after_s(r.engine), 1);
     rig_close(&r);
+}
+
+/* Both replicas' steps are held. Each has room for one request that runs and five that wait. */
+TEST(MetricsText, ReplicasThatHoldTheirPromptTokensRefuse) {
+    struct served s;
+    struct engine_options o;
+    int32_t accepted = 0, refused = 0;
+    rig_options(&o);
+    o.max_num_seqs = 1;
+    o.max_queued_tokens = 50;
+    open_with(&s, &o, 2, false);
+    EXPECT_INT_EQ(dispatch_retry_after_s(s.d), 1);
+    for (int32_t i = 0; i < 2; i++)
+        atomic_store(&s.model[i].hold, true);
+    for (int32_t i = 0; i < 30; i++) {
+        int rc = submit(&s, i);
+        accepted += rc == 0;
+        refused += rc == ERR_OVERLOADED;
+    }
+    EXPECT_INT_EQ(accepted + refused, 30);
+    EXPECT_INT_GE(accepted, 10);
+    EXPECT_INT_LE(accepted, 12); /* whether a request ran already when the last one came */
+    EXPECT_INT_EQ(dispatch_retry_after_s(s.d), 60); /* nothing has been computed yet */
+    struct buffer text = text_of(&s);
+    EXPECT_NEAR(value_of(text.data, "request_failures_total", ",code=\"overloaded\""), refused, 0);
+    buffer_deinit(&text);
+    for (int32_t i = 0; i < 2; i++)
+        atomic_store(&s.model[i].hold, false);
+    wait_for_ends(&s, accepted);
+    EXPECT_INT_EQ(submit(&s, 0), 0);
+    wait_for_ends(&s, accepted + 1);
+    close_served(&s);
 }
