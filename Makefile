@@ -69,7 +69,7 @@ TEST_OBJ := $(TEST_SRC:%.c=$(BUILD)/%.o) $(BUILD)/tests/$(SHIM).o
 FUZZ     := $(patsubst tests/fuzz/%.c,build/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
 FUZZ_SECONDS ?= 60
 FUZZ_FLAGS   := -fsanitize=fuzzer-no-link,address,undefined
-FORMATTED     = $(SRC) $(SRC_CXX) $(wildcard host/*.h host/cpu/*.h net/*.h tests/*.[ch] tests/bare/*.h tests/fuzz/*.c tests/*.cc cuda/*.[ch] tests/ptxvm/*.[ch])
+FORMATTED     = $(SRC) $(SRC_CXX) $(wildcard host/*.h host/cpu/*.h net/*.h tests/*.[ch] tests/bare/*.h tests/fuzz/*.c tests/preload/*.c tests/*.cc cuda/*.[ch] tests/ptxvm/*.[ch])
 
 # The CUDA backend: kernels by nvcc, with SASS and PTX of each architecture, uncompressed so that the
 # PTX can be executed without a GPU too; everything around them in C.
@@ -109,6 +109,14 @@ $(BUILD)/moeserve: $(OBJ)
 $(BUILD)/moeserve_tests: $(TEST_OBJ) $(LIB_OBJ)
 	@echo "  LINK $@"
 	$(Q)$(CXX) $(LDFLAGS) -o $@ $^ -lgtest $(LDLIBS)
+
+# For LD_PRELOAD, in tests of what happens when memory runs out.
+ifeq ($(SAN),)
+$(BUILD)/moeserve_tests: | $(BUILD)/alloc_fault.so
+endif
+$(BUILD)/alloc_fault.so: tests/preload/alloc_fault.c
+	@echo "  LINK $@"
+	$(Q)$(CC) -std=c11 $(WARN) -O2 -g -fPIC -shared -o $@ $<
 
 BENCH_OBJ := $(patsubst %,$(BUILD)/tests/%.o,bench_machine $(if $(CUDA_OBJ),bench_machine_cuda bench_kernels,bench_machine_none))
 $(BUILD)/bench_%: $(BUILD)/tests/bench_%.o $(BENCH_OBJ) $(LIB_OBJ)

@@ -1,12 +1,17 @@
 /* moeserve: serves sparse mixture-of-experts language models. */
 #include <fcntl.h>
+#include <jansson.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+#include <uv.h>
 
 #include "host/cmd.h"
+#include "host/mem.h"
 #include "host/nearest.h"
+#include "host/spm.h"
 
 static int cmd_help(int argc, char **argv);
 static int cmd_version(int argc, char **argv);
@@ -63,7 +68,15 @@ static void open_standard_files(void) {
         close(fd);
 }
 
+/* A library that is out of memory would say that a file is malformed, or end with a signal. */
+static void share_allocator(void) {
+    json_set_alloc_funcs(xmalloc, free);
+    uv_replace_allocator(xmalloc, xrealloc, xcalloc, free);
+    spm_set_new_handler();
+}
+
 int main(int argc, char **argv) {
+    share_allocator();
     open_standard_files();
     signal(SIGPIPE, SIG_IGN); /* a reader that left is an error of write, not our end */
     if (argc < 2 || argv[1][0] == '-') {

@@ -5,8 +5,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include "error.h"
+#include "log.h"
 
 #define HUGE_PAGE_BYTES ((size_t)2 << 20)
 
@@ -25,8 +27,18 @@ bool mem_in_step(void) {
     return step_depth > 0;
 }
 
+/* Not by exit, which would run what other threads still use. */
+void mem_exhausted(size_t bytes) {
+    if (bytes > 0)
+        log_error("out of memory: the system has no %zu bytes more for this process", bytes);
+    else
+        log_error("out of memory: the system has no more for this process");
+    _exit(1);
+}
+
 static void *check_alloc(void *p, size_t bytes) {
-    CHECK(p, "out of memory: %zu bytes", bytes);
+    if (!p)
+        mem_exhausted(bytes);
     return p;
 }
 

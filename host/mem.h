@@ -1,6 +1,7 @@
 /* mem: heap memory for small host objects, large page-aligned pools, and the step guard.
  *
- * The x-family aborts when memory is out: small objects are never worth an error path. Large pools
+ * The x-family ends the process, with a line in the log and status 1, when memory is out: small
+ * objects are never worth an error path. Large pools
  * (weights, KV, activations) come from mem_pool_alloc, which returns NULL so that the caller can
  * say how many bytes were missing and which option would help.
  *
@@ -22,6 +23,9 @@ void *xcalloc(size_t count, size_t bytes); /* zeroed; the product is checked for
 void *xrealloc(void *p, size_t bytes);
 char *xstrdup(const char *s);
 char *xstrndup(const char *s, size_t n);
+
+/* What the x-family does then; for what a library could not allocate. bytes 0: not known. */
+void mem_exhausted(size_t bytes) __attribute__((noreturn));
 
 /* Zeroed, page-aligned memory straight from the system, advised to use huge pages when large.
  * NULL when the system has none. Freed with mem_pool_free(p, same bytes); p may be NULL. */

@@ -5,9 +5,12 @@
 
 #include <exception>
 #include <memory>
+#include <new>
 #include <string>
 #include <string_view>
 #include <vector>
+
+#include "host/mem.h"
 
 struct spm {
     sentencepiece::SentencePieceProcessor processor;
@@ -84,6 +87,10 @@ bool strips_leading_space(const char *data, size_t len) {
 }
 
 } // namespace
+
+void spm_set_new_handler(void) {
+    std::set_new_handler([] { mem_exhausted(0); });
+}
 
 int spm_load(const char *data, size_t len, bool no_prefix, const char *where, struct spm **out,
              struct error *error) {

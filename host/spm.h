@@ -18,6 +18,9 @@ extern "C" {
 
 struct spm; /* opaque, owned by its creator */
 
+/* Makes all of C++ end the process by mem_exhausted when memory is out; once, at its start. */
+void spm_set_new_handler(void);
+
 /* Loads a serialised model from memory. With no_prefix the model does not put a space before a
  * text, whatever the file says. `where` names the source in messages. */
 int spm_load(const char *data, size_t len, bool no_prefix, const char *where, struct spm **out,

@@ -77,7 +77,8 @@ static void finish_token(struct tokenizer_build *b, const struct added_token *to
 void build_finish(struct tokenizer_build *b) {
     struct buffer work[2] = {{0}};
     pcre2_match_data *data = pcre2_match_data_create(1, NULL);
-    CHECK(data, "out of memory");
+    if (!data)
+        mem_exhausted(0);
     added_set_prepare(&b->added);
     for (size_t i = 0; i < b->added.count; i++)
         finish_token(b, &b->added.tokens[i], work, data);
@@ -269,7 +270,8 @@ static void encode(const struct tokenizer *t, const char *text, size_t len,
     struct text_span match;
     size_t done = 0, pos = 0;
     e.pre.data = pcre2_match_data_create(1, NULL);
-    CHECK(e.pre.data, "out of memory");
+    if (!e.pre.data)
+        mem_exhausted(0);
     for (int32_t i = 0; (flags & TOKENIZER_ADD_SPECIAL) && i < t->prefix.count; i++)
         token_list_push(out, t->prefix.ids[i]);
     while ((token = added_set_next(&t->raw, text, len, rules, done, &pos, &match))) {

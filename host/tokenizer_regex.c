@@ -127,7 +127,8 @@ int regex_compile(struct regex *r, const char *pattern, size_t len, const char *
         return error_set(error, ERR_UNSUPPORTED, "%s: regular expression of %zu bytes, limit %d",
                          where, len, (int)TOKENIZER_MAX_REGEX_BYTES);
     pcre2_compile_context *context = pcre2_compile_context_create(NULL);
-    CHECK(context, "out of memory");
+    if (!context)
+        mem_exhausted(0);
     if ((rc = translate(&text, pattern, len, where, error)) != 0)
         goto out;
     pcre2_set_newline(context, PCRE2_NEWLINE_LF);
@@ -142,7 +143,8 @@ int regex_compile(struct regex *r, const char *pattern, size_t len, const char *
     }
     pcre2_jit_compile(r->code, PCRE2_JIT_COMPLETE); /* without it the interpreter runs */
     r->context = pcre2_match_context_create(NULL);
-    CHECK(r->context, "out of memory");
+    if (!r->context)
+        mem_exhausted(0);
     pcre2_set_heap_limit(r->context, 256 << 10); /* KiB */
 out:
     pcre2_compile_context_free(context);

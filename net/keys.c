@@ -69,6 +69,11 @@ struct reading {
     int32_t line; /* of the file; 0: --api-key */
 };
 
+static void digest_of(const char *text, size_t len, unsigned char digest[SHA256_DIGEST_LENGTH]) {
+    if (!SHA256((const unsigned char *)text, len, digest))
+        mem_exhausted(0);
+}
+
 /* ---- reading ---- */
 
 /* "FILE:3: " or "--api-key number 2: ", and never what stands there. */
@@ -157,7 +162,7 @@ static int take_key(struct reading *r, const char *text, size_t len, struct key_
     if (r->num_lines == MAX_KEYS)
         return bad_line(r, "there are more than 4096 keys", error);
     memset(k, 0, sizeof *k);
-    SHA256((const unsigned char *)text, len, k->digest);
+    digest_of(text, len, k->digest);
     k->max_requests = r->keys->max_requests;
     k->tokens_per_minute = r->keys->tokens_per_minute;
     k->line = r->line;
@@ -348,7 +353,7 @@ bool keys_required(const struct keys *k) {
 struct api_key *keys_find(struct keys *k, const char *text, size_t len) {
     unsigned char digest[SHA256_DIGEST_LENGTH];
     uint32_t found = 0; /* its place, from 1 */
-    SHA256((const unsigned char *)text, len, digest);
+    digest_of(text, len, digest);
     /* All are compared, and which one is taken without a branch. */
     for (int32_t i = 0; i < k->num_active; i++) {
         int differs = CRYPTO_memcmp(digest, k->active[i]->is.digest, sizeof digest);

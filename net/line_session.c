@@ -242,7 +242,7 @@ static void log_end(const struct client_request *r, const struct engine_event *e
     bool quoted = literal[0] == '"';
     char id[128];
     snprintf(id, sizeof id, "%.*s", (int)strlen(literal) - 2 * quoted, literal + quoted);
-    request_log_end(id, NULL, 0, e);
+    request_log_end(id, r->key, 0, e);
 }
 
 static void on_event(struct ticket *ticket, const struct engine_event *e) {

@@ -275,9 +275,14 @@ static void *load_model(void *server) {
 }
 
 static void start_loading(struct server *s) {
-    s->loading = true;
     int rc = pthread_create(&s->load_thread, NULL, load_model, s);
-    CHECK(rc == 0, "pthread_create: %s", strerror(rc));
+    if (rc == 0) {
+        s->loading = true;
+        return;
+    }
+    char text[128];
+    snprintf(text, sizeof text, "cannot start the thread that loads: %s", strerror(rc));
+    give_up(s, ERR_NO_MEMORY, text);
 }
 
 static void finish_loading(struct server *s) {

@@ -29,10 +29,14 @@ static void on_reload(uv_async_t *handle) {
     if (s->stopping)
         return;
     notify_reloading();
-    if (keys_reload(s->keys, &e) != 0)
+    int rc = keys_reload(s->keys, &e);
+    if (rc != 0)
         log_error("SIGHUP: %s; the keys stay as they were", e.text);
-    else
-        log_info("SIGHUP: the keys were read again");
+    int tls_rc = server_reload_tls(s->server, &e);
+    if (tls_rc != 0)
+        log_error("SIGHUP: %s; the certificate stays as it was", e.text);
+    if (rc == 0 && tls_rc == 0)
+        log_info("SIGHUP: keys and certificates were read again");
     if (s->ready)
         notify_send("READY=1\nSTATUS=%s", s->status);
 }

@@ -247,7 +247,7 @@ TEST(Supervisor, SighupReadsTheKeysAgain) {
     EXPECT_TRUE(says(&s, "the keys stay as they were\n"));
     write_keys(path, "sk-1\nsk-2\n");
     kill(s.program.pid, SIGHUP);
-    EXPECT_TRUE(says(&s, "moeserve: SIGHUP: the keys were read again\n"));
+    EXPECT_TRUE(says(&s, "moeserve: SIGHUP: keys and certificates were read again\n"));
     EXPECT_TRUE(strstr(s.text, "sk-") == NULL);
     stop(&s);
 }

@@ -142,7 +142,8 @@ struct pool *pool_create(int32_t num_threads) {
     CHECK(num_threads >= 1, "num_threads %d", num_threads);
     /* aligned_alloc: the atomics of different threads live on lines of their own. */
     struct pool *p = aligned_alloc(CACHE_LINE, sizeof *p);
-    CHECK(p, "out of memory");
+    if (!p)
+        mem_exhausted(sizeof *p);
     *p = (struct pool){.num_threads = num_threads};
     p->workers = xcalloc((size_t)num_threads, sizeof *p->workers);
     atomic_store(&cores, num_cores());
