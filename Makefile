@@ -271,6 +271,7 @@ install: $(BUILD)/moeserve  ## installs below PREFIX (/usr/local)
 	install -D -m 755 $(BUILD)/moeserve $(DESTDIR)$(PREFIX)/bin/moeserve
 	install -d $(DESTDIR)$(PREFIX)/share/moeserve/demo-moe
 	install -m 644 configs/demo-moe/* $(DESTDIR)$(PREFIX)/share/moeserve/demo-moe
+	install -m 644 configs/moeserve.service $(DESTDIR)$(PREFIX)/share/moeserve
 
 clean:          ## removes build/
 	rm -rf build

@@ -204,9 +204,9 @@ int cmd_serve(int argc, char **argv) {
     struct options o;
     struct error e = {0};
     int status;
+    signals_start();
     if (cmd_start(&o, CMD_SERVE, argc, argv, "[serve] [OPTION ...]", &status)) {
         o.engine.progress = log_get_level() >= LOG_INFO && log_get_format() == LOG_TEXT;
-        signals_start();
         if (cmd_in_group(&o, serve, &o, &e) != 0)
             status = fail(&e, 1);
         if (e.code == ERR_INTERNAL) { /* ranks may be stuck, and what runs at exit wait for them */

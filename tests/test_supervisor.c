@@ -395,3 +395,46 @@ TEST(Supervisor, LimitsAreRaisedWithAMessage) {
                   "--max-connections: raise the hard limit (LimitNOFILE= in a systemd unit, ulimit "
                   "-n, /etc/security/limits.conf)\n");
 }
+
+/* ---- the unit file ---- */
+
+/* The unit with the program's own path; the number behind `name` in it, -1 when it is not there. */
+static int32_t copy_unit(const char *path, const char *name) {
+    static const char installed[] = "/usr/local/bin/moeserve";
+    FILE *in = fopen("configs/moeserve.service", "r"), *out = fopen(path, "w");
+    char line[512], bin[4096];
+    int32_t number = -1;
+    while (in && out && realpath(getenv("MOESERVE_BIN"), bin) && fgets(line, sizeof line, in)) {
+        char *at = strstr(line, installed);
+        if (at && *line != '#')
+            fprintf(out, "%.*s%s%s", (int)(at - line), line, bin, at + sizeof installed - 1);
+        else
+            fputs(line, out);
+        if (!strncmp(line, name, strlen(name)))
+            number = atoi(line + strlen(name));
+    }
+    if (in)
+        fclose(in);
+    if (out)
+        fclose(out);
+    return number;
+}
+
+TEST(Supervisor, TheUnitFileIsRightAndLeavesTimeToDrain) {
+    NEEDS_BINARY();
+    char path[256], command[400], said[1024] = "";
+    struct server_options o;
+    server_options_default(&o);
+    snprintf(path, sizeof path, "%s/moeserve.service", shim_scratch_dir());
+    EXPECT_INT_GT(copy_unit(path, "TimeoutStopSec="), o.drain_timeout_s);
+    EXPECT_INT_GT(copy_unit(path, "WatchdogSec="), o.stall_timeout_s);
+    EXPECT_INT_GT(copy_unit(path, "LimitNOFILE="), o.max_connections);
+    if (system("command -v systemd-analyze >/dev/null 2>&1") != 0)
+        SKIP("there is no systemd-analyze, which checks the rest");
+    snprintf(command, sizeof command, "systemd-analyze verify %s 2>&1", path);
+    FILE *f = popen(command, "r");
+    size_t n = f ? fread(said, 1, sizeof said - 1, f) : 0;
+    said[n] = '\0';
+    if (!EXPECT_TRUE(f && pclose(f) == 0))
+        FAIL("%s", said);
+}
