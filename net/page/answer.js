@@ -1,7 +1,12 @@
 /* One answer: its request, its events, what is shown and read out of it, and what can go wrong. */
 
 function requestOf(t) {
-  const common = { ...(model !== null && { model }), stream: true, stream_options: { include_usage: true }, ...requestFields(t.mode) };
+  const common = {
+    ...(model !== null && { model }),
+    stream: true,
+    stream_options: { include_usage: true },
+    ...requestFields(t.mode),
+  };
   if (t.mode === "complete") return ["/v1/completions", { ...common, prompt: t.prompt }];
   const messages = settings.system.trim() ? [{ role: "system", content: settings.system }] : [];
   for (const past of turns) {
@@ -15,7 +20,8 @@ function requestOf(t) {
 
 /* One event of a stream: text, the end's reason, the usage, or an error. */
 function takeEvent(t, event) {
-  if (event.error) throw new ApiError(-1, event.error.message ?? String(event.error), event.error.code, null);
+  if (event.error)
+    throw new ApiError(-1, event.error.message ?? String(event.error), event.error.code, null);
   if (event.usage) t.usage = event.usage;
   const choice = event.choices?.[0];
   if (!choice) return;
@@ -29,7 +35,12 @@ function takeEvent(t, event) {
   scheduleShow(t);
 }
 
-const REASONS = { stop: "complete", length: "ended by the limit of its length", stopped: "stopped by you", cancelled: "cancelled" };
+const REASONS = {
+  stop: "complete",
+  length: "ended by the limit of its length",
+  stopped: "stopped by you",
+  cancelled: "cancelled",
+};
 
 function metaOf(t) {
   const parts = [], count = t.usage?.completion_tokens ?? t.pieces;
@@ -39,7 +50,8 @@ function metaOf(t) {
   if (t.first_ms) parts.push(`first after ${duration(t.first_ms - t.sent_ms)}`);
   if (t.usage) {
     const cached = t.usage.prompt_tokens_details?.cached_tokens;
-    parts.push(`prompt of ${plural(t.usage.prompt_tokens, "token")}${cached ? `, ${whole.format(cached)} cached` : ""}`);
+    parts.push(`prompt of ${plural(t.usage.prompt_tokens, "token")}` +
+               (cached ? `, ${whole.format(cached)} cached` : ""));
   }
   if (t.reason) parts.push(REASONS[t.reason] ?? t.reason);
   return parts.join(" \u00b7 ");
@@ -71,10 +83,12 @@ function scheduleShow(t) {
   }, Math.max(16, 4 * t.cost_ms));
 }
 
-/* Reads out what has come since the last time, up to the end of a sentence, every few seconds at most. */
+/* Reads out what has come since the last time, up to the end of a sentence, every few seconds at
+ * most. */
 function tell(t) {
   if (performance.now() - t.told_ms < 4000) return;
-  const fresh = t.answer.slice(t.told), end = Math.max(...[". ", "? ", "! ", "\n"].map(s => fresh.lastIndexOf(s))) + 1;
+  const fresh = t.answer.slice(t.told);
+  const end = Math.max(...[". ", "? ", "! ", "\n"].map(s => fresh.lastIndexOf(s))) + 1;
   if (end === 0) return;
   announce(fresh.slice(0, end));
   t.told += end;
@@ -83,8 +97,9 @@ function tell(t) {
 
 async function generate(t) {
   const control = busy = new AbortController();
-  Object.assign(t, { answer: "", usage: null, reason: null, pieces: 0, first_ms: null, last_ms: 0, told: 0, cost_ms: 0,
-                     sent_ms: performance.now(), told_ms: performance.now(), timer: 0 });
+  const now = performance.now();
+  Object.assign(t, { answer: "", usage: null, reason: null, pieces: 0, sent_ms: now, first_ms: null,
+                     last_ms: 0, timer: 0, cost_ms: 0, told: 0, told_ms: now });
   t.notice.replaceChildren();
   t.made.classList.add("waiting");
   show(t);
@@ -94,11 +109,14 @@ async function generate(t) {
   try {
     await learnModel(control.signal);
     const [path, body] = requestOf(t);
-    const done = await readEvents(await api(path, { body, signal: control.signal }), event => takeEvent(t, event));
+    const response = await api(path, { body, signal: control.signal });
+    const done = await readEvents(response, event => takeEvent(t, event));
     if (!done && !t.reason) failure = new ApiError(0, "", "cut", null);
   } catch (e) {
     if (e.name === "AbortError") t.reason = "stopped";
-    else failure = e instanceof ApiError ? e : new ApiError(0, e.message, e instanceof SyntaxError ? "unreadable" : "cut", null);
+    else if (e instanceof ApiError) failure = e;
+    else
+      failure = new ApiError(0, e.message, e instanceof SyntaxError ? "unreadable" : "cut", null);
   }
   clearTimeout(t.timer);
   busy = null;
@@ -117,9 +135,11 @@ function explain(e) {
   const said = e.message ? ` It says: ${e.message}` : "";
   if (e.code === "cut") return "The connection was lost before the answer was complete.";
   if (e.code === "unreadable") return `What the server sent cannot be understood.${said}`;
-  if (e.status === 0) return "The server does not answer. It may have been stopped, or the network is down.";
+  if (e.status === 0)
+    return "The server does not answer. It may have been stopped, or the network is down.";
   if (e.status === -1) return `The server broke the answer off.${said}`;
-  if (e.code === "context_length_exceeded") return `This is more than the model can read. Clear the conversation, or shorten the text.${said}`;
+  if (e.code === "context_length_exceeded")
+    return `This is more than the model can read. Clear the conversation or shorten it.${said}`;
   if (e.status === 400) return `The server refused the request.${said}`;
   if (e.status === 401) return "This server asks for a key.";
   if (e.status === 413) return `The text is too long for the server.${said}`;
@@ -143,7 +163,8 @@ function showFailure(t, e) {
     row.append(button(e.status === 401 ? "Enter a key" : "Try again",
                       async () => { if (e.status !== 401 || await askKey()) again(t); }));
   }
-  keepingToTheEnd(() => t.notice.replaceChildren(el("div", { className: "notice", role: "alert" }, text, row)));
+  const notice = el("div", { className: "notice", role: "alert" }, text, row);
+  keepingToTheEnd(() => t.notice.replaceChildren(notice));
   if (e.status === 0) wakeStats();
 }
 
@@ -157,10 +178,15 @@ function startRetry(t, seconds, left) {
   tick();
 }
 
-function cancelRetry() {
+function dropRetry() {
   if (!retry) return;
   clearInterval(retry.timer);
   retry.left.parentElement.replaceChildren("It will not be sent again.");
   retry = null;
+}
+
+/* The user does not want to wait. */
+function cancelRetry() {
+  dropRetry();
   $("prompt").focus();
 }

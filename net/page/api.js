@@ -4,7 +4,10 @@ let model = null;                          /* the name that requests carry */
 
 /* An answer that is not 2xx, or (status 0) none at all. */
 class ApiError extends Error {
-  constructor(status, message, code, retry_s) { super(message); Object.assign(this, { status, code, retry_s }); }
+  constructor(status, message, code, retry_s) {
+    super(message);
+    Object.assign(this, { status, code, retry_s });
+  }
 }
 
 /* Asks for the model's name where it is not known yet. */

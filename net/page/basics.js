@@ -6,8 +6,8 @@
 
 const $ = id => document.getElementById(id);
 
-/* An element. Properties that the element has are set as such, others as attributes; children are nodes
-   or strings, which become text nodes. */
+/* An element. Properties that the element has are set as such, others as attributes; children are
+ * nodes or strings, which become text nodes. */
 function el(tag, props = {}, ...children) {
   const node = document.createElement(tag);
   for (const [name, value] of Object.entries(props))
@@ -17,7 +17,9 @@ function el(tag, props = {}, ...children) {
   return node;
 }
 
-const button = (text, onclick, className = "") => el("button", { type: "button", className, onclick }, text);
+function button(text, onclick, className = "") {
+  return el("button", { type: "button", className, onclick }, text);
+}
 
 /* Storage may be forbidden; then nothing is remembered. */
 function recall(storage, name) {
@@ -41,7 +43,8 @@ function duration(ms) {
   const s = ms / 1000;
   if (s < 100) return `${s.toFixed(1)} s`;
   if (s < 3600) return `${Math.floor(s / 60)} min ${Math.floor(s % 60)} s`;
-  return s < 172800 ? `${Math.floor(s / 3600)} h ${Math.floor(s / 60) % 60} min` : `${Math.floor(s / 86400)} days`;
+  if (s < 172800) return `${Math.floor(s / 3600)} h ${Math.floor(s / 60) % 60} min`;
+  return `${Math.floor(s / 86400)} days`;
 }
 
 function bytes(n) {

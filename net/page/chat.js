@@ -7,19 +7,25 @@ let editing = false;
 const modeOf = () => document.querySelector("[name=mode]:checked").value;
 
 function newTurn(mode, prompt) {
-  const t = { mode, prompt, answer: "", shape: "", notice: el("div"), meta: el("p", { className: "meta" }),
-              actions: el("div", { className: "row actions" }), asked: el("div", { className: "row actions" }) };
+  const t = {
+    mode, prompt, answer: "", shape: "",
+    notice: el("div"),
+    meta: el("p", { className: "meta" }),
+    actions: el("div", { className: "row actions" }),
+    asked: el("div", { className: "row actions" }),
+  };
   const rest = [t.notice, t.meta, t.actions];
+  const article = (kind, name, ...parts) =>
+    el("article", { className: `turn ${kind}`, "aria-label": name }, ...parts);
   if (mode === "chat") {
+    const said = el("div", { className: "text" }, el("p", { dir: "auto" }, prompt));
     t.made = el("div", { className: "text" });
-    t.nodes = [el("article", { className: "turn user", "aria-label": "You" },
-                  el("div", { className: "text", dir: "auto" }, el("p", { dir: "auto" }, prompt)), t.asked),
-               el("article", { className: "turn model", "aria-label": "Model" }, t.made, ...rest)];
+    t.nodes = [article("user", "You", said, t.asked), article("model", "Model", t.made, ...rest)];
   } else {
     t.given = el("span", { className: "given" }, prompt);
     t.made = el("span");
-    t.nodes = [el("article", { className: "turn complete", "aria-label": "Text" },
-                  el("div", { className: "text", dir: "auto" }, t.given, t.made), ...rest, t.asked)];
+    const text = el("div", { className: "text", dir: "auto" }, t.given, t.made);
+    t.nodes = [article("complete", "Text", text, ...rest, t.asked)];
   }
   turns.push(t);
   $("turns").append(...t.nodes);
@@ -31,6 +37,8 @@ function dropLast() {
   t.nodes.forEach(node => node.remove());
   return t;
 }
+
+const wholeText = t => t.mode === "chat" ? t.answer : t.prompt + t.answer;
 
 /* Brings the buttons up to what can be done now. */
 function refresh() {
@@ -50,9 +58,10 @@ function refresh() {
     t.actions.replaceChildren();
     t.asked.replaceChildren();
     if (t.answer !== "" && (idle_last || i < turns.length - 1))
-      t.actions.append(button("Copy", e => copy(t.mode === "chat" ? t.answer : t.prompt + t.answer, e.target), "plain"));
+      t.actions.append(button("Copy", e => copy(wholeText(t), e.target), "plain"));
     if (!idle_last) return;
-    if (t.mode === "complete" && t.answer !== "") t.actions.append(button("Continue", () => goOn(t), "plain"));
+    if (t.mode === "complete" && t.answer !== "")
+      t.actions.append(button("Continue", () => goOn(t), "plain"));
     t.actions.append(button("Regenerate", () => again(t), "plain"));
     (t.mode === "chat" ? t.asked : t.actions).append(button("Edit", edit, "plain"));
   });
@@ -62,7 +71,7 @@ function refresh() {
 function again(t) {
   if (busy || turns.at(-1) !== t || !settingsHold()) return;
   const focus_here = t.nodes.some(node => node.contains(document.activeElement));
-  cancelRetry();
+  dropRetry();
   generate(t);
   if (focus_here) $("stop").focus();
 }
@@ -84,7 +93,7 @@ function insteadComplete(t) {
 function edit() {
   const t = turns.at(-1);
   if (busy || !t) return;
-  cancelRetry();
+  dropRetry();
   editing = true;
   setMode(t.mode);
   $("prompt").value = t.prompt;
@@ -114,7 +123,7 @@ function settingsHold() {
 function send() {
   const text = $("prompt").value;
   if (busy || text.trim() === "" || !settingsHold()) return;
-  cancelRetry();
+  dropRetry();
   if (editing) dropLast();
   editing = false;
   $("prompt").value = "";
@@ -127,8 +136,10 @@ function fitPrompt() {
   $("prompt").style.height = `${$("prompt").scrollHeight}px`;
 }
 
-const EXAMPLES = { chat: ["What is 27+15?", "Tell me a story about a fox.", "What is the capital of France?"],
-                   complete: ["Once upon a time", "27+15=", "one, two, three,"] };
+const EXAMPLES = {
+  chat: ["What is 27+15?", "Tell me a story about a fox.", "What is the capital of France?"],
+  complete: ["Once upon a time", "27+15=", "one, two, three,"],
+};
 function setMode(mode) {
   document.querySelector(`[name=mode][value=${mode}]`).checked = true;
   remember("localStorage", "mode", mode);
@@ -160,12 +171,13 @@ $("stop").onclick = () => busy?.abort();
 $("edit_cancel").onclick = leaveEdit;
 $("clear").onclick = () => {
   busy?.abort();
-  cancelRetry();
+  dropRetry();
   while (turns.length) dropLast();
   leaveEdit();
   announce("The conversation is cleared");
 };
-for (const input of document.querySelectorAll("[name=mode]")) input.onchange = () => setMode(input.value);
+for (const input of document.querySelectorAll("[name=mode]"))
+  input.onchange = () => setMode(input.value);
 document.addEventListener("keydown", event => {
   if (event.key !== "Escape" || $("key_dialog").open) return;
   if (busy) busy.abort();

@@ -19,7 +19,7 @@ function showExperts(experts) {
   $("experts_on").hidden = counts.length === 0;
   if (counts.length === 0) return;
   if ($("layer").length !== counts.length)
-    $("layer").replaceChildren(...counts.map((_, i) => el("option", { value: String(i) }, String(i))));
+    $("layer").replaceChildren(...counts.map((_, i) => el("option", {}, String(i))));
   heat = layerCounts(counts);
   if ($("heat").querySelectorAll("[role=gridcell]").length !== heat.length) makeHeat(heat.length);
   const most = Math.max(...heat, 0), all = heat.reduce((a, b) => a + b, 0);
@@ -28,7 +28,8 @@ function showExperts(experts) {
     cell.setAttribute("aria-label", expertText(e, all));
   });
   $("heat_max").textContent = whole.format(most);
-  $("heat_caption").textContent = `Layer ${$("layer").value}, ${$("since").selectedOptions[0].text}`;
+  const since = $("since").selectedOptions[0].text;
+  $("heat_caption").textContent = `Layer ${$("layer").value}, ${since}`;
   showHeatText();
   if ($("heat_details").open) showHeatTable(all);
 }
@@ -37,14 +38,18 @@ const expertText = (e, all) => `Expert ${e}: ${plural(heat[e], "token")}, ${shar
 
 function showHeatText() {
   const all = heat.reduce((a, b) => a + b, 0), most = Math.max(...heat, 0);
-  $("heat_text").textContent = heat_at !== null && heat_at < heat.length ? expertText(heat_at, all)
-    : all === 0 ? "No tokens yet."
-    : `Busiest: ${expertText(heat.indexOf(most), all)}; ${short.format(most * heat.length / all)} times the mean.`;
+  let text = "No tokens yet.";
+  if (heat_at !== null && heat_at < heat.length) text = expertText(heat_at, all);
+  else if (all > 0)
+    text = `Busiest: ${expertText(heat.indexOf(most), all)}; ` +
+           `${short.format(most * heat.length / all)} times the mean.`;
+  $("heat_text").textContent = text;
 }
 
 function showHeatTable(all) {
-  $("heat_rows").replaceChildren(...heat.map((n, e) => el("tr", {}, el("th", { scope: "row" }, String(e)),
-    el("td", {}, whole.format(n)), el("td", {}, share(n, all)))));
+  $("heat_rows").replaceChildren(...heat.map((n, e) =>
+    el("tr", {}, el("th", { scope: "row" }, String(e)), el("td", {}, whole.format(n)),
+       el("td", {}, share(n, all)))));
 }
 
 const heatColumns = count => count <= 16 ? 8 : count <= 160 ? 16 : 32;
@@ -63,9 +68,10 @@ function makeHeat(count) {
 }
 
 $("heat").onkeydown = event => {
-  const cells = [...$("heat").querySelectorAll("[role=gridcell]")], at = cells.indexOf(document.activeElement);
-  const columns = heatColumns(cells.length);
-  const moves = { ArrowLeft: at - 1, ArrowRight: at + 1, ArrowUp: at - columns, ArrowDown: at + columns, Home: 0, End: cells.length - 1 };
+  const cells = [...$("heat").querySelectorAll("[role=gridcell]")];
+  const at = cells.indexOf(document.activeElement), columns = heatColumns(cells.length);
+  const moves = { ArrowLeft: at - 1, ArrowRight: at + 1, ArrowUp: at - columns,
+                  ArrowDown: at + columns, Home: 0, End: cells.length - 1 };
   const to = cells[moves[event.key]];
   if (event.key in moves) event.preventDefault();
   if (!to) return;

@@ -21,8 +21,10 @@ function askKey() {
 function setKey(value, keep) {
   key = value;
   remember("sessionStorage", "key", keep ? value : null);
-  $("key_state").textContent = !key ? "None is set. It is needed only where the server asks for one."
-    : keep ? "Set, and kept until this tab is closed." : "Set, and forgotten when the page is reloaded.";
+  let state = "None is set. It is needed only where the server asks for one.";
+  if (key) state = keep ? "Set, and kept until this tab is closed."
+                        : "Set, and forgotten when the page is reloaded.";
+  $("key_state").textContent = state;
   $("key_change").textContent = key ? "Change it" : "Enter a key";
   $("key_forget").hidden = !key;
 }

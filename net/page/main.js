@@ -1,15 +1,16 @@
 /* The frame: which part is seen, the theme, and the start. */
 
 const narrow = matchMedia("(max-width: 900px)");
+const TABS = document.querySelectorAll("nav button");
 function setView(view) {
   if (view === "chat" && !narrow.matches) view = "server";
   document.body.dataset.view = view;
   document.querySelector("aside").scrollTop = 0;
   $("settings").hidden = view !== "settings";
   $("server").hidden = view === "settings";
-  for (const tab of document.querySelectorAll("nav button")) tab.setAttribute("aria-current", String(tab.dataset.view === view));
+  for (const tab of TABS) tab.setAttribute("aria-current", String(tab.dataset.view === view));
 }
-for (const tab of document.querySelectorAll("nav button")) tab.onclick = () => setView(tab.dataset.view);
+for (const tab of TABS) tab.onclick = () => setView(tab.dataset.view);
 narrow.onchange = () => setView(narrow.matches ? "chat" : "server");
 document.querySelector(".skip").onclick = event => {
   event.preventDefault();

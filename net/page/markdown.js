@@ -2,7 +2,9 @@
  * text as it came, HTML too. */
 
 /* Text with `code`, **bold** and *emphasis* as nodes. */
-const INLINE = /(?<!`)(`{1,3})(?!`)([^]+?)(?<!`)\1(?!`)|\*\*(?!\s)([^*]+?)\*\*|(?<![\w*])\*(?![\s*])([^*\n]+?)\*(?![\w*])/g;
+const CODE = /(?<!`)(`{1,3})(?!`)([^]+?)(?<!`)\1(?!`)/, BOLD = /\*\*(?!\s)([^*]+?)\*\*/;
+const EMPHASIS = /(?<![\w*])\*(?![\s*])([^*\n]+?)\*(?![\w*])/;
+const INLINE = new RegExp([CODE, BOLD, EMPHASIS].map(e => e.source).join("|"), "g");
 function inline(text) {
   const nodes = [];
   let from = 0;
@@ -17,37 +19,46 @@ function inline(text) {
   return nodes;
 }
 
-const FENCE = /^ {0,3}(```+|~~~+)\s*([^\s`]*)/, HEADING = /^#{1,6}\s+(.*)/, ITEM = /^(\s*)([-*+]|\d{1,9}[.)])\s+(.*)/;
+const FENCE = /^(\s*)(```+|~~~+)\s*([^\s`]*)[^`]*$/, HEADING = /^#{1,6}\s+(.*)/;
+const ITEM = /^(\s*)([-*+]|\d{1,9}[.)])\s+(.*)/;
 
-/* Cuts text into blocks, each an array of its lines: a fenced piece of code, a heading, a list, a paragraph. */
+function closes(line, fence) {
+  return line.trim().startsWith(fence) && line.trim().replaceAll(fence[0], "") === "";
+}
+
+/* Cuts text into blocks, each an array of its lines: a fenced piece of code, a heading, a list, a
+ * paragraph. */
 function blocks(text) {
   const result = [];
   let block = null, fence = null;
   for (const line of text.split("\n")) {
     if (fence) {
       block.push(line);
-      if (line.trim().startsWith(fence) && line.trim().replaceAll(fence[0], "") === "") fence = block = null;
+      if (closes(line, fence)) fence = block = null;
       continue;
     }
     const opens = FENCE.exec(line);
     const in_list = block && ITEM.test(block[0]);
     const starts = opens || HEADING.test(line) || (ITEM.test(line) && !in_list);
     if (line.trim() === "" && !in_list) { block = null; continue; }
-    if (in_list && block.at(-1).trim() === "" && !ITEM.test(line) && !/^\s/.test(line)) block = null;
+    const goes_on = ITEM.test(line) || /^\s/.test(line);
+    if (in_list && block.at(-1).trim() === "" && !goes_on) block = null;
     if (!block || starts) result.push(block = []);
     block.push(line);
-    if (opens) fence = opens[1];
+    if (opens) fence = opens[2];
     if (HEADING.test(line)) block = null;
   }
   return result;
 }
 
 function codeBlock(lines) {
-  const closed = lines.length > 1 && FENCE.test(lines.at(-1));
-  const code = lines.slice(1, closed ? -1 : undefined).join("\n");
+  const [, indent, fence, language] = FENCE.exec(lines[0]);
+  const closed = lines.length > 1 && closes(lines.at(-1), fence);
+  const code = lines.slice(1, closed ? -1 : undefined)
+    .map(line => line.startsWith(indent) ? line.slice(indent.length) : line).join("\n");
   return el("div", { className: "code", dir: "ltr" },
-    el("header", {}, FENCE.exec(lines[0])[2] || "code", button("Copy", e => copy(code, e.target), "plain")),
-    el("pre", { tabIndex: 0 }, code));
+    el("header", {}, language || "code", button("Copy", e => copy(code, e.target), "plain")),
+    el("pre", { tabIndex: 0, role: "group", "aria-label": "Code" }, code));
 }
 
 /* A list whose deeper items, by their indentation, are lists in the item before them. */
@@ -56,7 +67,8 @@ function list(lines) {
   for (const line of lines) {
     const m = ITEM.exec(line);
     if (!m) {
-      if (line.trim()) stack.at(-1).node.lastElementChild.firstElementChild.append("\n", ...inline(line.trim()));
+      const last = stack.at(-1).node.lastElementChild.firstElementChild;
+      if (line.trim()) last.append("\n", ...inline(line.trim()));
       continue;
     }
     while (stack.length > 1 && m[1].length < stack.at(-1).indent) stack.pop();
@@ -69,7 +81,7 @@ function list(lines) {
     }
     stack.at(-1).node.append(el("li", { dir: "auto" }, el("span", {}, ...inline(m[3]))));
   }
-  return root.firstElementChild;
+  return root;
 }
 
 function blockNode(lines) {

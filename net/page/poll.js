@@ -1,29 +1,34 @@
-/* Polling /stats: once a second while the page is seen, one request at a time, rarer while it fails. */
+/* Polling /stats: once a second while the page is seen, one request at a time, rarer while it
+ * fails. */
 
 async function pollStats() {
   if (poll.running || document.hidden || poll.needs_key) return;
   poll.running = true;
+  let wait_s = 1;
   try {
     const response = await api("/stats", { signal: AbortSignal.timeout(10000) });
     showStats(await response.json());
     poll.failures = 0;
   } catch (e) {
     poll.failures++;
-    samples.push(null);
+    wait_s = e.retry_s ?? Math.min(30, 2 ** poll.failures);
+    keepSample(null);
     showTrouble(e instanceof ApiError ? e : new ApiError(0, e.message, "unreadable", null));
   }
   poll.running = false;
   clearTimeout(poll.timer);
-  poll.timer = setTimeout(pollStats, poll.failures ? Math.min(30, 2 ** poll.failures) * 1000 : 1000);
+  poll.timer = setTimeout(pollStats, 1000 * wait_s);
 }
 
 /* The text stays the same from one failure to the next, so that it is read out once. */
 function showTrouble(e) {
   const locked = e.status === 401;
   poll.needs_key = locked;
-  showPill(locked ? "Key needed" : e.status === 0 ? "Not reachable" : "No figures", "bad");
+  const states = { 0: "Not reachable", 401: "Key needed", 503: "Not ready" };
+  showPill(states[e.status] ?? "No figures", "bad");
   const text = explain(e) + (locked ? "" : " This page keeps trying.");
-  if ($("trouble_text").textContent !== text || $("trouble").hidden) $("trouble_text").textContent = text;
+  if ($("trouble_text").textContent !== text || $("trouble").hidden)
+    $("trouble_text").textContent = text;
   $("trouble_try").textContent = locked ? "Enter a key" : "Try now";
   $("trouble").hidden = false;
   if (locked) askKey();
@@ -40,7 +45,7 @@ $("trouble_try").onclick = () => poll.needs_key ? askKey() : wakeStats();
 document.addEventListener("visibilitychange", () => {
   if (document.hidden) {
     clearTimeout(poll.timer);
-    samples.push(null);
+    keepSample(null);
   } else if (!poll.needs_key) {
     wakeStats();
   }

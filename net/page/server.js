@@ -12,11 +12,16 @@ function svg(tag, attributes) {
 
 /* A tile: a name, a figure, a line of the last minute or a bar, a note. */
 function makeTile(id, label, graph) {
-  const spark = svg("svg", { class: "spark", viewBox: "0 0 60 28", preserveAspectRatio: "none", "aria-hidden": "true" });
+  const spark = svg("svg", { class: "spark", viewBox: "0 0 60 28", preserveAspectRatio: "none",
+                             "aria-hidden": "true" });
   spark.append(svg("path", { id: id + "_path" }));
-  const bar = el("div", { className: "bar", id: id + "_bar", "aria-hidden": "true" }, el("i"), el("i"));
-  $("tiles").append(el("div", {}, el("dt", {}, label), el("dd", { className: "figure", id }, "\u2013"),
-    ...(graph === "spark" ? [el("dd", {}, spark)] : graph === "bar" ? [el("dd", {}, bar)] : []),
+  const graphs = {
+    spark: [el("dd", {}, spark)],
+    bar: [el("dd", {}, el("div", { className: "bar", id: id + "_bar", "aria-hidden": "true" },
+                          el("i"), el("i")))],
+  };
+  $("tiles").append(el("div", {}, el("dt", {}, label),
+    el("dd", { className: "figure", id }, "\u2013"), ...(graphs[graph] ?? []),
     el("dd", { className: "muted", id: id + "_note" })));
 }
 
@@ -36,7 +41,8 @@ function drawSpark(id, values) {
   $(id + "_path").setAttribute("d", d);
 }
 
-/* By how much a counter grew per second, between neighbouring samples; null where that is not known. */
+/* By how much a counter grew per second, between neighbouring samples; null where that is not
+ * known. */
 function rates(field) {
   return samples.slice(1).map((now, i) => {
     const before = samples[i];
@@ -47,51 +53,92 @@ function rates(field) {
 
 function showRate(id, field, note) {
   const all = rates(field), now = all.at(-1) ?? null;
-  figure(id, now === null ? "\u2013" : now < 10 ? now.toFixed(1) : whole.format(now), "tok/s", note);
+  let text = "\u2013";
+  if (now !== null) text = now < 10 ? now.toFixed(1) : whole.format(now);
+  figure(id, text, "tok/s", note);
   drawSpark(id, all);
 }
 
 function showFacts(s) {
-  const facts = [["Model", s.model?.name], ["Context", plural(s.model?.max_model_len ?? 0, "token")],
-    ["Layers", whole.format(s.model?.num_layers ?? 0)],
-    ["Experts in a layer", whole.format(s.model?.num_experts ?? 0)], ["Up for", duration(1000 * (s.uptime_s ?? 0))],
-    ["Connections", whole.format(s.connections ?? 0)], ["Steps", whole.format(s.steps_total ?? 0)],
-    ["Preempted", whole.format(s.preemptions_total ?? 0)]];
-  $("facts").replaceChildren(...facts.flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, String(value))]));
+  const m = s.model ?? {};
+  const facts = [
+    ["Model", m.name ?? ""],
+    ["Context", plural(m.max_model_len ?? 0, "token")],
+    ["Layers", whole.format(m.num_layers ?? 0)],
+    ["Experts in a layer", whole.format(m.num_experts ?? 0)],
+    ["Up for", duration(1000 * (s.uptime_s ?? 0))],
+    ["Connections", whole.format(s.connections ?? 0)],
+    ["Steps", whole.format(s.steps_total ?? 0)],
+    ["Preempted", whole.format(s.preemptions_total ?? 0)],
+  ];
+  $("facts").replaceChildren(...facts.flatMap(([name, value]) =>
+    [el("dt", {}, name), el("dd", {}, String(value))]));
+}
+
+function showStep(s) {
+  const age_ms = s.last_step_age_ms ?? null;
+  let note = s.running ? "working" : "idle";
+  if (!s.healthy) note = "Stalled: there is work and no progress";
+  if (age_ms === null) figure("step", "none yet", "", note);
+  else figure("step", duration(age_ms), "ago", note);
 }
 
 function showTiles(s) {
-  showRate("generated", "completion_tokens_total", `${whole.format(s.completion_tokens_total)} in all`);
-  showRate("read", "prompt_tokens_total", `${whole.format(s.prompt_tokens_total)} in all`);
+  const all = n => `${whole.format(n)} in all`;
+  showRate("generated", "completion_tokens_total", all(s.completion_tokens_total));
+  showRate("read", "prompt_tokens_total", all(s.prompt_tokens_total));
   figure("requests", whole.format(s.running), "running", `${whole.format(s.waiting)} waiting`);
   drawSpark("requests", samples.slice(1).map(p => p && p.stats.running + p.stats.waiting));
-  const total = s.kv_blocks_total || 1, held = s.kv_blocks_used - s.kv_blocks_cached;
-  figure("kv", share(s.kv_blocks_used, total), "used",
-         `${whole.format(held)} held, ${whole.format(s.kv_blocks_cached)} cached of ${plural(s.kv_blocks_total, "block")}`);
-  [held, s.kv_blocks_cached].forEach((n, i) => { $("kv_bar").children[i].style.width = `${100 * n / total}%`; });
+  const blocks_total = s.kv_blocks_total || 1;
+  const parts = [s.kv_blocks_used - s.kv_blocks_cached, s.kv_blocks_cached];
+  figure("kv", share(s.kv_blocks_used, blocks_total), "used",
+         `${whole.format(parts[0])} held, ${whole.format(parts[1])} cached of ` +
+         plural(s.kv_blocks_total, "block"));
+  parts.forEach((n, i) => {
+    $("kv_bar").children[i].style.width = `${100 * n / blocks_total}%`;
+  });
   figure("prefix", share(s.prefix_hit_tokens_total, s.prompt_tokens_total), "", "of prompt tokens");
-  const age = s.last_step_age_ms;
-  figure("step", age === null || age === undefined ? "none yet" : duration(age), age ? "ago" : "",
-         !s.healthy ? "Stalled: there is work and no progress" : s.running ? "working" : "idle");
+  showStep(s);
 }
 
-const bar = (part, all) => {
+/* A line of a list: what on the left, how much on the right, and a bar of that share. */
+function line(name, value, part, all, className = "") {
   const i = el("i");
   i.style.width = `${all > 0 ? 100 * part / all : 0}%`;
-  return el("div", { className: "bar", "aria-hidden": "true" }, i);
-};
+  return [el("div", { className: `row spread ${className}` }, el("span", {}, name),
+             el("span", {}, value)),
+          el("div", { className: "bar", "aria-hidden": "true" }, i)];
+}
+
+function replicaItem(r, i) {
+  const state = `${whole.format(r.running)} running, ${whole.format(r.waiting)} waiting` +
+                (r.healthy === false ? ", stalled" : "");
+  return el("li", { className: "row spread" }, el("span", {}, `Replica ${i}`),
+            el("span", {}, state));
+}
+
+/* What is not counted, or not known, is left out. */
+function rankItem(r, tokens, most_bytes, in_replicas) {
+  const item = el("li");
+  const name = in_replicas ? `Replica ${r.replica}, rank ${r.rank}` : `Rank ${r.rank}`;
+  if (Number.isFinite(r.expert_tokens))
+    item.append(...line(name, `${share(r.expert_tokens, tokens)} of expert tokens`,
+                        r.expert_tokens, tokens));
+  else item.append(name);
+  if (Number.isFinite(r.bytes))
+    item.append(...line("Memory", bytes(r.bytes), r.bytes, most_bytes, "muted"));
+  return item;
+}
 
 function showGroups(s) {
   const ranks = s.ranks ?? [], replicas = s.replicas ?? [];
-  const tokens = ranks.reduce((sum, r) => sum + r.expert_tokens, 0), most = Math.max(0, ...ranks.map(r => r.bytes));
+  const tokens = ranks.reduce((sum, r) => sum + (r.expert_tokens ?? 0), 0);
+  const most_bytes = Math.max(0, ...ranks.map(r => r.bytes ?? 0));
   $("replicas_box").hidden = replicas.length < 2;
-  $("replicas").replaceChildren(...replicas.map((r, i) => el("li", { className: "row spread" }, el("span", {}, `Replica ${i}`),
-    el("span", {}, `${whole.format(r.running)} running, ${whole.format(r.waiting)} waiting${r.healthy === false ? ", stalled" : ""}`))));
+  $("replicas").replaceChildren(...replicas.map(replicaItem));
   $("ranks_box").hidden = ranks.length === 0;
-  $("ranks").replaceChildren(...ranks.map(r => el("li", {},
-    el("div", { className: "row spread" }, el("span", {}, `Rank ${r.rank}`),
-      el("span", {}, `${share(r.expert_tokens, tokens)} of expert tokens`)), bar(r.expert_tokens, tokens),
-    el("div", { className: "row spread muted" }, el("span", {}, "Memory"), el("span", {}, bytes(r.bytes))), bar(r.bytes, most))));
+  const in_replicas = replicas.length > 1;
+  $("ranks").replaceChildren(...ranks.map(r => rankItem(r, tokens, most_bytes, in_replicas)));
 }
 
 function showPill(text, kind) {
@@ -99,13 +146,18 @@ function showPill(text, kind) {
   $("pill").className = `pill ${kind}`;
 }
 
-function showStats(s) {
-  samples.push({ ms: performance.now(), stats: s });
+function keepSample(sample) {
+  samples.push(sample);
   while (samples.length > KEPT) samples.shift();
+}
+
+function showStats(s) {
+  keepSample({ ms: performance.now(), stats: s });
   setModel(s.model?.name);
   $("trouble").hidden = true;
-  const work = [s.running && `${whole.format(s.running)} running`, s.waiting && `${whole.format(s.waiting)} waiting`];
-  showPill(!s.healthy ? "Stalled" : work.filter(Boolean).join(", ") || "Idle", s.healthy ? "ok" : "bad");
+  const work = ["running", "waiting"].filter(name => s[name] > 0)
+    .map(name => `${whole.format(s[name])} ${name}`).join(", ");
+  showPill(s.healthy ? work || "Idle" : "Stalled", s.healthy ? "ok" : "bad");
   showTiles(s);
   showFacts(s);
   showGroups(s);

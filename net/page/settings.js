@@ -1,9 +1,12 @@
-/* The settings: what requests say beside the text. What is left empty is not said, so that the server's
- * defaults hold. */
+/* The settings: what requests say beside the text. What is left empty is not said, so that the
+ * server's defaults hold. */
 
-const number = (name, label, min, max, hint, integer = false) => ({ name, label, min, max, hint, integer, kind: "number" });
+const number = (name, label, min, max, hint, integer = false) =>
+  ({ kind: "number", name, label, min, max, hint, integer });
+const LAST_SEED = Number.MAX_SAFE_INTEGER;
 const FIELDS = [
-  { name: "system", label: "System prompt", kind: "text", hint: "What the model is told before a chat." },
+  { kind: "text", name: "system", label: "System prompt",
+    hint: "What the model is told before a chat." },
   number("temperature", "Temperature", 0, 100, "0: the likeliest only"),
   number("max_tokens", "Longest answer", 1, 2147483647, "in tokens", true),
   number("top_p", "Top p", 0, 1, "above 0, up to 1"),
@@ -12,11 +15,12 @@ const FIELDS = [
   number("repetition_penalty", "Repetition penalty", 0.01, 100, "1: none"),
   number("presence_penalty", "Presence penalty", -2, 2, "-2 to 2"),
   number("frequency_penalty", "Frequency penalty", -2, 2, "-2 to 2"),
-  number("seed", "Seed", -Number.MAX_SAFE_INTEGER, Number.MAX_SAFE_INTEGER, "same seed, same answer", true),
-  { name: "format", label: "Answer as", kind: "choice", hint: "in a chat",
+  number("seed", "Seed", -LAST_SEED, LAST_SEED, "same seed, same answer", true),
+  { kind: "choice", name: "format", label: "Answer as", hint: "in a chat",
     options: [["", "text"], ["json_object", "JSON"], ["json_schema", "JSON by a schema"]] },
-  { name: "schema", label: "JSON schema", kind: "text", hint: "" },
-  { name: "stop_text", label: "Stop before", kind: "text", hint: "A text a line, up to 16; \\n is a new line." },
+  { kind: "text", name: "schema", label: "JSON schema", hint: "" },
+  { kind: "text", name: "stop_text", label: "Stop before",
+    hint: "A text a line, up to 16; \\n is a new line." },
 ];
 const settings = Object.fromEntries(FIELDS.map(f => [f.name, ""]));
 
@@ -24,8 +28,9 @@ function numberProblem(f, text) {
   const value = Number(text.replace(",", "."));
   if (!Number.isFinite(value) || (f.integer && !Number.isInteger(value)))
     return `${f.label}: expected a ${f.integer ? "whole " : ""}number`;
-  if (value < f.min || value > f.max || (f.name === "top_p" && value === 0))
-    return `${f.label}: expected ${f.name === "top_p" ? "more than 0, up to 1" : `${f.min} to ${f.max}`}`;
+  if (f.name === "top_p" && (value <= 0 || value > 1))
+    return `${f.label}: expected more than 0, up to 1`;
+  if (value < f.min || value > f.max) return `${f.label}: expected ${f.min} to ${f.max}`;
   return "";
 }
 
@@ -37,7 +42,8 @@ function problemOf(f) {
   if (f.name !== "schema" || settings.format !== "json_schema") return "";
   try {
     const schema = JSON.parse(text);
-    return schema !== null && typeof schema === "object" && !Array.isArray(schema) ? "" : "JSON schema: expected an object";
+    const is_object = schema !== null && typeof schema === "object" && !Array.isArray(schema);
+    return is_object ? "" : "JSON schema: expected an object";
   } catch (e) {
     return `JSON schema: not valid JSON (${e.message})`;
   }
@@ -51,12 +57,13 @@ const stops = () => settings.stop_text.split("\n").filter(line => line !== "")
 function requestFields(mode) {
   const body = {};
   for (const f of FIELDS)
-    if (f.kind === "number" && settings[f.name].trim()) body[f.name] = Number(settings[f.name].replace(",", "."));
+    if (f.kind === "number" && settings[f.name].trim())
+      body[f.name] = Number(settings[f.name].replace(",", "."));
   if (stops().length) body.stop = stops();
-  if (mode === "chat" && settings.format === "json_object") body.response_format = { type: "json_object" };
+  if (mode === "chat" && settings.format) body.response_format = { type: settings.format };
   if (mode === "chat" && settings.format === "json_schema")
-    body.response_format = { type: "json_schema",
-                             json_schema: { name: "answer", strict: true, schema: JSON.parse(settings.schema) } };
+    body.response_format.json_schema =
+      { name: "answer", strict: true, schema: JSON.parse(settings.schema) };
   return body;
 }
 
@@ -78,13 +85,18 @@ function settingInput(f) {
   const common = { id: f.name, "aria-describedby": `${f.name}_hint ${f.name}_problem` };
   if (f.kind === "choice")
     return el("select", common, ...f.options.map(([value, text]) => el("option", { value }, text)));
-  if (f.kind === "text") return el("textarea", { ...common, rows: f.name === "schema" ? 6 : 2, dir: "auto", spellcheck: false });
-  return el("input", { ...common, type: "text", inputMode: f.integer && f.min >= 0 ? "numeric" : "text", placeholder: "default" });
+  if (f.kind === "text")
+    return el("textarea", { ...common, rows: f.name === "schema" ? 6 : 2, dir: "auto",
+                            spellcheck: false });
+  return el("input", { ...common, type: "text", placeholder: "default",
+                       inputMode: f.integer && f.min >= 0 ? "numeric" : "text" });
 }
 
 function makeSettings() {
   let saved = {};
-  try { saved = JSON.parse(recall("localStorage", "settings")) ?? {}; } catch { /* as if there were none */ }
+  try {
+    saved = JSON.parse(recall("localStorage", "settings")) ?? {};
+  } catch { /* as if there were none */ }
   for (const f of FIELDS) {
     const input = settingInput(f);
     input.oninput = () => settingChanged(f);

@@ -1,7 +1,7 @@
 /* Streamed answers: Server-Sent Events, each with a piece of JSON, and [DONE] at the end. */
 
-/* Server-Sent Events: the result takes pieces of text, cut anywhere, and calls back with the data of each
-   event. Lines end with LF, CR LF or CR. */
+/* Server-Sent Events: the result takes pieces of text, cut anywhere, and calls back with the data
+ * of each event. Lines end with LF, CR LF or CR. */
 function sseParser(onData) {
   let rest = "", after_cr = false, data = [];
   const take = line => {

@@ -93,12 +93,27 @@ def a_stream_may_be_cut_anywhere(page, mock):
 
 
 @check("chat")
+def events_are_the_same_however_their_text_is_cut(page, mock):
+    stream = ":ping\n\ndata: a\ndata:  b\nid: 1\ndata\n\nevent: x\n\ndata:c:d\n\n\ndatabase: e\n\ndata: not ended\n"
+    parse = """(pieces => { const got = [], feed = sseParser(d => got.push(d)); pieces.forEach(feed); return got })"""
+    for line_end in ("\n", "\r\n", "\r"):
+        text = stream.replace("\n", line_end)
+        cuts = [[text[:i], "", text[i:]] for i in range(len(text) + 1)] + [list(text)]
+        got = page.eval(f"{json.dumps(cuts)}.map({parse})")
+        for pieces, events in zip(cuts, got):
+            assert events == ["a\n b\n", "c:d"], (pieces, events)
+
+
+@check("chat")
 def events_of_several_data_lines_are_joined(page, mock):
-    mock.answers.append(says_bytes(
-        lambda h: 'data: {"choices":\ndata: [{"delta":{"content":"joined"}}]}\n\ndata:[DONE]\n\nnot an event\n\n', 5))
-    ask(page, "Join.")
-    done(page)
-    assert answer(page) == "joined"
+    for line_end in ("\n", "\r\n", "\r"):
+        stream = 'data: {"choices":\ndata: [{"delta":{"content":"joined"}}]}\n\ndata:[DONE]\n\nnot an event\n\n'
+        for size in (1, 5):
+            mock.answers.append(says_bytes(lambda h, data=stream.replace("\n", line_end): data, size))
+            ask(page, "Join.")
+            done(page)
+            assert answer(page) == "joined", (line_end, size)
+            assert "connection" not in page.text(".turn:last-child")
 
 
 @check("chat")
@@ -299,13 +314,16 @@ def markup_in_answers_and_names_is_text(page, mock):
 @check("chat")
 def markdown_is_shown_as_such(page, mock):
     text = ("# Title\nA *short* **bold `x`** line\nand 2*3*4\n\n1. one\n   - nested\n2. two\n\n"
-            "```c\nint **p; // *not* `md`\n\n\nreturn;\n```\nאחרי")
+            "```c\nint **p; // *not* `md`\n\n\nreturn;\n```\n"
+            "   - deep\n- shallow\n  more of it\n     ```\n     in a list\n       deeper\n     ```\n\n"
+            "```` \n``` inside\n````\nאחרי")
     mock.answers.append(says(*text))
     ask(page, "Markdown.")
     done(page)
     html = page.eval("document.querySelector('.turn.model .text').innerHTML")
     for part in ("<h3 dir=\"auto\">Title</h3>", "<em>short</em>", "<strong>bold <code dir=\"ltr\">x</code></strong>",
-                 "and 2*3*4", "<ol", "<li dir=\"auto\"><span>one</span><ul>", "int **p; // *not* `md`\n\n\nreturn;</pre>"):
+                 "and 2*3*4", "<ol", "<li dir=\"auto\"><span>one</span><ul>", "int **p; // *not* `md`\n\n\nreturn;</pre>", "<span>deep</span>", "<span>shallow\nmore of it</span>",
+                 ">in a list\n  deeper</pre>", ">``` inside</pre>"):
         assert part in html, (part, html)
     assert page.eval("getComputedStyle(document.querySelector('.turn.model .text p:last-child')).direction") == "rtl"
     assert page.eval("getComputedStyle(document.querySelector('.turn.model .text p')).direction") == "ltr"

@@ -87,6 +87,9 @@ def models_of_any_shape_are_shown(page, mock):
     assert "--expert-metrics" in page.text("#experts_off")
     m["num_experts"] = 0
     page.wait("$('experts_box').hidden")
+    mock.stats["replicas"].append({"running": 0, "waiting": 0, "healthy": True})
+    mock.stats["ranks"] = [{"replica": 1, "rank": 0, "expert_tokens": None, "bytes": None}]
+    page.wait("$('ranks').innerText === 'Replica 1, rank 0'")
     mock.stats.update(ranks=[], replicas=[], last_step_age_ms=None)
     page.wait("$('ranks_box').hidden && $('step').innerText.includes('none yet')")
 

@@ -189,7 +189,7 @@ def event(handler, text, **more):
     """One event with this text, as its path wants it."""
     choice = {"index": 0, "finish_reason": None}
     choice.update({"delta": {"content": text}} if "chat" in handler.path else {"text": text})
-    return "data: " + json.dumps({"id": "x", "object": "chunk", "choices": [choice], **more}) + "\n\n"
+    return "data: " + json.dumps({"id": "x", "object": "chunk", "choices": [choice], **more}, ensure_ascii=False) + "\n\n"
 
 
 def last_events(handler, completion_tokens, reason="stop"):
