@@ -46,7 +46,8 @@ function metaOf(t) {
   const parts = [], count = t.usage?.completion_tokens ?? t.pieces;
   if (count > 0) parts.push(plural(count, "token"));
   const seconds = (t.last_ms - t.first_ms) / 1000;
-  if (count > 1 && seconds > 0) parts.push(`${short.format((count - 1) / seconds)} tok/s`);
+  /* (What came at once says nothing of the speed at which it was made.) */
+  if (count > 1 && seconds >= 0.05) parts.push(`${short.format((count - 1) / seconds)} tok/s`);
   if (t.first_ms) parts.push(`first after ${duration(t.first_ms - t.sent_ms)}`);
   if (t.usage) {
     const cached = t.usage.prompt_tokens_details?.cached_tokens;
@@ -132,7 +133,7 @@ async function generate(t) {
 
 /* What went wrong, in words, and what to do about it. */
 function explain(e) {
-  const said = e.message ? ` It says: ${e.message}` : "";
+  const said = e.message ? ` It says: \u201c${e.message}\u201d.` : "";
   if (e.code === "cut") return "The connection was lost before the answer was complete.";
   if (e.code === "unreadable") return `What the server sent cannot be understood.${said}`;
   if (e.status === 0)
@@ -156,9 +157,9 @@ function showFailure(t, e) {
     row.append(button("Continue this text instead", () => insteadComplete(t), "primary"));
   } else if (e.retry_s !== null && (e.status === 429 || e.status === 503)) {
     const left = el("span", { "aria-hidden": "true" });
-    row.append(left, button("Send now", () => again(t)), button("Do not send again", cancelRetry));
-    text += " Your message will be sent again by itself.";
-    startRetry(t, e.retry_s, left);
+    row.append(el("span", {}, "It will be sent again ", left), button("Send now", () => again(t)),
+               button("Do not send again", cancelRetry));
+    startRetry(t, e.retry_s, row, left);
   } else {
     row.append(button(e.status === 401 ? "Enter a key" : "Try again",
                       async () => { if (e.status !== 401 || await askKey()) again(t); }));
@@ -168,20 +169,21 @@ function showFailure(t, e) {
   if (e.status === 0) wakeStats();
 }
 
-function startRetry(t, seconds, left) {
+/* The seconds are shown, but not read out one by one. */
+function startRetry(t, seconds, row, left) {
   const tick = () => {
     if (retry.seconds === 0) return again(t);
-    left.textContent = `In ${plural(retry.seconds, "second")}.`;
+    left.textContent = `in ${plural(retry.seconds, "second")}.`;
     retry.seconds--;
   };
-  retry = { seconds, left, timer: setInterval(tick, 1000) };
+  retry = { seconds, row, timer: setInterval(tick, 1000) };
   tick();
 }
 
 function dropRetry() {
   if (!retry) return;
   clearInterval(retry.timer);
-  retry.left.parentElement.replaceChildren("It will not be sent again.");
+  retry.row.replaceChildren("It will not be sent again.");
   retry = null;
 }
 

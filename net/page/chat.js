@@ -2,7 +2,7 @@
 
 const turns = [];   /* what was asked, each with its answer */
 let busy = null;    /* the AbortController of the answer that is coming in */
-let retry = null;   /* the turn that will be sent again, its timer and its seconds */
+let retry = null;   /* what will be sent again: its seconds, its timer, where it says so */
 let editing = false;
 const modeOf = () => document.querySelector("[name=mode]:checked").value;
 
@@ -52,7 +52,8 @@ function refresh() {
   if (had_focus && !busy) $("prompt").focus();
   turns.forEach((t, i) => {
     const idle_last = i === turns.length - 1 && !busy;
-    const shape = `${idle_last} ${t.answer !== ""}`;
+    const answered = t.answer !== "" || t.reason;
+    const shape = `${idle_last} ${t.answer !== ""} ${Boolean(answered)}`;
     if (shape === t.shape) return;
     t.shape = shape;
     t.actions.replaceChildren();
@@ -62,7 +63,7 @@ function refresh() {
     if (!idle_last) return;
     if (t.mode === "complete" && t.answer !== "")
       t.actions.append(button("Continue", () => goOn(t), "plain"));
-    t.actions.append(button("Regenerate", () => again(t), "plain"));
+    if (answered) t.actions.append(button("Regenerate", () => again(t), "plain"));
     (t.mode === "chat" ? t.asked : t.actions).append(button("Edit", edit, "plain"));
   });
 }

@@ -101,15 +101,6 @@ function showTiles(s) {
   showStep(s);
 }
 
-/* A line of a list: what on the left, how much on the right, and a bar of that share. */
-function line(name, value, part, all, className = "") {
-  const i = el("i");
-  i.style.width = `${all > 0 ? 100 * part / all : 0}%`;
-  return [el("div", { className: `row spread ${className}` }, el("span", {}, name),
-             el("span", {}, value)),
-          el("div", { className: "bar", "aria-hidden": "true" }, i)];
-}
-
 function replicaItem(r, i) {
   const state = `${whole.format(r.running)} running, ${whole.format(r.waiting)} waiting` +
                 (r.healthy === false ? ", stalled" : "");
@@ -117,17 +108,12 @@ function replicaItem(r, i) {
             el("span", {}, state));
 }
 
-/* What is not counted, or not known, is left out. */
-function rankItem(r, tokens, most_bytes, in_replicas) {
-  const item = el("li");
-  const name = in_replicas ? `Replica ${r.replica}, rank ${r.rank}` : `Rank ${r.rank}`;
-  if (Number.isFinite(r.expert_tokens))
-    item.append(...line(name, `${share(r.expert_tokens, tokens)} of expert tokens`,
-                        r.expert_tokens, tokens));
-  else item.append(name);
-  if (Number.isFinite(r.bytes))
-    item.append(...line("Memory", bytes(r.bytes), r.bytes, most_bytes, "muted"));
-  return item;
+/* A cell of a table: how much, and a bar of this part of the whole. What is not known is a dash. */
+function barCell(part, all, text) {
+  if (!Number.isFinite(part)) return el("td", {}, "\u2013");
+  const i = el("i");
+  i.style.width = `${all > 0 ? 100 * part / all : 0}%`;
+  return el("td", {}, text, el("div", { className: "bar", "aria-hidden": "true" }, i));
 }
 
 function showGroups(s) {
@@ -137,8 +123,11 @@ function showGroups(s) {
   $("replicas_box").hidden = replicas.length < 2;
   $("replicas").replaceChildren(...replicas.map(replicaItem));
   $("ranks_box").hidden = ranks.length === 0;
-  const in_replicas = replicas.length > 1;
-  $("ranks").replaceChildren(...ranks.map(r => rankItem(r, tokens, most_bytes, in_replicas)));
+  $("ranks").replaceChildren(...ranks.map(r => el("tr", {},
+    el("th", { scope: "row" },
+       replicas.length > 1 ? `${r.rank} of replica ${r.replica}` : `${r.rank}`),
+    barCell(r.expert_tokens, tokens, share(r.expert_tokens, tokens)),
+    barCell(r.bytes, most_bytes, bytes(r.bytes ?? 0)))));
 }
 
 function showPill(text, kind) {

@@ -184,8 +184,8 @@ def too_much_to_do_is_counted_down_and_sent_again(page, mock):
     mock.answers += [refuses(429, "512 requests are waiting", "overloaded", Retry_After="2"), says("At last.")]
     ask(page, "Now?")
     text = notice(page)
-    assert "too much to do" in text and "512 requests are waiting" in text and "In 2 seconds." in text, text
-    page.wait("document.querySelector('.notice').innerText.includes('In 1 second.')")
+    assert "too much to do" in text and "512 requests are waiting" in text and "sent again in 2 seconds." in text, text
+    page.wait("document.querySelector('.notice').innerText.includes('in 1 second.')")
     page.wait("document.querySelector('.turn.model .text').innerText === 'At last.'")
     assert len(mock.posts) == 2 and not page.eval("!!document.querySelector('.turn .notice')")
 

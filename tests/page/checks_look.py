@@ -189,6 +189,7 @@ def walk(page, mock, folder, name):
     """Every view, filled; each must fit in the width."""
     def look(view):
         assert page.eval("document.documentElement.scrollWidth <= innerWidth"), view
+        assert page.eval("document.documentElement.scrollHeight <= innerHeight"), view
         assert not overflow(page), (view, overflow(page))
         if folder:
             time.sleep(0.2)

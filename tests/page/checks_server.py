@@ -13,7 +13,7 @@ def figures_are_those_of_stats(page, mock):
     for selector, words in (("#requests_note", "12,345 waiting"), ("#kv", "30%"),
                             ("#kv_note", "200 held, 100 cached of 1,000 blocks"), ("#prefix", "25%"), ("#step", "2.5 s"),
                             ("#pill", "3 running, 12,345 waiting"), ("#replicas", "1 running, 2 waiting"),
-                            ("#replicas", "3 waiting, stalled"), ("#ranks", "75% of expert tokens"), ("#ranks", "24.1 GB"),
+                            ("#replicas", "3 waiting, stalled"), ("#ranks tr td", "75%"), ("#ranks", "24.1 GB"),
                             ("#facts", "1 h 2 min"), ("#facts", "2,048 tokens"), ("#model", "mock-moe")):
         assert words in page.text(selector), (selector, words, page.text(selector))
     widths = page.eval("[...document.querySelectorAll('#kv_bar i, #ranks .bar i')].map(i => i.style.width)")
@@ -89,7 +89,7 @@ def models_of_any_shape_are_shown(page, mock):
     page.wait("$('experts_box').hidden")
     mock.stats["replicas"].append({"running": 0, "waiting": 0, "healthy": True})
     mock.stats["ranks"] = [{"replica": 1, "rank": 0, "expert_tokens": None, "bytes": None}]
-    page.wait("$('ranks').innerText === 'Replica 1, rank 0'")
+    page.wait("$('ranks').innerText.split(/\\s+/).join(' ').trim() === '0 of replica 1 \u2013 \u2013'")
     mock.stats.update(ranks=[], replicas=[], last_step_age_ms=None)
     page.wait("$('ranks_box').hidden && $('step').innerText.includes('none yet')")
 
