@@ -78,9 +78,9 @@ function showFacts(s) {
 function showStep(s) {
   const age_ms = s.last_step_age_ms ?? null;
   let note = s.running ? "working" : "idle";
-  if (!s.healthy) note = "Stalled: there is work and no progress";
+  if (!s.healthy) note = "stalled: there is work and no progress";
   if (age_ms === null) figure("step", "none yet", "", note);
-  else figure("step", duration(age_ms), "ago", note);
+  else figure("step", age_ms < 1 ? "<1 ms" : duration(age_ms), "", `ago, ${note}`);
 }
 
 function showTiles(s) {
