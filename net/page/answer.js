@@ -172,7 +172,10 @@ function showFailure(t, e) {
 /* The seconds are shown, but not read out one by one. */
 function startRetry(t, seconds, row, left) {
   const tick = () => {
-    if (retry.seconds === 0) return again(t);
+    if (retry.seconds === 0) {
+      dropRetry();
+      return again(t);
+    }
     left.textContent = `in ${plural(retry.seconds, "second")}.`;
     retry.seconds--;
   };

@@ -191,6 +191,19 @@ def too_much_to_do_is_counted_down_and_sent_again(page, mock):
 
 
 @check("trouble")
+def nothing_is_sent_again_with_a_wrong_setting(page, mock):
+    mock.answers.append(refuses(429, "busy", Retry_After="1"))
+    ask(page, "Now?")
+    notice(page)
+    page.eval("$('temperature').value = 'hot'; settingChanged(FIELDS.find(f => f.name === 'temperature'))")
+    page.wait("document.querySelector('.notice').innerText.includes('will not be sent again')")
+    page.wait("document.activeElement.id === 'temperature'")
+    page.eval("$('prompt').focus()")
+    time.sleep(1.5)
+    assert page.eval("document.activeElement.id") == "prompt" and len(mock.posts) == 1
+
+
+@check("trouble")
 def the_countdown_can_be_left(page, mock):
     mock.answers.append(refuses(503, "loading", Retry_After="2"))
     ask(page, "Now?")
@@ -240,7 +253,7 @@ def a_server_that_is_gone_is_noticed_and_found_again(page, mock):
     ask(page, "Anyone?")
     assert "does not answer" in notice(page)
     mock.start()
-    page.click_text("Try now") if page.eval("!$('trouble').hidden") else None
+    page.eval("$('trouble_try').click()")
     page.wait("$('pill').innerText === 'Idle' && $('trouble').hidden")
     page.click_text("Try again")
     page.wait("document.querySelector('.turn.model .text').innerText === 'Hello.'")
