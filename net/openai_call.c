@@ -7,6 +7,7 @@
 #include <time.h>
 
 #include "host/clock.h"
+#include "host/grammar.h"
 #include "host/mem.h"
 #include "net/keys.h"
 #include "net/openai_choice.h"
@@ -199,6 +200,12 @@ static void params_of(const struct openai_call *c, const struct choice *ch,
     *out = r->params;
     for (int32_t i = 0; i < out->num_stop; i++)
         out->stop[i] = xstrdup(out->stop[i]);
+    out->grammar = grammar_retain(out->grammar);
+    if (out->logit_bias) {
+        size_t bytes = (size_t)out->num_logit_bias * sizeof *out->logit_bias;
+        out->logit_bias = xmalloc(bytes + 1);
+        memcpy(out->logit_bias, r->params.logit_bias, bytes);
+    }
     out->num_tokens = p->num_tokens;
     out->tokens = xmalloc((size_t)p->num_tokens * sizeof *out->tokens);
     memcpy(out->tokens, p->tokens, (size_t)p->num_tokens * sizeof *out->tokens);

@@ -7,6 +7,7 @@
 
 #include "host/mem.h"
 #include "net/json_out.h"
+#include "net/openai_format.h"
 #include "net/prompt.h"
 
 enum { TRIM_BYTES = 1 << 20 };
@@ -14,7 +15,8 @@ enum { TRIM_BYTES = 1 << 20 };
 /* An error of the tokenizer, the template or the engine names a field first where it knows one
  * ("messages[0].role: ..."). */
 static void refuse(struct openai_job *job, int code, const struct error *e) {
-    static const char *const names[] = {"prompt", "messages", "tokens", "max_tokens", "tools"};
+    static const char *const names[] = {"prompt",     "messages", "tokens",
+                                        "max_tokens", "tools",    "tool_choice"};
     char param[80] = "";
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (!strncmp(e->text, names[i], strlen(names[i])))
@@ -55,7 +57,10 @@ static int encode(struct openai_job *job, struct openai_prompt *p, struct error 
             .tool_choice = r->tool_choice,
             .tool_name = r->tool_name,
         };
+        bool forced = r->tool_choice == TOOL_CHOICE_REQUIRED || r->tool_choice == TOOL_CHOICE_NAMED;
         rc = prompt_encode_chat(job->dispatch, &chat, &r->params, e);
+        if (rc == 0 && forced)
+            rc = openai_force_call(r, dispatch_chat_template(job->dispatch), &chat, e);
     } else {
         rc = prompt_encode_text(job->dispatch, p->text, p->text_len, &r->params, e);
     }

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "host/mem.h"
+#include "net/openai_format.h"
 #include "net/openai_messages.h"
 #include "net/openai_tools.h"
 
@@ -101,6 +102,16 @@ static int read_messages(struct field_reader *r, const struct field *f, json_t *
 static int read_tools(struct field_reader *r, const struct field *f, json_t *value) {
     (void)f;
     return openai_read_tools(r->out, value, r->error);
+}
+
+static int read_response_format(struct field_reader *r, const struct field *f, json_t *value) {
+    (void)f;
+    return openai_read_response_format(r->out, value, r->error);
+}
+
+static int read_logit_bias(struct field_reader *r, const struct field *f, json_t *value) {
+    (void)f;
+    return openai_read_logit_bias(r->out, value, context_of(r)->vocab_size, r->error);
 }
 
 /* ---- fields with a form of their own --------------------------------------------------------- */
@@ -210,6 +221,8 @@ static const struct field table[] = {
     {"echo", TEXT, field_read_bool, AT(echo), 0, 0, false},
     {"logprobs", ASK, read_logprobs, AT(params.sampling.logprobs), 0, MAX_LOGPROBS, false},
     {"top_logprobs", CHAT, field_read_int, AT(top_logprobs), 0, MAX_LOGPROBS, false},
+    {"logit_bias", ASK, read_logit_bias, 0, 0, 0, false},
+    {"response_format", ASK, read_response_format, 0, 0, 0, false},
     {"tools", CHAT | TOKENIZE, read_tools, 0, 0, 0, false},
     {"tool_choice", CHAT, field_read_nothing, 0, 0, 0, false}, /* openai_read_tool_choice */
     {"parallel_tool_calls", CHAT, field_read_bool, AT(parallel_tool_calls), 0, 0, false},
