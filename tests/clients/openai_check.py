@@ -163,6 +163,59 @@ def check_json_schema(s, c):
         assert r.choices[0].finish_reason == "stop"
 
 
+TOOLS = [{"type": "function", "function": {
+    "name": "get_weather", "description": "The weather in a town",
+    "parameters": {"type": "object", "required": ["town", "days"], "additionalProperties": False,
+                   "properties": {"town": {"type": "string", "maxLength": 20},
+                                  "days": {"type": "integer", "minimum": 1, "maximum": 7},
+                                  "unit": {"enum": ["C", "F"]}}}}},
+    {"type": "function", "function": {"name": "now", "parameters": {"type": "object", "properties": {}, "additionalProperties": False}}}]
+
+
+def check_a_template_without_tools_refuses_them(s, c):
+    body = raises(openai.BadRequestError, 400, "invalid_request", c.chat.completions.create, model=MODEL,
+                  messages=MESSAGES, tools=TOOLS)
+    assert "tools" in body["message"], body
+
+
+def calls_of(c, **kwargs):
+    """Whole and streamed, which must say the same."""
+    args = dict(model=MODEL, messages=MESSAGES, tools=TOOLS, max_tokens=200, temperature=1.2, seed=4, **kwargs)
+    whole = c.chat.completions.create(**args).choices[0]
+    calls = {}
+    for chunk in c.chat.completions.create(**args, stream=True):
+        for call in chunk.choices[0].delta.tool_calls or []:
+            one = calls.setdefault(call.index, {"name": "", "arguments": ""})
+            one["name"] += call.function.name or ""
+            one["arguments"] += call.function.arguments or ""
+        reason = chunk.choices[0].finish_reason or None
+    assert reason == whole.finish_reason, (reason, whole)
+    assert [(x.function.name, x.function.arguments) for x in whole.message.tool_calls or []] == [
+        (x["name"], x["arguments"]) for x in calls.values()], (whole, calls)
+    return whole
+
+
+def check_tools(s, c):
+    import jsonschema
+    with_tools = Served(*sys.argv[1:], "--chat-template", "qwen2.5")
+    c = openai.OpenAI(base_url=with_tools.url + "/v1", api_key="none", max_retries=0, timeout=120)
+    schema = TOOLS[0]["function"]["parameters"]
+    named = calls_of(c, tool_choice={"type": "function", "function": {"name": "get_weather"}})
+    call = named.message.tool_calls[0]
+    assert call.function.name == "get_weather" and named.finish_reason == "tool_calls" and call.id
+    jsonschema.validate(json.loads(call.function.arguments), schema)
+    required = calls_of(c, tool_choice="required").message.tool_calls[0]
+    assert required.function.name in ("get_weather", "now")
+    if required.function.name == "get_weather":
+        jsonschema.validate(json.loads(required.function.arguments), schema)
+    assert calls_of(c, tool_choice="none").message.tool_calls is None
+    calls_of(c)  # auto
+    history = [*MESSAGES, {"role": "assistant", "content": None, "tool_calls": [call.model_dump()]},
+               {"role": "tool", "tool_call_id": call.id, "content": "sunny"}]
+    assert c.chat.completions.create(model=MODEL, messages=history, tools=TOOLS, max_tokens=8).choices
+    assert with_tools.stop() == 0
+
+
 # ---- errors --------------------------------------------------------------------------------------
 
 def check_errors(s, c):
