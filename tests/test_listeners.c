@@ -337,27 +337,72 @@ TEST(LineKeys, CountTheRequestsOfAKey) {
 
 /* ---- the program ---- */
 
+/* Starts it, waits for its ready line, and opens a connection to each of its addresses. */
+static bool start_both(struct program *p, const char *const *args, struct net_client *line,
+                       struct net_client *http) {
+    char text[256] = "";
+    size_t len = 0;
+    if (!program_start(p, args))
+        return false;
+    while (len + 1 < sizeof text && read(p->out, text + len, 1) == 1 && text[len] != '\n')
+        len++;
+    text[len] = '\0';
+    char *second = strstr(text, " http=127.0.0.1:");
+    if (!EXPECT_INT_EQ(strncmp(text, "moeserve: ready line=127.0.0.1:", 31), 0) ||
+        !EXPECT_TRUE(second != NULL))
+        return false;
+    *second = '\0';
+    return net_client_open(line, text + strlen("moeserve: ready line="), 0) &&
+           net_client_open(http, second + strlen(" http="), 0);
+}
+
 TEST(Program, TheReadyLineNamesBothAddresses) {
     NEEDS_BINARY();
     const char *args[] = {"--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", NULL};
     struct program p;
-    char line[256] = "";
-    size_t len = 0;
-    struct net_client c;
+    struct net_client line, http;
     struct http_answer a = {0};
-    ASSERT_TRUE(program_start(&p, args));
-    while (len + 1 < sizeof line && read(p.out, line + len, 1) == 1 && line[len] != '\n')
-        len++;
-    line[len] = '\0';
-    char *http = strstr(line, " http=127.0.0.1:");
-    EXPECT_INT_EQ(strncmp(line, "moeserve: ready line=127.0.0.1:", 31), 0);
-    ASSERT_TRUE(http != NULL);
-    ASSERT_TRUE(net_client_open(&c, http + 6, 0));
-    http_client_ask(&c, "GET /health HTTP/1.1\r\n" HOST "\r\n", &a);
+    ASSERT_TRUE(start_both(&p, args, &line, &http));
+    EXPECT_TRUE(net_client_ping(&line));
+    http_client_ask(&http, "GET /health HTTP/1.1\r\n" HOST "\r\n", &a);
     EXPECT_INT_EQ(a.status, 200);
     kill(p.pid, SIGTERM);
-    EXPECT_STR_EQ(net_client_rest(&c), "");
+    EXPECT_STR_EQ(net_client_rest(&http), "");
     EXPECT_INT_EQ(program_wait(&p), 0);
     http_answer_deinit(&a);
-    net_client_close(&c);
+    net_client_close(&line);
+    net_client_close(&http);
+}
+
+/* A rank never comes back from a step. Neither being idle for long nor a first step is a stall. */
+TEST(Program, HealthSaysThatNoStepEnds) {
+    NEEDS_BINARY();
+    const char *args[] = {
+        "--listen",  "127.0.0.1:0",     "--http", "127.0.0.1:0",    "--ranks", "2", "--fault",
+        "stall@1:5", "--stall-timeout", "1",      "--comm-timeout", "30",      NULL};
+    struct program p;
+    struct net_client line, http;
+    struct http_answer a = {0};
+    static const char ask[] = "GET /health HTTP/1.1\r\n" HOST "\r\n";
+    ASSERT_TRUE(start_both(&p, args, &line, &http));
+    net_client_puts(&line, "{\"id\":1,\"prompt\":\"Once\",\"max_tokens\":3,\"ignore_eos\":true}");
+    json_decref(net_client_until_done(&line, "1", NULL));
+    usleep(1500 * 1000);
+    http_client_ask(&http, ask, &a);
+    EXPECT_STR_EQ(a.body.data, "{\"status\":\"ok\"}");
+    net_client_puts(&line, "{\"prompt\":\"Once\",\"max_tokens\":100,\"ignore_eos\":true}");
+    EXPECT_TRUE(net_client_line(&line) != NULL);
+    http_client_ask(&http, ask, &a);
+    EXPECT_STR_EQ(a.body.data, "{\"status\":\"ok\"}");
+    for (int i = 0; i < 100 && a.status == 200; i++) {
+        usleep(100 * 1000);
+        http_client_ask(&http, ask, &a);
+    }
+    EXPECT_INT_EQ(a.status, 503);
+    EXPECT_STR_EQ(a.body.data, "{\"status\":\"stalled\"}");
+    kill(p.pid, SIGKILL);
+    program_wait(&p);
+    http_answer_deinit(&a);
+    net_client_close(&line);
+    net_client_close(&http);
 }
