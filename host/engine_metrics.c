@@ -1,7 +1,7 @@
 /* engine_metrics: what the engine thread counts, and how callers see it (metrics.h).
  *
  * Times are those of steps: all tokens of a step have come when it ended. What is counted is copied
- * under the engine's lock after each step, some 2 KB, so that a reader never waits for a step and
+ * under the engine's lock after each step, some 3 KB, so that a reader never waits for a step and
  * the engine never for a reader.
  */
 #include "host/clock.h"
