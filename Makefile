@@ -60,7 +60,7 @@ SHIM     := shim
 GTEST    := -lgtest
 TEST_SRC := $(filter-out tests/bench_% tests/gpu_% tests/test_cuda_% tests/shim_%,$(wildcard tests/*.c))
 ifneq ($(BARE),0)
-SRC      := $(filter-out host/main.c host/options% host/cmd_% host/dispatch.c host/engine% host/tokenizer% host/chat_% host/tool_% net/%,$(SRC)) tests/bare/json.c
+SRC      := $(filter-out host/main.c host/options% host/cmd_% host/dispatch.c host/engine% host/grammar% host/tokenizer% host/chat_% host/tool_% net/%,$(SRC)) tests/bare/json.c
 SRC_CXX  :=
 SHIM     := shim_plain
 GTEST    :=

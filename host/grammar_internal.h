@@ -151,9 +151,10 @@ int32_t add_any_string(struct builder *b, int32_t from);
 
 /* ---- regular expressions (grammar_pattern.c) ---- */
 
-/* The strings in which the pattern occurs. ERR_INVALID_REQUEST with what is wrong, or not
- * supported. */
-int pattern_compile(const char *pattern, size_t len, struct cp_dfa *out, struct error *error);
+/* The strings in which the pattern occurs. `work` is what may still be done, and becomes less.
+ * ERR_INVALID_REQUEST with what is wrong, or not supported. */
+int pattern_compile(const char *pattern, size_t len, int64_t *work, struct cp_dfa *out,
+                    struct error *error);
 
 /* ---- numbers (grammar_number.c) ---- */
 
@@ -185,6 +186,14 @@ struct pending {
     int32_t rule;
 };
 
+/* Strings and numbers with the same constraints are one rule. */
+struct scalar_rule {
+    char *key; /* owned: the constraints as text */
+    int32_t rule;
+};
+
+enum { MAX_SCALAR_RULES = 256 };
+
 struct compiler {
     struct builder b;
     struct char_rules chars;
@@ -193,8 +202,11 @@ struct compiler {
     struct pending *rules; /* owned; rules by schema, the first num_done compiled */
     int32_t num_rules, max_rules, num_done;
     int32_t any_rule; /* any JSON value; -1: none yet */
-    int32_t visited;  /* schemas */
-    int64_t work;     /* merges and comparisons */
+    struct scalar_rule scalars[MAX_SCALAR_RULES];
+    int32_t num_scalars;
+    int32_t visited;      /* schemas */
+    int64_t pattern_work; /* that is left */
+    int64_t work;         /* merges and comparisons */
     struct error *error;
 };
 

@@ -11,7 +11,7 @@
 
 enum {
     MAX_REFS = 32,         /* of allOf and $ref in each other */
-    MAX_WORK = 200000,     /* keywords merged and schemas compared, in one compilation */
+    MAX_WORK = 150000,     /* keywords merged and schemas compared, in one compilation */
     MAX_EXCLUDE_DEPTH = 8, /* of properties in properties */
 };
 

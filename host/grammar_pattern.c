@@ -2,7 +2,7 @@
  *
  * Parsed into a tree, copied from there into a nondeterministic automaton (a repeated part as often
  * as it is counted), made deterministic by sets of states. Each of the three has a bound, and so
- * has the work of the last.
+ * has the work of the last, for all patterns of a schema together.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -18,7 +18,7 @@ enum {
     MAX_NFA_STATES = 4096, /* of the nondeterministic automaton */
     MAX_NFA_EDGES = 1 << 14,
     MAX_DFA_STATES = 2048,
-    MAX_WORK = 4000000, /* edges looked at while making it deterministic */
+    MAX_HOLDS = 1 << 22, /* sets times atoms */
 };
 
 /* ---- the tree ---- */
@@ -434,7 +434,7 @@ static bool find_atoms(struct subsets *s) {
         if (kept == 0 || s->bounds[i] != s->bounds[kept - 1])
             s->bounds[kept++] = s->bounds[i];
     s->num_atoms = kept > 0 ? (int32_t)kept - 1 : 0;
-    if ((int64_t)p->num_sets * s->num_atoms > MAX_WORK)
+    if ((int64_t)p->num_sets * s->num_atoms > MAX_HOLDS)
         return false;
     s->holds = xcalloc((size_t)p->num_sets * (size_t)s->num_atoms + 1, 1);
     for (int32_t i = 0; i < p->num_sets; i++)
@@ -517,7 +517,8 @@ static void sort_nfa(struct subsets *s) {
 }
 
 /* False: too much work. */
-static bool determinise(const struct parser *p, int32_t start, int32_t final, struct cp_dfa *out) {
+static bool determinise(const struct parser *p, int32_t start, int32_t final, int64_t *work,
+                        struct cp_dfa *out) {
     struct subsets s = {.p = p, .final = final, .words = ((size_t)p->num_states + 63) / 64};
     sort_nfa(&s);
     bool ok = find_atoms(&s);
@@ -531,8 +532,9 @@ static bool determinise(const struct parser *p, int32_t start, int32_t final, st
             int32_t to = move(&s, state, atom, out);
             if (to >= 0)
                 cp_dfa_edge(out, state, s.bounds[atom], s.bounds[atom + 1] - 1, to);
-            ok = s.work <= MAX_WORK && out->num_states < MAX_DFA_STATES;
+            ok = s.work <= *work && out->num_states < MAX_DFA_STATES;
         }
+    *work -= s.work;
     free(s.first);
     free(s.edges);
     free(s.bounds);
@@ -542,7 +544,8 @@ static bool determinise(const struct parser *p, int32_t start, int32_t final, st
     return ok;
 }
 
-int pattern_compile(const char *pattern, size_t len, struct cp_dfa *out, struct error *error) {
+int pattern_compile(const char *pattern, size_t len, int64_t *work, struct cp_dfa *out,
+                    struct error *error) {
     struct error own = {0};
     struct parser p = {.at = pattern, .end = pattern + len, .error = &own};
     if (len > MAX_PATTERN_BYTES)
@@ -554,8 +557,10 @@ int pattern_compile(const char *pattern, size_t len, struct cp_dfa *out, struct 
     if (node >= 0) {
         p.edges = xmalloc(MAX_NFA_EDGES * sizeof *p.edges);
         int32_t start = nfa_state(&p), final = nfa_node(&p, node, start);
-        if (p.too_large || !determinise(&p, start, final, out))
-            fail(&p, "it is too complex; make it shorter, or its counts smaller");
+        if (p.too_large || !determinise(&p, start, final, work, out))
+            fail(&p,
+                 "it is too complex, or all patterns together are; make it shorter, or its counts "
+                 "smaller");
     }
     for (int32_t i = 0; i < p.num_sets; i++)
         cp_set_deinit(&p.sets[i]);

@@ -13,7 +13,7 @@
 #include "host/mem.h"
 #include "host/utf8.h"
 
-enum { MAX_PATH_BYTES = 512, MAX_RULES = 2048 };
+enum { MAX_PATH_BYTES = 512, MAX_RULES = 2048, MAX_PATTERN_WORK = 8000000 };
 
 /* ---- errors and places ---- */
 
@@ -353,7 +353,61 @@ static int32_t compile_enum(struct compiler *c, json_t *schema, const struct pla
     return end;
 }
 
-/* ---- scalars ---- */
+/* ---- strings and numbers ---- */
+
+/* What a string or a number has to be. */
+struct scalar {
+    unsigned kinds;
+    struct number_bounds bounds; /* numbers */
+    int32_t min, max;            /* strings: characters */
+};
+
+static int32_t make_number(struct compiler *c, const struct scalar *s, const struct place *at,
+                           int32_t from) {
+    int32_t end = s->kinds & KIND_NUMBER ? add_number(&c->b, from, &s->bounds)
+                                         : add_integer(&c->b, from, &s->bounds);
+    if (end < 0)
+        return compile_error(c, at,
+                             "no number is within the bounds, or they have more digits than "
+                             "15 behind the point");
+    return end;
+}
+
+static int32_t make_string(struct compiler *c, json_t *schema, const struct scalar *s,
+                           const struct place *at, int32_t from);
+
+/* A scalar with these keywords: a call of the rule that all with the same have. */
+static int32_t add_scalar(struct compiler *c, json_t *schema, const char *name,
+                          const char *const *keys, int num_keys, const struct place *at,
+                          int32_t from, const struct scalar *s) {
+    struct buffer key = {0};
+    int32_t i = 0, end = add_state(&c->b);
+    buffer_puts(&key, name);
+    for (int k = 0; k < num_keys; k++) {
+        char *text = json_dumps(json_object_get(schema, keys[k]), JSON_ENCODE_ANY);
+        buffer_printf(&key, ",%s", text ? text : "");
+        free(text);
+    }
+    buffer_putc(&key, 0);
+    while (i < c->num_scalars && strcmp(c->scalars[i].key, key.data) != 0)
+        i++;
+    int32_t rule = i < c->num_scalars ? c->scalars[i].rule : add_rule(&c->b);
+    if (i == c->num_scalars) {
+        int32_t start = c->b.start[rule];
+        int32_t behind = s->kinds & KIND_STRING ? make_string(c, schema, s, at, start)
+                                                : make_number(c, s, at, start);
+        if (behind < 0)
+            end = -1;
+        else
+            set_end(&c->b, behind);
+        if (behind >= 0 && i < MAX_SCALAR_RULES)
+            c->scalars[c->num_scalars++] = (struct scalar_rule){xstrdup(key.data), rule};
+    }
+    buffer_deinit(&key);
+    if (end >= 0)
+        add_call(&c->b, from, rule, end);
+    return end;
+}
 
 static int32_t compile_number(struct compiler *c, json_t *schema, unsigned kinds,
                               const struct place *at, int32_t from) {
@@ -378,12 +432,11 @@ static int32_t compile_number(struct compiler *c, json_t *schema, unsigned kinds
             v.max_exclusive = exclusive;
         }
     }
-    int32_t end = kinds & KIND_NUMBER ? add_number(&c->b, from, &v) : add_integer(&c->b, from, &v);
-    if (end < 0)
-        return compile_error(c, at,
-                             "no number is within the bounds, or they have more digits than "
-                             "15 behind the point");
-    return end;
+    const struct scalar any = {.kinds = kinds};
+    if (!v.has_min && !v.has_max)
+        return make_number(c, &any, at, from);
+    return add_scalar(c, schema, kinds & KIND_NUMBER ? "number" : "integer", keys, 4, at, from,
+                      &(struct scalar){.bounds = v, .kinds = kinds});
 }
 
 /* The pattern of a format; NULL: it is an annotation. */
@@ -423,36 +476,27 @@ static bool string_automaton(struct compiler *c, json_t *schema, const struct pl
     if (format && !json_is_string(format))
         return compile_error(c, at, "format: expected a string") >= 0;
     if (pattern) {
-        if (pattern_compile(json_string_value(pattern), json_string_length(pattern), out, &e))
+        if (pattern_compile(json_string_value(pattern), json_string_length(pattern),
+                            &c->pattern_work, out, &e))
             return compile_error(c, at, "pattern: %s", e.text) >= 0;
     } else if (format && formatted) {
-        int rc = pattern_compile(formatted, strlen(formatted), out, &e);
-        CHECK(rc == 0, "format %s: %s", json_string_value(format), e.text);
+        if (pattern_compile(formatted, strlen(formatted), &c->pattern_work, out, &e))
+            return compile_error(c, at, "format: %s", e.text) >= 0;
     } else {
         cp_dfa_all(out);
     }
     return true;
 }
 
-static int32_t compile_string(struct compiler *c, json_t *schema, const struct place *at,
-                              int32_t from) {
+static int32_t make_string(struct compiler *c, json_t *schema, const struct scalar *s,
+                           const struct place *at, int32_t from) {
     struct cp_dfa all = {0}, counted = {0};
-    int32_t min = read_count(c, schema, "minLength", 0, at);
-    int32_t max = min < 0 ? -1 : read_count(c, schema, "maxLength", INT32_MAX, at);
-    if (min < 0 || max < 0)
-        return -1;
-    bool free_text = !json_object_get(schema, "pattern") && !json_object_get(schema, "format");
-    if (min == 0 && max == INT32_MAX && free_text)
-        return add_any_string(&c->b, from);
-    if (min > max)
-        return compile_error(c, at, "minLength is more than maxLength, or than %d",
-                             GRAMMAR_MAX_REPEATS);
     int32_t end = -1;
     if (!string_automaton(c, schema, at, &all))
         goto out;
-    if (min == 0 && max == INT32_MAX)
+    if (s->min == 0 && s->max == INT32_MAX)
         end = add_string(&c->b, &c->chars, from, &all);
-    else if (cp_dfa_with_length(&all, min, max == INT32_MAX ? -1 : max, &counted))
+    else if (cp_dfa_with_length(&all, s->min, s->max == INT32_MAX ? -1 : s->max, &counted))
         end = add_string(&c->b, &c->chars, from, &counted);
     else
         compile_error(c, at,
@@ -462,6 +506,23 @@ out:
     cp_dfa_deinit(&all);
     cp_dfa_deinit(&counted);
     return end;
+}
+
+static int32_t compile_string(struct compiler *c, json_t *schema, const struct place *at,
+                              int32_t from) {
+    static const char *const keys[] = {"pattern", "format", "minLength", "maxLength"};
+    struct scalar s = {.kinds = KIND_STRING};
+    s.min = read_count(c, schema, "minLength", 0, at);
+    s.max = s.min < 0 ? -1 : read_count(c, schema, "maxLength", INT32_MAX, at);
+    if (s.min < 0 || s.max < 0)
+        return -1;
+    if (s.min > s.max)
+        return compile_error(c, at, "minLength is more than maxLength, or than %d",
+                             GRAMMAR_MAX_REPEATS);
+    if (s.min == 0 && s.max == INT32_MAX && !json_object_get(schema, "pattern") &&
+        !json_object_get(schema, "format"))
+        return add_any_string(&c->b, from);
+    return add_scalar(c, schema, "string", keys, 4, at, from, &s);
 }
 
 /* ---- any value ---- */
@@ -658,7 +719,11 @@ static void compile_rules(struct compiler *c) {
 
 int grammar_create_json_schema(json_t *schema, struct grammar **out, struct error *error) {
     struct error own = {0};
-    struct compiler c = {.document = schema, .made = json_array(), .any_rule = -1, .error = &own};
+    struct compiler c = {.document = schema,
+                         .made = json_array(),
+                         .any_rule = -1,
+                         .error = &own,
+                         .pattern_work = MAX_PATTERN_WORK};
     const struct place root = {.root = "#"};
     int rc;
     c.chars.any_rule = -1;
@@ -671,6 +736,8 @@ int grammar_create_json_schema(json_t *schema, struct grammar **out, struct erro
     for (int32_t i = 0; i < c.num_rules; i++)
         free(c.rules[i].path);
     free(c.rules);
+    for (int32_t i = 0; i < c.num_scalars; i++)
+        free(c.scalars[i].key);
     /* The last ones first: they hold the others, which may be a long chain. */
     for (size_t i = json_array_size(c.made); i > 0; i--)
         json_array_remove(c.made, i - 1);
