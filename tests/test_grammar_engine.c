@@ -5,7 +5,9 @@
 
 #include "host/grammar.h"
 #include "host/mem.h"
+#include "host/tokenizer_internal.h"
 #include "tests/engine_fixture.h"
+#include "tests/engine_rig.h"
 #include "tests/grammar_fixture.h"
 #include "tests/shim.h"
 
@@ -200,4 +202,35 @@ TEST(GrammarEngine, BadBiasesAreRefused) {
     many[1] = (struct logit_bias){-1, 1};
     EXPECT_INT_EQ(engine_check(f.engine, &p, &e), ERR_INVALID_REQUEST);
     fixture_close(&f);
+}
+
+/* A vocabulary of "[", "1" and "x" can begin an array but not end it, and no string at all. */
+TEST(GrammarEngine, AVocabularyThatCannotSpellItIsAnError) {
+    static const char text[] = "{\"model\":{\"type\":\"BPE\",\"vocab\":{\"[\":0,\"1\":1,\"x\":2},"
+                               "\"merges\":[]},\"pre_tokenizer\":{\"type\":\"ByteLevel\"},"
+                               "\"decoder\":{\"type\":\"ByteLevel\"}}";
+    static const char *const cases[] = {"{'type':'string'}", "{'type':'array','maxItems':0}"};
+    const struct tokenizer_config none = {0};
+    struct tokenizer *t = NULL;
+    struct engine_options o;
+    struct error e = {0};
+    struct rig r;
+    if (tokenizer_load_json_text(text, strlen(text), "tiny", &none, &t, &e))
+        FAIL("%s", e.text);
+    ASSERT_TRUE(t != NULL);
+    rig_options(&o);
+    rig_open_with(&r, &o, 3, 32, -1, t);
+    for (int i = 0; i < 2; i++) {
+        struct client *c = rig_client(&r, 0, 2, 8);
+        c->params.grammar = grammar_from(cases[i]);
+        EXPECT_INT_EQ(rig_submit(&r, c), 0);
+        rig_run(&r);
+        EXPECT_INT_EQ(c->error_code, ERR_INTERNAL);
+        EXPECT_INT_EQ(c->num_tokens, i);
+    }
+    struct client *c = rig_client(&r, 0, 2, 4);
+    EXPECT_INT_EQ(rig_submit(&r, c), 0);
+    rig_run(&r);
+    EXPECT_INT_EQ(c->num_tokens, 4);
+    rig_close(&r);
 }
