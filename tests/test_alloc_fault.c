@@ -134,7 +134,7 @@ TEST(AllocFault, AStartWithoutMemoryEndsWithOneLineOrServes) {
     bool all = getenv("ALLOC_FAULT_ALL") != NULL, served;
     long total = count_allocations(library), ended = 0;
     EXPECT_INT_GT(total, 1000);
-    for (long n = 1; n <= total; n += all || n < 200 ? 1 : 1 + n / 23) {
+    for (long n = 1; n <= total; n += all || n < 200 ? 1 : 1 + n / 12) {
         if (!ends_well(library, n, &served))
             break;
         ended += !served;
