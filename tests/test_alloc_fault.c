@@ -67,8 +67,7 @@ static int count_in(const char *path, const char *text) {
 
 /* A thread that cannot be started is told from no memory by nobody. */
 static bool says_why(const char *path) {
-    return count_in(path, "emory") > 0 || count_in(path, "cannot start the thread") > 0 ||
-           count_in(path, "cannot start the engine thread") > 0;
+    return count_in(path, "emory") > 0 || count_in(path, "cannot start ") > 0;
 }
 
 static void show(const char *path) {
