@@ -1,6 +1,7 @@
 /* moeserve: serves sparse mixture-of-experts language models. */
 #include <fcntl.h>
 #include <jansson.h>
+#include <openssl/crypto.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -68,10 +69,29 @@ static void open_standard_files(void) {
         close(fd);
 }
 
+static void *crypto_malloc(size_t bytes, const char *file, int line) {
+    (void)file, (void)line;
+    return bytes ? xmalloc(bytes) : NULL;
+}
+
+static void *crypto_realloc(void *p, size_t bytes, const char *file, int line) {
+    (void)file, (void)line;
+    if (bytes)
+        return xrealloc(p, bytes);
+    free(p);
+    return NULL;
+}
+
+static void crypto_free(void *p, const char *file, int line) {
+    (void)file, (void)line;
+    free(p);
+}
+
 /* A library that is out of memory would say that a file is malformed, or end with a signal. */
 static void share_allocator(void) {
     json_set_alloc_funcs(xmalloc, free);
     uv_replace_allocator(xmalloc, xrealloc, xcalloc, free);
+    CRYPTO_set_mem_functions(crypto_malloc, crypto_realloc, crypto_free);
     spm_set_new_handler();
 }
 

@@ -9,9 +9,11 @@
 #include "host/clock.h"
 #include "host/grammar.h"
 #include "host/mem.h"
+#include "net/http_error.h"
 #include "net/keys.h"
 #include "net/openai_choice.h"
 #include "net/openai_job.h"
+#include "net/request_log.h"
 #include "net/ticket.h"
 
 /* One answer to one prompt. */
@@ -169,6 +171,10 @@ static void add_usage(struct openai_call *c, const struct choice *ch,
     }
 }
 
+static int32_t status_of(const struct engine_event *e) {
+    return http_error_of(e->error_code).status;
+}
+
 static void on_event(struct ticket *t, const struct engine_event *e) {
     struct choice *ch = (struct choice *)(void *)t;
     struct openai_call *c = ch->call;
@@ -179,6 +185,7 @@ static void on_event(struct ticket *t, const struct engine_event *e) {
     }
     ch->open = false;
     c->num_open--;
+    request_log_end(c->form.head.id, c->key, e->kind == EVENT_DONE ? 200 : status_of(e), e);
     if (e->kind == EVENT_ERROR && c->x) {
         fail(c, e->error_code, NULL, e->error_text ? e->error_text : error_text(e->error_code));
         return;
