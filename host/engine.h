@@ -108,7 +108,7 @@ struct request_params {
     int32_t prompt_logprobs;      /* -1: none; 0..20 */
     char *stop[MAX_STOP_STRINGS]; /* owned, NUL-terminated, non-empty */
     int32_t num_stop;
-    int32_t kept_token; /* special token that the text shows nevertheless; -1: none */
+    int32_t kept_token;            /* special token that the text shows nevertheless; -1: none */
     struct grammar *grammar;       /* what the answer must be (grammar.h); a reference, or NULL */
     struct logit_bias *logit_bias; /* [num_logit_bias] a token once, owned; NULL: none */
     int32_t num_logit_bias;        /* at most MAX_LOGIT_BIASES */

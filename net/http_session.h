@@ -37,7 +37,7 @@ struct http_sessions {
     bool draining, expired;
     uint64_t id_base, next_id; /* of requests that bring none */
     struct http_counters counters;
-    int64_t date_s;            /* second that `date` says */
+    int64_t date_s; /* second that `date` says */
     char date[40];
 };
 

@@ -27,7 +27,7 @@ struct line_job {
     int64_t arrival_us;                 /* clock_us() of the line, from which its times count */
 
     struct line_request request; /* prompts are tokenised: params is ready for dispatch_submit */
-    struct field_error error;     /* code 0: none */
+    struct field_error error;    /* code 0: none */
     struct buffer answer;        /* of tokenize and detokenize; the key of auth */
 };
 

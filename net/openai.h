@@ -28,7 +28,7 @@ struct openai {
     struct dispatch *dispatch; /* borrowed */
     struct openai_context context;
     struct engine_model_info model;
-    int64_t created; /* seconds since 1970: when the model came */
+    int64_t created;           /* seconds since 1970: when the model came */
     struct openai_call *calls; /* that are under way */
     struct http_route routes[OPENAI_NUM_ROUTES + 1];
 };

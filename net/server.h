@@ -79,8 +79,8 @@ void server_add_routes(struct server *s, const struct http_route *routes);
  */
 int server_reload_tls(struct server *s, struct error *error);
 struct uv_loop_s *server_loop(struct server *s);
-/* Open connections, of both protocols and of HTTP; answers of HTTP by path and status, which live as
- * long as the server. Loop thread. */
+/* Open connections, of both protocols and of HTTP; answers of HTTP by path and status, which live
+ * as long as the server. Loop thread. */
 int32_t server_num_connections(const struct server *s);
 int32_t server_num_http_connections(const struct server *s);
 const struct http_counters *server_http_counters(const struct server *s);
