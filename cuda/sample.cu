@@ -129,7 +129,8 @@ DEVICE bool adjust_chunk(float *row, const struct sample_launch_args *a, const s
     return hides;
 }
 
-__global__ __launch_bounds__(CHUNK_THREADS) void sample_scan_kernel(struct sample_launch_args a) {
+/* 4 blocks an SM: left to itself the compiler counts on 8, and spills. */
+__global__ __launch_bounds__(CHUNK_THREADS, 4) void sample_scan_kernel(struct sample_launch_args a) {
     __shared__ u64 scratch[2][CHUNK_WARPS];
     __shared__ uint32_t words[CHUNK / 32];
     const struct sample_row r = a.rows[blockIdx.x];
