@@ -14,6 +14,7 @@ for target in "$@"; do
     case $name in
     fuzz_chat_template) seeds=tests/fuzz/chat_seeds/* dict=tests/fuzz/chat.dict ;;
     fuzz_http) seeds=tests/fuzz/seeds/http_* dict=tests/fuzz/http.dict ;;
+    fuzz_openai) seeds=tests/fuzz/seeds/openai_* dict=tests/fuzz/json.dict ;;
     fuzz_line) seeds=tests/fuzz/seeds/line_* ;;
     fuzz_json_schema) seeds=tests/fuzz/seeds/schema_* dict=tests/fuzz/schema.dict ;;
     fuzz_model_config) seeds=tests/data/golden/*/config.json dict=tests/fuzz/json.dict ;;
