@@ -86,13 +86,7 @@ void dispatch_wait(struct dispatch *d, int32_t timeout_ms) {
         engine_wait(d->replica[0], timeout_ms);
         return;
     }
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_sec += timeout_ms / 1000;
-    until.tv_nsec += (long)(timeout_ms % 1000) * 1000000;
-    if (until.tv_nsec >= 1000000000) {
-        until.tv_sec++;
-        until.tv_nsec -= 1000000000;
-    }
+    until = clock_deadline((int64_t)timeout_ms * 1000);
     pthread_mutex_lock(&d->wake_lock);
     while (!d->woken)
         if (pthread_cond_timedwait(&d->wake_cond, &d->wake_lock, &until) != 0)
@@ -180,7 +174,6 @@ static void find_strictest(struct dispatch *d) {
 int dispatch_create_with(const struct engine_options *o, dispatch_start_fn start,
                          void (*wake)(void *), void *wake_ctx, struct dispatch **out,
                          struct error *error) {
-    pthread_condattr_t attr;
     int rc = check_replicas(o, error);
     if (rc)
         return rc;
@@ -194,10 +187,7 @@ int dispatch_create_with(const struct engine_options *o, dispatch_start_fn start
     d->wake_ctx = wake_ctx;
     pthread_mutex_init(&d->lock, NULL);
     pthread_mutex_init(&d->wake_lock, NULL);
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(&d->wake_cond, &attr);
-    pthread_condattr_destroy(&attr);
+    clock_cond_init(&d->wake_cond);
     rc = start_replicas(d, o, start, error);
     if (rc) {
         dispatch_destroy(d);

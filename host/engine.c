@@ -57,14 +57,10 @@ const char *finish_reason_name(enum finish_reason r) {
 
 /* Under the lock. False: it is time to look after the model. */
 static bool wait_for_work(struct engine *e) {
-    enum { CHECK_NS = 250000000 };
-    struct timespec t;
+    enum { CHECK_US = 250000 };
     if (!e->model.check || e->failed)
         return pthread_cond_wait(&e->work_cond, &e->lock) == 0;
-    clock_gettime(CLOCK_REALTIME, &t);
-    t.tv_nsec += CHECK_NS;
-    t.tv_sec += t.tv_nsec / 1000000000;
-    t.tv_nsec %= 1000000000;
+    struct timespec t = clock_deadline(CHECK_US);
     return pthread_cond_timedwait(&e->work_cond, &e->lock, &t) == 0;
 }
 
@@ -238,7 +234,7 @@ int engine_create_with_model(const struct engine_options *o, const struct engine
     e->limits = (struct request_limits){model->vocab_size, max_model_len, tokenizer != NULL};
     collect_eos(e);
     pthread_mutex_init(&e->lock, NULL);
-    pthread_cond_init(&e->work_cond, NULL);
+    clock_cond_init(&e->work_cond);
     event_queue_init(&e->events);
     e->submitted_end = &e->submitted;
     e->next_deadline_us = INT64_MAX;

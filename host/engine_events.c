@@ -1,8 +1,8 @@
 #include "host/engine_events.h"
 
 #include <string.h>
-#include <time.h>
 
+#include "host/clock.h"
 #include "host/error.h"
 
 /* A buffer that has grown beyond this is given back once it is drained: one huge answer (logprobs
@@ -100,13 +100,9 @@ static void link_sections(struct event_record *record) {
 }
 
 void event_queue_init(struct event_queue *q) {
-    pthread_condattr_t attr;
     memset(q, 0, sizeof *q);
     pthread_mutex_init(&q->lock, NULL);
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(&q->posted_cond, &attr);
-    pthread_condattr_destroy(&attr);
+    clock_cond_init(&q->posted_cond);
 }
 
 void event_queue_deinit(struct event_queue *q) {
@@ -153,14 +149,7 @@ void event_queue_drain(struct event_queue *q, engine_event_fn fn, void *ctx) {
 }
 
 void event_queue_wait(struct event_queue *q, int32_t timeout_ms) {
-    struct timespec until;
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_sec += timeout_ms / 1000;
-    until.tv_nsec += (long)(timeout_ms % 1000) * 1000000;
-    if (until.tv_nsec >= 1000000000) {
-        until.tv_sec++;
-        until.tv_nsec -= 1000000000;
-    }
+    struct timespec until = clock_deadline((int64_t)timeout_ms * 1000);
     pthread_mutex_lock(&q->lock);
     while (q->posted.len == 0)
         if (pthread_cond_timedwait(&q->posted_cond, &q->lock, &until) != 0)

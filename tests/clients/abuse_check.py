@@ -6,7 +6,7 @@ answered. The last word is the server's end: status 0, its log without a sanitiz
 
 SCALE below 1 makes fewer of everything (for builds with sanitizers). Standard library only.
 """
-import json, random, resource, signal, socket, subprocess, sys, time
+import glob, json, random, re, resource, signal, socket, subprocess, sys, tempfile, time
 from served import Checks, Served
 
 SCALE = float(sys.argv[2]) if len(sys.argv) > 2 else 1.0
@@ -330,11 +330,42 @@ def check_a_full_disk_under_the_log(program):
     assert s.stop() == 0
 
 
+def check_clock_jumps(program):
+    """The day's time jumps by years, both ways, while requests run and connections are idle."""
+    library = glob.glob("/usr/lib/*/faketime/libfaketimeMT.so.1")
+    if not library:
+        return "not run: there is no libfaketime"
+    with tempfile.NamedTemporaryFile("w", prefix="moeserve-clock-") as clock:
+        def jump(by):
+            clock.seek(0)
+            clock.write(by + "\n")
+            clock.truncate()
+            clock.flush()
+        jump("+0d")
+        s = Served(program, env={"LD_PRELOAD": library[0], "FAKETIME_TIMESTAMP_FILE": clock.name, "FAKETIME_NO_CACHE": "1",
+                                 "FAKETIME_DONT_FAKE_MONOTONIC": "1"})
+        with connect(s) as idle, connect(s) as running:
+            running.sendall(post("/v1/completions", {**LONG, "max_tokens": 1500, "logprobs": None}))
+            years = set()
+            for by in ("+3650d", "-3650d", "+1d", "-7300d", "+0d"):
+                jump(by)
+                good(s)
+                head = say(s, "GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+                refused(head, 200)
+                years.add(re.search(rb"Date: .* (\d{4}) ", head).group(1))
+            assert len(years) >= 4, f"the clock does not jump: {years}"
+            assert read_all(running).endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
+            idle.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            refused(read_all(idle), 200)
+        assert s.stop() == 0
+
+
 if __name__ == "__main__":
     program = sys.argv[1]
     served_one = Served(program)
     checks = Checks()
-    own = [check_more_connections_than_there_may_be, check_no_file_descriptors_left, check_a_full_disk_under_the_log]
+    own = [check_more_connections_than_there_may_be, check_no_file_descriptors_left, check_a_full_disk_under_the_log,
+           check_clock_jumps]
     checks.run([f for n, f in list(globals().items()) if n.startswith("check_") and f not in own], served_one)
 
     def check_the_server_ends_well():
