@@ -15,7 +15,7 @@ class Served:
                 self.line, self.http = found.groups()
                 break
         else:
-            sys.exit(f"the server did not start:\n{self.read_log()}")
+            raise RuntimeError(f"the server did not start:\n{self.read_log()}")
         scheme = "https" if "--tls-cert" in options else "http"
         self.url = f"{scheme}://{self.http}"
 
