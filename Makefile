@@ -254,7 +254,7 @@ fuzz: $(FUZZ)  ## every fuzz target for FUZZ_SECONDS (60) seconds; needs clang
 # The parsers under libFuzzer: everything but the kernels, as an archive of which each target takes what
 # it needs.
 build/fuzz/%: tests/fuzz/%.c $(wildcard host/*.[ch] net/*.[ch]) $(SRC_CXX)
-	@$(MAKE) --no-print-directory CC=clang CXX=clang++ BUILD=build/fuzzobj CFLAGS="-O1 -g $(FUZZ_FLAGS)" \
+	@$(MAKE) --no-print-directory CC=clang CXX=clang++ CUDA=0 BUILD=build/fuzzobj CFLAGS="-O1 -g $(FUZZ_FLAGS)" \
 	  CXXFLAGS="-O1 -g $(FUZZ_FLAGS)" build/fuzzobj/fuzz.a
 	@mkdir -p $(@D)
 	clang $(CPPFLAGS) -std=c11 -g -O1 -fsanitize=fuzzer,address,undefined -c -o $@.o $<
