@@ -254,7 +254,7 @@ static int create_model(const struct engine_options *o, const struct ops *ops, s
         .kv_sharers = o->num_gpus > 0 ? 0 : o->ranks * o->replicas,
         .fp8_activations = fp8_activations,
         .progress = o->progress,
-        .gpus = o->gpus,
+        .gpus = o->num_gpus > 0 ? o->gpus : NULL,
         .gpu_memory_utilization = o->gpu_memory_utilization,
         .allreduce = o->allreduce,
         .allreduce_dtype = o->allreduce_dtype,

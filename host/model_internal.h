@@ -97,7 +97,7 @@ int model_load_weights(struct model *m, struct error *error);
 
 /* model_layout.c: fills in m->layout. */
 int model_make_layout(struct model *m, struct error *error);
-/* Ranks of this process that share rank i's GPU, itself included; 1 on the CPU. */
+/* Ranks of this process that share rank i's GPU, or the CPU with it; itself included. */
 int32_t model_ranks_of_device(const struct model *m, int32_t i);
 
 /* model_group.c: nothing happens in a process alone. */

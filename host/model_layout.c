@@ -8,8 +8,8 @@
 int32_t model_ranks_of_device(const struct model *m, int32_t i) {
     int32_t n = 0;
     for (int32_t k = 0; k < m->num_ranks; k++)
-        n += m->options.gpus && m->options.gpus[k] == m->options.gpus[i];
-    return n > 0 ? n : 1;
+        n += !m->options.gpus || m->options.gpus[k] == m->options.gpus[i];
+    return n;
 }
 
 /* What each GPU of the world may take; the processes tell each other. */
