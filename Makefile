@@ -189,7 +189,7 @@ $(VM)/libcudart.so.13 $(VM)/libcublas.so.13 $(VM)/libcublasLt.so.13 $(VM)/libncc
 objects    = $(patsubst %,$(BUILD)/%.o,$(basename $(wildcard $(1))))
 RT_TEST_OBJ  := $(filter-out $(if $(HAVE_NCCL),,%/test_rt_nccl.o),$(call objects,tests/ptxvm/test_rt_*.c tests/ptxvm/rt_fixture.c tests/ptxvm/rt_kernels.cu tests/ptxvm/fatbin.c host/dtype.c))
 VM_TEST_OBJ  := $(filter-out $(RT_TEST_OBJ),$(call objects,$(VM_TEST)))
-GPU_TEST_OBJ := $(filter-out $(if $(PKGS),,%/test_cuda_engine.o %/test_cuda_faults.o %/test_cuda_program.o),$(call objects,tests/test_cuda_*.c tests/gpu_*.c tests/cuda_*.cu)) \
+GPU_TEST_OBJ := $(filter-out $(if $(PKGS),,%/test_cuda_engine.o %/test_cuda_faults.o %/test_cuda_metrics.o %/test_cuda_program.o),$(call objects,tests/test_cuda_*.c tests/gpu_*.c tests/cuda_*.cu)) \
                 $(patsubst %,$(BUILD)/tests/%.o,alloc_guard ops_fixture golden $(if $(PKGS),engine_fixture invariance program net_client answers faulty golden_program))
 $(BUILD)/machine_tests: $(VM_TEST_OBJ) $(VM_CORE) $(BUILD)/tests/shim.o
 $(BUILD)/runtime_tests: $(RT_TEST_OBJ) $(BUILD)/tests/shim.o | $(VM_LIBS)
