@@ -8,7 +8,7 @@ static void answer_metrics(void *ctx, struct http_exchange *x) {
     const struct api *a = ctx;
     struct buffer out = {0};
     metrics_text(&out, &a->sources);
-    http_answer(x, 200, "text/plain; version=0.0.4; charset=utf-8", out.data, out.len);
+    http_answer(x, 200, METRICS_CONTENT_TYPE, out.data, out.len);
     buffer_deinit(&out);
 }
 
