@@ -1,0 +1,182 @@
+/* The OpenAI-compatible API of the program itself, with the demo model. tests/clients has more,
+ * with other people's clients. */
+#include <jansson.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tests/http_client.h"
+#include "tests/program.h"
+#include "tests/shim.h"
+
+struct served {
+    struct program program;
+    char address[128]; /* of HTTP */
+};
+
+static bool serve(struct served *s, const char *api_key) {
+    const char *args[] = {"-q",          "--listen",  "off",   "--http",
+                          "127.0.0.1:0", "--api-key", api_key, "--max-requests-per-key",
+                          "1",           NULL};
+    static const char head[] = "moeserve: ready http=";
+    char line[256];
+    if (!api_key)
+        args[5] = NULL;
+    if (!program_start(&s->program, args) ||
+        !EXPECT_TRUE(program_read_line(&s->program, line, sizeof line)) ||
+        !EXPECT_INT_EQ(strncmp(line, head, sizeof head - 1), 0))
+        return false;
+    snprintf(s->address, sizeof s->address, "%.*s", (int)strcspn(line + sizeof head - 1, " \n"),
+             line + sizeof head - 1);
+    return true;
+}
+
+static void stop(struct served *s) {
+    kill(s->program.pid, SIGTERM);
+    EXPECT_INT_EQ(program_wait(&s->program), 0);
+}
+
+static void put_request(char *out, size_t size, const char *path, const char *body) {
+    snprintf(
+        out, size,
+        "POST %s HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer k\r\nContent-Length: %zu\r\n\r\n%s",
+        path, strlen(body), body);
+}
+
+/* Asks on a connection of its own; the answer is the caller's to deinit. */
+static void ask(struct served *s, const char *path, const char *body, struct http_answer *a) {
+    struct net_client c;
+    char request[2048];
+    memset(a, 0, sizeof *a);
+    put_request(request, sizeof request, path, body);
+    if (!net_client_open(&c, s->address, 0))
+        return;
+    EXPECT_TRUE(http_client_ask(&c, request, a));
+    net_client_close(&c);
+}
+
+/* The string at choices[0].member, or choices[0].message.member; "" where there is none. */
+static const char *choice_text(json_t *doc, const char *member, char out[1024]) {
+    json_t *choice = json_array_get(json_object_get(doc, "choices"), 0);
+    json_t *at = json_object_get(choice, "message");
+    const char *text = json_string_value(json_object_get(at ? at : choice, member));
+    snprintf(out, 1024, "%s", text ? text : "");
+    return out;
+}
+
+TEST(OpenaiProgram, AStreamIsTheTextOfTheWholeAnswer) {
+    NEEDS_BINARY();
+    struct served s;
+    struct http_answer a;
+    char whole[1024], piece[1024], joined[4096] = "";
+    bool done = false;
+    ASSERT_TRUE(serve(&s, NULL));
+    ask(&s, "/v1/completions",
+        "{\"prompt\":\"Once\",\"max_tokens\":30,\"temperature\":0.9,\"seed\":5,\"top_k\":40}", &a);
+    EXPECT_INT_EQ(a.status, 200);
+    json_t *doc = json_loads(a.body.data ? a.body.data : "", 0, NULL);
+    EXPECT_TRUE(strlen(choice_text(doc, "text", whole)) > 20);
+    json_decref(doc);
+    http_answer_deinit(&a);
+    ask(&s, "/v1/completions",
+        "{\"prompt\":\"Once\",\"max_tokens\":30,\"temperature\":0.9,\"seed\":5,\"top_k\":40,"
+        "\"stream\":true}",
+        &a);
+    EXPECT_INT_EQ(a.status, 200);
+    char *save = NULL;
+    for (char *l = a.body.data ? strtok_r(a.body.data, "\n", &save) : NULL; l;
+         l = strtok_r(NULL, "\n", &save)) {
+        EXPECT_INT_EQ(strncmp(l, "data: ", 6), 0);
+        done = !strcmp(l, "data: [DONE]");
+        doc = done ? NULL : json_loads(l + 6, 0, NULL);
+        EXPECT_TRUE(done || doc);
+        strncat(joined, choice_text(doc, "text", piece), sizeof joined - strlen(joined) - 1);
+        json_decref(doc);
+    }
+    EXPECT_TRUE(done);
+    EXPECT_STR_EQ(joined, whole);
+    http_answer_deinit(&a);
+    stop(&s);
+}
+
+TEST(OpenaiProgram, AnAnswerFitsItsSchema) {
+    NEEDS_BINARY();
+    struct served s;
+    ASSERT_TRUE(serve(&s, NULL));
+    for (int seed = 0; seed < 8; seed++) {
+        struct http_answer a;
+        char body[1024], text[1024];
+        snprintf(body, sizeof body,
+                 "{\"messages\":[{\"role\":\"user\",\"content\":\"Hello\"}],\"temperature\":1.5,"
+                 "\"seed\":%d,\"response_format\":{\"type\":\"json_schema\",\"json_schema\":"
+                 "{\"name\":\"s\",\"schema\":{\"type\":\"object\",\"required\":[\"n\",\"k\"],"
+                 "\"additionalProperties\":false,\"properties\":{\"n\":{\"type\":\"integer\","
+                 "\"minimum\":3,\"maximum\":44},\"k\":{\"enum\":[\"a\",null]}}}}}}",
+                 seed);
+        ask(&s, "/v1/chat/completions", body, &a);
+        EXPECT_INT_EQ(a.status, 200);
+        json_t *doc = json_loads(a.body.data ? a.body.data : "", 0, NULL);
+        json_t *value = json_loads(choice_text(doc, "content", text), 0, NULL);
+        json_int_t n = json_integer_value(json_object_get(value, "n"));
+        json_t *k = json_object_get(value, "k");
+        if (json_object_size(value) != 2 || n < 3 || n > 44 ||
+            !(json_is_null(k) || !strcmp(json_string_value(k) ? json_string_value(k) : "", "a")))
+            FAIL("seed %d: %s", seed, text);
+        json_decref(value);
+        json_decref(doc);
+        http_answer_deinit(&a);
+    }
+    stop(&s);
+}
+
+TEST(OpenaiProgram, ErrorsHaveTheirStatusAndParam) {
+    NEEDS_BINARY();
+    static const struct {
+        const char *body;
+        int status;
+        const char *words;
+    } cases[] = {
+        {"{\"prompt\":\"a\",\"temperature\":-1}", 400, "\"param\":\"temperature\""},
+        {"{\"prompt\":\"a\",\"stream\":true,\"n\":0}", 400, "\"param\":\"n\""},
+        {"{\"prompt\":\"a\",\"model\":\"b\"}", 404, "\"code\":\"model_not_found\""},
+        {"{", 400, "\"code\":\"invalid_json\""},
+    };
+    struct served s;
+    ASSERT_TRUE(serve(&s, NULL));
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct http_answer a;
+        ask(&s, "/v1/completions", cases[i].body, &a);
+        if (a.status != cases[i].status || !strstr(a.body.data, cases[i].words))
+            FAIL("%s: %d, %s", cases[i].body, a.status, a.body.data);
+        http_answer_deinit(&a);
+    }
+    stop(&s);
+}
+
+TEST(OpenaiProgram, AKeyHasItsRequestsAtOnce) {
+    NEEDS_BINARY();
+    struct served s;
+    struct net_client c;
+    struct http_answer a;
+    char request[2048], value[256];
+    ASSERT_TRUE(serve(&s, "k"));
+    put_request(request, sizeof request, "/v1/completions",
+                "{\"prompt\":\"Once\",\"max_tokens\":1500,\"ignore_eos\":true,\"stream\":true}");
+    ASSERT_TRUE(net_client_open(&c, s.address, 0));
+    net_client_send(&c, request, strlen(request));
+    EXPECT_TRUE(net_client_line(&c)); /* its head: it runs */
+    ask(&s, "/v1/completions", "{\"prompt\":\"a\",\"max_tokens\":1}", &a);
+    EXPECT_INT_EQ(a.status, 429);
+    EXPECT_INT_GE(atoi(http_answer_value(&a, "Retry-After", value)), 1);
+    http_answer_deinit(&a);
+    net_client_close(&c); /* which cancels it */
+    int status = 0;
+    for (int tries = 0; tries < 200 && status != 200; tries++) {
+        ask(&s, "/v1/completions", "{\"prompt\":\"a\",\"max_tokens\":1}", &a);
+        status = a.status;
+        http_answer_deinit(&a);
+    }
+    EXPECT_INT_EQ(status, 200);
+    stop(&s);
+}
