@@ -4,7 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "host/utf8.h"
+#include "net/json_out.h"
 
 enum { BLOCK_WIDTH = 50 };
 
@@ -78,10 +78,7 @@ void bench_report_block(struct buffer *out, const struct bench_settings *setting
 
 /* Arguments and messages need not be UTF-8; JSON has to be. */
 static void put_text(struct buffer *out, const char *s) {
-    struct buffer repaired = {0};
-    utf8_append_lossy(&repaired, s, strlen(s));
-    buffer_put_json_string(out, repaired.data, repaired.len);
-    buffer_deinit(&repaired);
+    json_out_text(out, s, strlen(s));
 }
 
 /* Keys begin with a comma: the first one is "date". */

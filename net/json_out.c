@@ -27,3 +27,19 @@ void json_out_int(struct buffer *out, int64_t v) {
 void json_out_logprob(struct buffer *out, float v) {
     buffer_printf(out, "%.9g", isfinite(v) && v > LOWEST_LOGPROB ? (double)v : LOWEST_LOGPROB);
 }
+
+void json_out_counters(struct buffer *out, const struct engine_stats *s) {
+    buffer_printf(out, ",\"kv_blocks_used\":%d,\"kv_blocks_cached\":%d,\"kv_blocks_total\":%d",
+                  s->kv_blocks_used, s->kv_blocks_cached, s->kv_blocks_total);
+    buffer_printf(out, ",\"requests_total\":%lld,\"prompt_tokens_total\":%lld",
+                  (long long)s->requests_total, (long long)s->prompt_tokens_total);
+    buffer_printf(out, ",\"completion_tokens_total\":%lld,\"prefix_hit_tokens_total\":%lld",
+                  (long long)s->completion_tokens_total, (long long)s->prefix_hit_tokens_total);
+    buffer_printf(out, ",\"preemptions_total\":%lld,\"steps_total\":%lld,\"last_step_age_ms\":",
+                  (long long)s->preemptions_total, (long long)s->steps_total);
+    if (s->last_step_age_us < 0)
+        buffer_puts(out, "null");
+    else
+        buffer_printf(out, "%.3f", (double)s->last_step_age_us / 1000.0);
+    buffer_printf(out, ",\"healthy\":%s", s->healthy ? "true" : "false");
+}

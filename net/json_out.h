@@ -5,6 +5,7 @@
 #include <stdint.h>
 
 #include "host/buffer.h"
+#include "host/engine.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -16,6 +17,9 @@ void json_out_int(struct buffer *out, int64_t v);
 /* Nine digits, which read back as the same float. What JSON cannot say, the logprob of a token
  * that has no chance, is -9999, as in vLLM. */
 void json_out_logprob(struct buffer *out, float v);
+/* ,"kv_blocks_used":...,"healthy":...: counters of an engine, as members of an object that has some
+ * already. */
+void json_out_counters(struct buffer *out, const struct engine_stats *s);
 
 #ifdef __cplusplus
 }

@@ -154,19 +154,7 @@ void answer_stats(struct buffer *out, const char *id, const struct dispatch_stat
     put_id(out, id);
     buffer_printf(out, ",\"running\":%d,\"waiting\":%d,\"connections\":%d", s->running, s->waiting,
                   connections);
-    buffer_printf(out, ",\"kv_blocks_used\":%d,\"kv_blocks_cached\":%d,\"kv_blocks_total\":%d",
-                  s->kv_blocks_used, s->kv_blocks_cached, s->kv_blocks_total);
-    buffer_printf(out, ",\"requests_total\":%lld,\"prompt_tokens_total\":%lld",
-                  (long long)s->requests_total, (long long)s->prompt_tokens_total);
-    buffer_printf(out, ",\"completion_tokens_total\":%lld,\"prefix_hit_tokens_total\":%lld",
-                  (long long)s->completion_tokens_total, (long long)s->prefix_hit_tokens_total);
-    buffer_printf(out, ",\"preemptions_total\":%lld,\"steps_total\":%lld,\"last_step_age_ms\":",
-                  (long long)s->preemptions_total, (long long)s->steps_total);
-    if (s->last_step_age_us < 0)
-        buffer_puts(out, "null");
-    else
-        put_ms(out, (double)s->last_step_age_us / 1000.0);
-    buffer_printf(out, ",\"healthy\":%s", s->healthy ? "true" : "false");
+    json_out_counters(out, s);
     if (stats->num_replicas > 1)
         put_replicas(out, stats);
     buffer_puts(out, "}\n");

@@ -7,6 +7,7 @@
 #include "host/buffer.h"
 #include "host/mem.h"
 #include "host/nearest.h"
+#include "net/param_fields.h"
 
 struct parser {
     const struct line_context *context;
@@ -71,27 +72,16 @@ static int read_text(struct field_reader *r, const struct field *f, json_t *valu
 
 static int read_tokens(struct field_reader *r, const struct field *f, json_t *value) {
     struct parser *p = r->ctx;
+    struct request_params *params = &p->out->params;
     if (!json_is_array(value))
         return field_expected(p->error, f->name, "an array of token ids");
-    size_t count = json_array_size(value);
-    if (count == 0 && p->out->kind == LINE_COMPLETION)
+    if (json_array_size(value) == 0 && p->out->kind == LINE_COMPLETION)
         return field_expected(p->error, f->name, "at least one token id");
-    int32_t *ids = xmalloc((count ? count : 1) * sizeof *ids);
-    p->out->params.tokens = ids;
-    for (size_t i = 0; i < count; i++) {
-        json_t *v = json_array_get(value, i);
-        if (!json_is_integer(v) || json_integer_value(v) < 0 ||
-            json_integer_value(v) >= p->context->vocab_size) {
-            char param[48], what[64];
-            snprintf(param, sizeof param, "tokens[%zu]", i);
-            snprintf(what, sizeof what, "a token id from 0 to %d", p->context->vocab_size - 1);
-            return field_expected(p->error, param, what);
-        }
-        ids[i] = (int32_t)json_integer_value(v);
-    }
-    p->out->params.num_tokens = (int32_t)count;
-    take_prompt(p, f);
-    return 0;
+    int rc = param_read_ids(&params->tokens, &params->num_tokens, f->name, value,
+                            p->context->vocab_size, p->error);
+    if (rc == 0)
+        take_prompt(p, f);
+    return rc;
 }
 
 /* One element of messages: exactly the strings "role" and "content". */
@@ -149,36 +139,12 @@ static int read_messages(struct field_reader *r, const struct field *f, json_t *
 
 static int read_seed(struct field_reader *r, const struct field *f, json_t *value) {
     struct parser *p = r->ctx;
-    if (!json_is_integer(value))
-        return field_expected(p->error, f->name, "an integer");
-    p->out->params.sampling.seed = (uint64_t)json_integer_value(value);
-    p->out->params.has_seed = true;
-    return 0;
+    return param_read_seed(&p->out->params, f->name, value, p->error);
 }
 
 static int read_stop(struct field_reader *r, const struct field *f, json_t *value) {
     struct parser *p = r->ctx;
-    struct request_params *params = &p->out->params;
-    size_t count = json_is_array(value) ? json_array_size(value) : 1;
-    if (!json_is_string(value) && (!json_is_array(value) || count > MAX_REQUEST_STOPS)) {
-        char what[80];
-        snprintf(what, sizeof what, "a string or an array of at most %d strings",
-                 MAX_REQUEST_STOPS);
-        return field_expected(p->error, f->name, what);
-    }
-    for (size_t i = 0; i < count; i++) {
-        json_t *v = json_is_array(value) ? json_array_get(value, i) : value;
-        const char *s = json_string_value(v);
-        size_t len = json_string_length(v);
-        if (!s || len == 0 || len > MAX_STOP_BYTES || strlen(s) != len) {
-            char param[32], what[80];
-            snprintf(param, sizeof param, json_is_array(value) ? "stop[%zu]" : "stop", i);
-            snprintf(what, sizeof what, "a string of 1 to %d bytes without NUL", MAX_STOP_BYTES);
-            return field_expected(p->error, param, what);
-        }
-        params->stop[params->num_stop++] = xstrdup(s);
-    }
-    return 0;
+    return param_read_stop(&p->out->params, f->name, value, p->error);
 }
 
 /* ---- the grammar ---- */

@@ -8,6 +8,7 @@
 #include "net/openai_format.h"
 #include "net/openai_messages.h"
 #include "net/openai_tools.h"
+#include "net/param_fields.h"
 
 #define IN(kind) (1u << (kind))
 
@@ -30,22 +31,8 @@ static const struct openai_context *context_of(const struct field_reader *r) {
 
 static int read_ids(struct field_reader *r, const char *path, json_t *array,
                     struct openai_prompt *out) {
-    size_t count = json_array_size(array);
-    int32_t vocab_size = context_of(r)->vocab_size;
-    out->tokens = xmalloc((count ? count : 1) * sizeof *out->tokens);
-    for (size_t i = 0; i < count; i++) {
-        json_t *v = json_array_get(array, i);
-        if (!json_is_integer(v) || json_integer_value(v) < 0 ||
-            json_integer_value(v) >= vocab_size) {
-            char param[80], what[64];
-            snprintf(param, sizeof param, "%.48s[%zu]", path, i);
-            snprintf(what, sizeof what, "a token id from 0 to %d", vocab_size - 1);
-            return field_expected(r->error, param, what);
-        }
-        out->tokens[i] = (int32_t)json_integer_value(v);
-    }
-    out->num_tokens = (int32_t)count;
-    return 0;
+    return param_read_ids(&out->tokens, &out->num_tokens, path, array, context_of(r)->vocab_size,
+                          r->error);
 }
 
 static int read_one_prompt(struct field_reader *r, const char *path, json_t *value,
@@ -127,37 +114,13 @@ static int read_model(struct field_reader *r, const struct field *f, json_t *val
 }
 
 static int read_seed(struct field_reader *r, const struct field *f, json_t *value) {
-    struct request_params *params = &((struct openai_request *)r->out)->params;
-    if (!json_is_integer(value))
-        return field_expected(r->error, f->name, "an integer");
-    params->sampling.seed = (uint64_t)json_integer_value(value);
-    params->has_seed = true;
-    return 0;
+    struct openai_request *out = r->out;
+    return param_read_seed(&out->params, f->name, value, r->error);
 }
 
 static int read_stop(struct field_reader *r, const struct field *f, json_t *value) {
-    struct request_params *params = &((struct openai_request *)r->out)->params;
-    bool many = json_is_array(value);
-    size_t count = many ? json_array_size(value) : 1;
-    if ((!many && !json_is_string(value)) || count > MAX_REQUEST_STOPS) {
-        char what[80];
-        snprintf(what, sizeof what, "a string or an array of at most %d strings",
-                 MAX_REQUEST_STOPS);
-        return field_expected(r->error, f->name, what);
-    }
-    for (size_t i = 0; i < count; i++) {
-        json_t *v = many ? json_array_get(value, i) : value;
-        const char *s = json_string_value(v);
-        size_t len = json_string_length(v);
-        if (!s || len == 0 || len > MAX_STOP_BYTES || strlen(s) != len) {
-            char param[32], what[80];
-            snprintf(param, sizeof param, many ? "stop[%zu]" : "stop", i);
-            snprintf(what, sizeof what, "a string of 1 to %d bytes without NUL", MAX_STOP_BYTES);
-            return field_expected(r->error, param, what);
-        }
-        params->stop[params->num_stop++] = xstrdup(s);
-    }
-    return 0;
+    struct openai_request *out = r->out;
+    return param_read_stop(&out->params, f->name, value, r->error);
 }
 
 /* A number for completions; whether at all for a chat, whose number is top_logprobs. */

@@ -2,39 +2,24 @@
 
 #include <string.h>
 
-#include "host/utf8.h"
+#include "net/json_out.h"
 
 static void put_model(struct buffer *out, const struct dispatch_metrics *m) {
     const struct engine_model_info *info = &m->model;
-    struct buffer name = {0};
-    utf8_append_lossy(&name, info->name, strlen(info->name));
     buffer_puts(out, "{\"model\":{\"name\":");
-    buffer_put_json_string(out, name.data, name.len);
+    json_out_text(out, info->name, strlen(info->name));
     buffer_printf(out,
                   ",\"max_model_len\":%d,\"vocab_size\":%d,\"ranks\":%d,\"num_layers\":%d,"
                   "\"num_experts\":%d},",
                   info->max_model_len, info->vocab_size, info->ranks, m->parts[0].num_layers,
                   m->parts[0].num_experts);
-    buffer_deinit(&name);
 }
 
 /* Members of the whole server, and of each replica. */
 static void put_counters(struct buffer *out, const struct engine_stats *s) {
     buffer_printf(out, "\"running\":%d,\"waiting\":%d,\"waiting_tokens\":%lld", s->running,
                   s->waiting, (long long)s->waiting_tokens);
-    buffer_printf(out, ",\"kv_blocks_used\":%d,\"kv_blocks_cached\":%d,\"kv_blocks_total\":%d",
-                  s->kv_blocks_used, s->kv_blocks_cached, s->kv_blocks_total);
-    buffer_printf(out, ",\"requests_total\":%lld,\"prompt_tokens_total\":%lld",
-                  (long long)s->requests_total, (long long)s->prompt_tokens_total);
-    buffer_printf(out, ",\"completion_tokens_total\":%lld,\"prefix_hit_tokens_total\":%lld",
-                  (long long)s->completion_tokens_total, (long long)s->prefix_hit_tokens_total);
-    buffer_printf(out, ",\"preemptions_total\":%lld,\"steps_total\":%lld,\"last_step_age_ms\":",
-                  (long long)s->preemptions_total, (long long)s->steps_total);
-    if (s->last_step_age_us < 0)
-        buffer_puts(out, "null");
-    else
-        buffer_printf(out, "%.3f", (double)s->last_step_age_us / 1000);
-    buffer_printf(out, ",\"healthy\":%s", s->healthy ? "true" : "false");
+    json_out_counters(out, s);
 }
 
 static void put_connections(struct buffer *out, const struct metrics_sources *s) {

@@ -1,0 +1,59 @@
+#include "param_fields.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "host/mem.h"
+
+int param_read_seed(struct request_params *out, const char *name, json_t *value,
+                    struct field_error *error) {
+    if (!json_is_integer(value))
+        return field_expected(error, name, "an integer");
+    out->sampling.seed = (uint64_t)json_integer_value(value);
+    out->has_seed = true;
+    return 0;
+}
+
+int param_read_stop(struct request_params *out, const char *name, json_t *value,
+                    struct field_error *error) {
+    bool many = json_is_array(value);
+    size_t count = many ? json_array_size(value) : 1;
+    if ((!many && !json_is_string(value)) || count > MAX_REQUEST_STOPS) {
+        char what[80];
+        snprintf(what, sizeof what, "a string or an array of at most %d strings",
+                 MAX_REQUEST_STOPS);
+        return field_expected(error, name, what);
+    }
+    for (size_t i = 0; i < count; i++) {
+        json_t *v = many ? json_array_get(value, i) : value;
+        const char *s = json_string_value(v);
+        size_t len = json_string_length(v);
+        if (!s || len == 0 || len > MAX_STOP_BYTES || strlen(s) != len) {
+            char param[32], what[80];
+            snprintf(param, sizeof param, many ? "stop[%zu]" : "stop", i);
+            snprintf(what, sizeof what, "a string of 1 to %d bytes without NUL", MAX_STOP_BYTES);
+            return field_expected(error, param, what);
+        }
+        out->stop[out->num_stop++] = xstrdup(s);
+    }
+    return 0;
+}
+
+int param_read_ids(int32_t **ids, int32_t *num, const char *path, json_t *array, int32_t vocab_size,
+                   struct field_error *error) {
+    size_t count = json_array_size(array);
+    *ids = xmalloc((count ? count : 1) * sizeof **ids);
+    for (size_t i = 0; i < count; i++) {
+        json_t *v = json_array_get(array, i);
+        if (!json_is_integer(v) || json_integer_value(v) < 0 ||
+            json_integer_value(v) >= vocab_size) {
+            char param[80], what[64];
+            snprintf(param, sizeof param, "%.48s[%zu]", path, i);
+            snprintf(what, sizeof what, "a token id from 0 to %d", vocab_size - 1);
+            return field_expected(error, param, what);
+        }
+        (*ids)[i] = (int32_t)json_integer_value(v);
+    }
+    *num = (int32_t)count;
+    return 0;
+}
