@@ -30,9 +30,8 @@ struct openai_call {
     struct openai_call *prev, *next;
     struct http_exchange *x; /* NULL: nobody waits for the answer any more */
     struct api_key *key;
-    bool charged;    /* api_key_begin was called */
-    bool told_retry; /* Retry-After is among the headers */
-    bool working;    /* the job is in the pool */
+    bool charged; /* api_key_begin was called */
+    bool working; /* the job is in the pool */
     uv_work_t work;
     struct openai_job job;
     struct openai_form form;
@@ -85,14 +84,13 @@ static void tell_retry(struct openai_call *c, int64_t seconds) {
     char text[24];
     snprintf(text, sizeof text, "%lld", (long long)seconds);
     http_add_header(c->x, "Retry-After", text);
-    c->told_retry = true;
 }
 
 /* Answers with an error, in the place where one can still be. The call may be gone afterwards. */
 static void fail(struct openai_call *c, int code, const char *param, const char *message) {
-    if (code == ERR_OVERLOADED && !http_stream_begun(c->x) && !c->told_retry)
-        tell_retry(c, dispatch_retry_after_s(c->api->dispatch));
     if (!http_stream_begun(c->x)) {
+        if (code == ERR_OVERLOADED)
+            tell_retry(c, dispatch_retry_after_s(c->api->dispatch));
         http_answer_error(c->x, code, param, message);
     } else {
         struct buffer envelope = {0};
@@ -255,7 +253,8 @@ static bool charge_key(struct openai_call *c) {
         return true;
     }
     tell_retry(c, (int64_t)ceil(retry_s));
-    fail(c, ERR_OVERLOADED, NULL, e.text);
+    http_answer_error(c->x, ERR_OVERLOADED, NULL, e.text);
+    abandon(c);
     return false;
 }
 
