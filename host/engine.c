@@ -1,6 +1,7 @@
 #include "host/engine.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -100,6 +101,7 @@ static void *engine_main(void *arg) {
             engine_publish(e); /* those who cancelled do not wait for the step */
         engine_step(e);
         engine_publish(e);
+        sched_yield(); /* to those who have to send the step's tokens, or to read a request */
     }
     return NULL;
 }

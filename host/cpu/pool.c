@@ -14,7 +14,7 @@
 #include "host/error.h"
 #include "host/mem.h"
 
-enum { SPIN_NS = 30000, CACHE_LINE = 64 };
+enum { SPIN_NS = 30000, YIELD_NS = 200000, CACHE_LINE = 64 };
 
 /* A run is published as one word, `tickets`: its number in the upper half, the tasks that nobody
  * has taken yet in the lower. Whoever lowers it by one owns a task, and the run cannot end before
@@ -112,9 +112,21 @@ static bool all_done(struct pool *p) {
     return atomic_load(&p->done) == (uint32_t)p->num_tasks;
 }
 
+/* Between two runs, at most every YIELD_NS: a worker that computes and spins may not enter the
+ * kernel for a whole time slice (milliseconds), and then a thread that woke on its core, to read a
+ * request or to send a token, would wait for as long. *yielded: when this thread did so last. */
+static void let_others_in(int64_t *yielded) {
+    int64_t now = now_ns();
+    if (now - *yielded < YIELD_NS)
+        return;
+    sched_yield();
+    *yielded = now;
+}
+
 static void *worker_main(void *opaque) {
     struct worker_args args = *(struct worker_args *)opaque;
     struct pool *p = args.pool;
+    int64_t yielded = 0;
     int32_t task;
     free(opaque);
     while (!atomic_load(&p->stop)) {
@@ -126,6 +138,7 @@ static void *worker_main(void *opaque) {
             if (in_step)
                 mem_step_end();
         }
+        let_others_in(&yielded);
         if (spin(p, has_work, may_spin()))
             continue;
         /* Either the caller sees this sleeper and changes `wakeups`, or has_work sees its tasks. */
