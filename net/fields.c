@@ -22,6 +22,16 @@ int field_expected(struct field_error *error, const char *param, const char *wha
     return field_error_set(error, ERR_INVALID_REQUEST, param, "%s: expected %s", param, what);
 }
 
+int field_error_from(struct field_error *error, int code, const struct error *e) {
+    static const char *const names[] = {"prompt", "messages",   "tokens",     "text",
+                                        "tools",  "tool_choice", "max_tokens"};
+    char param[sizeof error->param] = "";
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (!strncmp(e->text, names[i], strlen(names[i])))
+            snprintf(param, sizeof param, "%.*s", (int)strcspn(e->text, ":"), e->text);
+    return field_error_set(error, code, param, "%s", e->text);
+}
+
 /* ---- documents ------------------------------------------------------------------------------- */
 
 /* Does s keep to the bounds? Counts outside of strings only; what is not JSON at all is left to the

@@ -37,6 +37,10 @@ int field_error_set(struct field_error *error, int code, const char *param, cons
 /* ERR_INVALID_REQUEST, "<param>: expected <what>". */
 int field_expected(struct field_error *error, const char *param, const char *what);
 
+/* Fills *error from an error of the tokenizer, the template or the engine, whose message names a
+ * field first where it knows one ("messages[0].role: ..."). Returns code. */
+int field_error_from(struct field_error *error, int code, const struct error *e);
+
 /* Parses a document that keeps to the bounds above, without duplicate keys. Strings may hold NUL.
  * ERR_INVALID_JSON, or ERR_INVALID_REQUEST for what is JSON but can be no request. */
 int fields_parse(const char *text, size_t len, json_t **doc, struct field_error *error);

@@ -10,17 +10,6 @@
 
 enum { TRIM_BYTES = 1 << 20 };
 
-/* The field that a message of the tokenizer or template names first ("messages[0].role: ..."). */
-static const char *param_of(const struct error *e, char *out, size_t size) {
-    static const char *const names[] = {"prompt", "messages", "tokens", "text"};
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
-        if (!strncmp(e->text, names[i], strlen(names[i]))) {
-            snprintf(out, size, "%.*s", (int)strcspn(e->text, ":"), e->text);
-            return out;
-        }
-    return NULL;
-}
-
 static int encode_prompt(struct line_job *job, struct error *e) {
     struct line_request *r = &job->request;
     if (r->params.tokens)
@@ -36,10 +25,9 @@ static int encode_prompt(struct line_job *job, struct error *e) {
 static void prepare_prompt(struct line_job *job) {
     struct line_request *r = &job->request;
     struct error e = {0};
-    char param[80];
     int rc = encode_prompt(job, &e);
     if (rc != 0) {
-        field_error_set(&job->error, rc, param_of(&e, param, sizeof param), "%s", e.text);
+        field_error_from(&job->error, rc, &e);
         return;
     }
     if ((rc = dispatch_check(job->dispatch, &r->params, &e)) == 0)
@@ -82,7 +70,6 @@ static int answer_text(struct line_job *job, struct error *e) {
 
 void line_job_run(struct line_job *job) {
     struct error e = {0};
-    char param[80];
     int rc = 0;
     if (line_parse(job->line, job->len, job->context, &job->request, &job->error) != 0)
         return;
@@ -105,7 +92,7 @@ void line_job_run(struct line_job *job) {
         break;
     }
     if (rc != 0)
-        field_error_set(&job->error, rc, param_of(&e, param, sizeof param), "%s", e.text);
+        field_error_from(&job->error, rc, &e);
     line_request_drop_text(&job->request);
     if (job->len > TRIM_BYTES)
         malloc_trim(0); /* the document of a long line took many times its bytes */

@@ -101,18 +101,16 @@ static int read_message(struct parser *p, size_t i, json_t *value) {
                                    "%s: unknown field (a message has role and content)", param);
         }
         snprintf(param, sizeof param, "messages[%zu].%s", i, key);
+        if (role) {
+            int rc = param_read_role(&m->role, param, v, p->error);
+            if (rc != 0)
+                return rc;
+            continue;
+        }
         if (!json_is_string(v))
             return field_expected(p->error, param, "a string");
-        const char *s = json_string_value(v);
-        size_t len = json_string_length(v);
-        if (role && (len == 0 || len > LINE_MAX_ROLE_BYTES || strlen(s) != len))
-            return field_expected(p->error, param, "the name of a role");
-        if (role) {
-            m->role = s;
-        } else {
-            m->content = s;
-            m->content_len = len;
-        }
+        m->content = json_string_value(v);
+        m->content_len = json_string_length(v);
     }
     snprintf(param, sizeof param, "messages[%zu].%s", i, m->role ? "content" : "role");
     return m->role && m->content ? 0 : field_expected(p->error, param, "a string");
@@ -211,14 +209,7 @@ static int check_whole(struct parser *p) {
             return field_error_set(p->error, ERR_INVALID_REQUEST, "prompt",
                                    "expected exactly one of prompt, tokens and messages, got %d",
                                    p->num_prompts);
-        if (r->params.max_tokens > 0 && r->params.min_tokens > r->params.max_tokens &&
-            !json_is_integer(json_object_get(r->doc, "min_tokens")))
-            r->params.min_tokens = r->params.max_tokens; /* the server's default gives way */
-        if (r->params.min_tokens > r->params.max_tokens && r->params.max_tokens > 0)
-            return field_error_set(p->error, ERR_INVALID_REQUEST, "min_tokens",
-                                   "min_tokens: %d is more than max_tokens (%d)",
-                                   r->params.min_tokens, r->params.max_tokens);
-        return 0;
+        return param_check_lengths(&r->params, r->doc, p->error);
     case LINE_CANCEL:
         return r->id ? 0 : field_expected(p->error, "id", "the id of the request to cancel");
     case LINE_TOKENIZE:

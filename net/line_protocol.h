@@ -26,7 +26,6 @@ extern "C" {
 enum {
     LINE_MAX_ID_BYTES = 256, /* of an id that is a string */
     LINE_MAX_MESSAGES = 4096,
-    LINE_MAX_ROLE_BYTES = 32,
 };
 
 enum line_kind {

@@ -248,12 +248,14 @@ static bool charge_key(struct openai_call *c) {
     double retry_s = 0;
     for (int32_t i = 0; i < r->num_prompts; i++)
         tokens += r->prompts[i].num_tokens;
-    if (api_key_begin(c->key, tokens, clock_us(), &retry_s, &e) == 0) {
+    int rc = api_key_begin(c->key, tokens, clock_us(), &retry_s, &e);
+    if (rc == 0) {
         c->charged = true;
         return true;
     }
-    tell_retry(c, (int64_t)ceil(retry_s));
-    http_answer_error(c->x, ERR_OVERLOADED, NULL, e.text);
+    if (rc == ERR_OVERLOADED)
+        tell_retry(c, (int64_t)ceil(retry_s));
+    http_answer_error(c->x, rc, NULL, e.text);
     abandon(c);
     return false;
 }

@@ -12,18 +12,11 @@
 
 enum { TRIM_BYTES = 1 << 20 };
 
-/* An error of the tokenizer, the template or the engine names a field first where it knows one
- * ("messages[0].role: ..."). */
 static void refuse(struct openai_job *job, int code, const struct error *e) {
-    static const char *const names[] = {"prompt",     "messages", "tokens",
-                                        "max_tokens", "tools",    "tool_choice"};
-    char param[80] = "";
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
-        if (!strncmp(e->text, names[i], strlen(names[i])))
-            snprintf(param, sizeof param, "%.*s", (int)strcspn(e->text, ":"), e->text);
-    if (!*param && code == ERR_CONTEXT_LENGTH)
-        snprintf(param, sizeof param, "%s", job->kind == OPENAI_CHAT ? "messages" : "prompt");
-    field_error_set(&job->error, code, param, "%s", e->text);
+    field_error_from(&job->error, code, e);
+    if (!*job->error.param && code == ERR_CONTEXT_LENGTH)
+        snprintf(job->error.param, sizeof job->error.param, "%s",
+                 job->kind == OPENAI_CHAT ? "messages" : "prompt");
 }
 
 /* ---- prompts --------------------------------------------------------------------------------- */

@@ -4,8 +4,7 @@
 #include <string.h>
 
 #include "host/mem.h"
-
-enum { MAX_ROLE_BYTES = 32 };
+#include "net/param_fields.h"
 
 /* Bytes of a text part; -1: it is another kind of part, or none at all. */
 static int64_t part_bytes(json_t *part) {
@@ -59,16 +58,6 @@ static int read_content(struct openai_request *out, struct chat_message *m, cons
         return field_expected(error, path, "a string or an array of parts");
     m->content = json_string_value(value);
     m->content_len = json_string_length(value);
-    return 0;
-}
-
-static int read_role(struct chat_message *m, const char *path, json_t *value,
-                     struct field_error *error) {
-    const char *s = json_string_value(value);
-    size_t len = json_string_length(value);
-    if (!s || len == 0 || len > MAX_ROLE_BYTES || strlen(s) != len)
-        return field_expected(error, path, "the name of a role");
-    m->role = s;
     return 0;
 }
 
@@ -139,7 +128,7 @@ static int read_message(struct openai_request *out, size_t i, json_t *value,
             continue;
         snprintf(path, sizeof path, "messages[%zu].%.32s", i, key);
         if (!strcmp(key, "role"))
-            rc = read_role(m, path, v, error);
+            rc = param_read_role(&m->role, path, v, error);
         else if (!strcmp(key, "content"))
             rc = read_content(out, m, path, v, error);
         else if (!strcmp(key, "tool_calls"))

@@ -204,20 +204,6 @@ static const struct field table[] = {
 
 /* ---- what must hold between fields ----------------------------------------------------------- */
 
-static int check_lengths(struct openai_request *r, bool min_given, struct field_error *error) {
-    struct request_params *p = &r->params;
-    bool all = p->max_tokens == 0 && !r->no_tokens;
-    if (all || p->min_tokens <= p->max_tokens)
-        return 0;
-    if (!min_given) { /* the server's default gives way */
-        p->min_tokens = p->max_tokens;
-        return 0;
-    }
-    return field_error_set(error, ERR_INVALID_REQUEST, "min_tokens",
-                           "min_tokens: %d is more than max_tokens (%d)", p->min_tokens,
-                           p->max_tokens);
-}
-
 /* No token at all can be asked for only to see the prompt again: then one is made and not shown. */
 static int check_max_tokens(struct openai_request *r, struct field_error *error) {
     json_t *given = json_object_get(r->doc, "max_tokens");
@@ -278,7 +264,6 @@ static int check_prompts(struct openai_request *r, struct field_error *error) {
 }
 
 static int check_whole(struct openai_request *r, struct field_error *error) {
-    bool min_given = json_is_integer(json_object_get(r->doc, "min_tokens"));
     int rc = check_prompts(r, error);
     if (rc == 0 && r->messages)
         rc = openai_read_tool_choice(r, json_object_get(r->doc, "tool_choice"), error);
@@ -290,10 +275,9 @@ static int check_whole(struct openai_request *r, struct field_error *error) {
     if (r->include_usage && !r->stream)
         return field_error_set(error, ERR_INVALID_REQUEST, "stream_options",
                                "stream_options: only with \"stream\": true");
-    rc = check_lengths(r, min_given, error);
     if (r->no_tokens)
         r->params.max_tokens = 1;
-    return rc;
+    return param_check_lengths(&r->params, r->doc, error);
 }
 
 /* ---- all of it ------------------------------------------------------------------------------- */

@@ -5,6 +5,8 @@
 
 #include "host/mem.h"
 
+enum { MAX_ROLE_BYTES = 32 };
+
 int param_read_seed(struct request_params *out, const char *name, json_t *value,
                     struct field_error *error) {
     if (!json_is_integer(value))
@@ -56,4 +58,25 @@ int param_read_ids(int32_t **ids, int32_t *num, const char *path, json_t *array,
     }
     *num = (int32_t)count;
     return 0;
+}
+
+int param_read_role(const char **out, const char *path, json_t *value, struct field_error *error) {
+    const char *s = json_string_value(value);
+    size_t len = json_string_length(value);
+    if (!s || len == 0 || len > MAX_ROLE_BYTES || strlen(s) != len)
+        return field_expected(error, path, "the name of a role");
+    *out = s;
+    return 0;
+}
+
+int param_check_lengths(struct request_params *p, json_t *doc, struct field_error *error) {
+    if (p->max_tokens == 0 || p->min_tokens <= p->max_tokens)
+        return 0;
+    if (!json_is_integer(json_object_get(doc, "min_tokens"))) {
+        p->min_tokens = p->max_tokens;
+        return 0;
+    }
+    return field_error_set(error, ERR_INVALID_REQUEST, "min_tokens",
+                           "min_tokens: %d is more than max_tokens (%d)", p->min_tokens,
+                           p->max_tokens);
 }

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "tests/http_client.h"
 #include "tests/program.h"
@@ -15,14 +16,13 @@ struct served {
     char address[128]; /* of HTTP */
 };
 
-static bool serve(struct served *s, const char *api_key) {
-    const char *args[] = {"-q",          "--listen",  "off",   "--http",
-                          "127.0.0.1:0", "--api-key", api_key, "--max-requests-per-key",
-                          "1",           NULL};
+/* With up to three more options and their values, NULL-ended. */
+static bool serve_with(struct served *s, const char *const *more) {
+    const char *args[12] = {"-q", "--listen", "off", "--http", "127.0.0.1:0"};
     static const char head[] = "moeserve: ready http=";
     char line[256];
-    if (!api_key)
-        args[5] = NULL;
+    for (int n = 5; more && *more;)
+        args[n++] = *more++;
     if (!program_start(&s->program, args) ||
         !EXPECT_TRUE(program_read_line(&s->program, line, sizeof line)) ||
         !EXPECT_INT_EQ(strncmp(line, head, sizeof head - 1), 0))
@@ -30,6 +30,11 @@ static bool serve(struct served *s, const char *api_key) {
     snprintf(s->address, sizeof s->address, "%.*s", (int)strcspn(line + sizeof head - 1, " \n"),
              line + sizeof head - 1);
     return true;
+}
+
+static bool serve(struct served *s, const char *api_key) {
+    const char *const more[] = {"--api-key", api_key, "--max-requests-per-key", "1", NULL};
+    return serve_with(s, api_key ? more : NULL);
 }
 
 static void stop(struct served *s) {
@@ -178,5 +183,53 @@ TEST(OpenaiProgram, AKeyHasItsRequestsAtOnce) {
         http_answer_deinit(&a);
     }
     EXPECT_INT_EQ(status, 200);
+    stop(&s);
+}
+
+static void write_key(const char *path, const char *key) {
+    FILE *f = fopen(path, "w");
+    fprintf(f, "%s\n", key);
+    fclose(f);
+}
+
+static int status_of_models(struct served *s) {
+    struct net_client c;
+    struct http_answer a = {0};
+    if (net_client_open(&c, s->address, 0)) {
+        EXPECT_TRUE(http_client_ask(
+            &c, "GET /v1/models HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer k\r\n\r\n", &a));
+        net_client_close(&c);
+    }
+    int status = a.status;
+    http_answer_deinit(&a);
+    return status;
+}
+
+/* The key is looked at when the head is there, and again when the request would begin. */
+TEST(OpenaiProgram, AKeyThatIsTakenAwayBeforeTheBodyCameIsNoLongerGood) {
+    NEEDS_BINARY();
+    struct served s;
+    struct net_client c;
+    struct http_answer a = {0};
+    char path[256], request[512], value[256];
+    static const char body[] = "{\"prompt\":\"x\"}";
+    const char *const more[] = {"--api-key-file", path, NULL};
+    snprintf(path, sizeof path, "%s/keys", shim_scratch_dir());
+    write_key(path, "k");
+    ASSERT_TRUE(serve_with(&s, more) && net_client_open(&c, s.address, 0));
+    put_request(request, sizeof request, "/v1/completions", body);
+    size_t cut = strlen(request) - 3;
+    EXPECT_TRUE(net_client_send(&c, request, cut));
+    EXPECT_INT_EQ(status_of_models(&s), 200); /* by now the head has been read */
+    write_key(path, "another");
+    kill(s.program.pid, SIGHUP);
+    for (int i = 0; i < 3000 && status_of_models(&s) == 200; i++)
+        usleep(10000);
+    EXPECT_TRUE(http_client_ask(&c, request + cut, &a));
+    EXPECT_INT_EQ(a.status, 401);
+    EXPECT_STR_EQ(http_answer_value(&a, "Retry-After", value), "");
+    EXPECT_TRUE(strstr(a.body.data ? a.body.data : "", "no longer valid") != NULL);
+    http_answer_deinit(&a);
+    net_client_close(&c);
     stop(&s);
 }
