@@ -23,7 +23,7 @@ int field_expected(struct field_error *error, const char *param, const char *wha
 }
 
 int field_error_from(struct field_error *error, int code, const struct error *e) {
-    static const char *const names[] = {"prompt", "messages",   "tokens",     "text",
+    static const char *const names[] = {"prompt", "messages",    "tokens",    "text",
                                         "tools",  "tool_choice", "max_tokens"};
     char param[sizeof error->param] = "";
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
