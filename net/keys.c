@@ -363,6 +363,10 @@ struct api_key *keys_find(struct keys *k, const char *text, size_t len) {
     return found ? k->active[found - 1] : NULL;
 }
 
+bool api_key_is_valid(const struct api_key *key) {
+    return !key->retired;
+}
+
 const char *api_key_name(const struct api_key *key) {
     return key->is.name;
 }

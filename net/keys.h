@@ -46,6 +46,8 @@ int keys_reload(struct keys *k, struct error *error);
 bool keys_required(const struct keys *k);
 /* NULL when none has this text. */
 struct api_key *keys_find(struct keys *k, const char *text, size_t len);
+/* False once a reload has taken it away. */
+bool api_key_is_valid(const struct api_key *key);
 /* For logs and metrics. */
 const char *api_key_name(const struct api_key *key);
 

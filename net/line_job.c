@@ -73,6 +73,8 @@ void line_job_run(struct line_job *job) {
     int rc = 0;
     if (line_parse(job->line, job->len, job->context, &job->request, &job->error) != 0)
         return;
+    if (job->only_auth && job->request.kind != LINE_AUTH)
+        return;
     switch (job->request.kind) {
     case LINE_PLAIN:
     case LINE_COMPLETION:

@@ -25,6 +25,7 @@ struct line_job {
     const struct dispatch *dispatch;    /* borrowed */
     const struct line_context *context; /* borrowed */
     int64_t arrival_us;                 /* clock_us() of the line, from which its times count */
+    bool only_auth;                     /* of a stranger: any other line is parsed, no more */
 
     struct line_request request; /* prompts are tokenised: params is ready for dispatch_submit */
     struct field_error error;    /* code 0: none */

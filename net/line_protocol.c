@@ -7,6 +7,7 @@
 #include "host/buffer.h"
 #include "host/mem.h"
 #include "host/nearest.h"
+#include "host/utf8.h"
 #include "net/param_fields.h"
 
 struct parser {
@@ -263,7 +264,11 @@ int line_parse(const char *line, size_t len, const struct line_context *context,
         out->kind = LINE_PLAIN;
         out->text = line;
         out->text_len = len;
-        return 0;
+        size_t valid = utf8_valid_prefix(line, len);
+        if (valid == len)
+            return 0;
+        return field_error_set(error, ERR_INVALID_REQUEST, NULL,
+                               "a prompt must be UTF-8, but byte %zu of this one is not", valid);
     }
     out->kind = LINE_COMPLETION;
     if ((rc = fields_parse(line, len, &out->doc, error)) != 0) {

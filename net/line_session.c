@@ -42,7 +42,8 @@ struct client_request {
     bool wants_logprobs;
     char *id;                     /* owned JSON literal; NULL for plain */
     struct request_params params; /* of a plain prompt that waits for its turn */
-    struct api_key *key;          /* whose limits it counts for, while it does */
+    struct api_key *asker;        /* the key that was shown when it came; NULL: none was */
+    struct api_key *key;          /* the same, while it counts for its limits */
     int32_t completion_tokens;
     struct field_error error;     /* code != 0: what its turn will say instead */
     struct buffer text, logprobs; /* collected for "stream":false */
@@ -81,6 +82,7 @@ static struct client_request *client_request_create(struct line_session *s, stru
     r->id = job->request.id;
     r->params = job->request.params;
     r->error = job->error;
+    r->asker = s->key;
     job->request.id = NULL;
     memset(&job->request.params, 0, sizeof job->request.params);
     r->prev = s->last;
@@ -135,10 +137,10 @@ static void client_request_destroy(struct client_request *r) {
 static int count_for_key(struct client_request *r) {
     struct error e = {0};
     double retry_s;
-    int rc = api_key_begin(r->session->key, r->params.num_tokens, clock_us(), &retry_s, &e);
+    int rc = api_key_begin(r->asker, r->params.num_tokens, clock_us(), &retry_s, &e);
     if (rc != 0)
         return field_error_set(&r->error, rc, NULL, "%s", e.text);
-    r->key = r->session->key;
+    r->key = r->asker;
     return 0;
 }
 
@@ -329,7 +331,7 @@ static void cancel(struct line_session *s, const char *id) {
 
 static bool needs_key(const struct line_session *s) {
     struct keys *keys = s->shared->options->keys;
-    return !s->key && keys && keys_required(keys);
+    return keys && keys_required(keys) && !(s->key && api_key_is_valid(s->key));
 }
 
 /* A key holds for the lines behind it, until another one is shown. */
@@ -419,7 +421,7 @@ static bool is_http(const char *line, size_t len) {
     while (i < len && line[i] >= 'A' && line[i] <= 'Z')
         i++;
     return i >= 3 && i < len && line[i] == ' ' && len >= i + 10 &&
-           !memcmp(line + len - 9, " HTTP/1.", 8);
+           !memcmp(line + len - 9, " HTTP/", 6) && line[len - 2] == '.';
 }
 
 static void refuse_http(struct line_session *s) {
@@ -430,7 +432,8 @@ static void refuse_http(struct line_session *s) {
     conn_finish(s->conn);
 }
 
-/* No work is done for strangers: a long line of theirs is not even parsed. */
+/* No work is done for strangers: a long line of theirs is not even parsed, of a short one no more
+ * is read than whether it shows a key. */
 static void refuse_unread(struct line_session *s, bool json) {
     struct buffer *out = conn_out(s->conn);
     if (json)
@@ -447,6 +450,7 @@ static void handle_line(struct line_session *s, const char *line, size_t len) {
         .dispatch = s->shared->dispatch,
         .context = &s->shared->context,
         .arrival_us = clock_us(),
+        .only_auth = needs_key(s),
     };
     bool first = !s->begun;
     if (len == 0)

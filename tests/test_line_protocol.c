@@ -119,6 +119,10 @@ TEST(LineProtocol, AnyLineWithoutABraceIsAPrompt) {
     EXPECT_INT_EQ(parse(" {\"prompt\":7}", &r, &e), 0);
     EXPECT_INT_EQ(r.kind, LINE_PLAIN);
     line_request_deinit(&r);
+    EXPECT_INT_EQ(parse("Zo\xc3\xab\xc3", &r, &e), ERR_INVALID_REQUEST);
+    EXPECT_INT_EQ(r.kind, LINE_PLAIN);
+    EXPECT_TRUE(strstr(e.message, "byte 4 ") != NULL);
+    line_request_deinit(&r);
 }
 
 TEST(LineProtocol, EveryFieldArrives) {

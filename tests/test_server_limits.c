@@ -267,19 +267,23 @@ TEST(ServerLimits, UnfinishedLinesOfAllClientsHaveALimit) {
 
 /* A request of a browser, which any web page can cause, is one error and not a dozen prompts. */
 TEST(ServerLimits, HttpIsRefused) {
-    static const char request[] =
+    static const char *const requests[] = {
         "POST /v1/completions HTTP/1.1\r\nHost: localhost:7070\r\n"
-        "Content-Type: text/plain\r\n\r\n{\"id\":1,\"prompt\":\"Once\"}\n";
+        "Content-Type: text/plain\r\n\r\n{\"id\":1,\"prompt\":\"Once\"}\n",
+        "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    };
     struct net_fixture f;
     struct net_client c;
     net_fixture_init(&f);
     ASSERT_TRUE(net_fixture_start(&f));
-    ASSERT_TRUE(net_client_open(&c, net_fixture_address(&f), 0));
-    net_client_send(&c, request, sizeof request - 1);
-    const char *answer = net_client_rest(&c);
-    EXPECT_TRUE(!strncmp(answer, "HTTP/1.1 400 ", 13) && strstr(answer, "not HTTP"));
-    EXPECT_TRUE(!strstr(answer, "\"id\""));
-    net_client_close(&c);
+    for (size_t i = 0; i < sizeof requests / sizeof *requests; i++) {
+        ASSERT_TRUE(net_client_open(&c, net_fixture_address(&f), 0));
+        net_client_send(&c, requests[i], strlen(requests[i]));
+        const char *answer = net_client_rest(&c);
+        EXPECT_TRUE(!strncmp(answer, "HTTP/1.1 400 ", 13) && strstr(answer, "not HTTP"));
+        EXPECT_TRUE(!strstr(answer, "\"id\""));
+        net_client_close(&c);
+    }
     ASSERT_TRUE(net_client_open(&c, net_fixture_address(&f), 0));
     EXPECT_INT_EQ(net_client_stat(&c, "requests_total"), 0);
     net_client_close(&c);
