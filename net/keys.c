@@ -236,23 +236,61 @@ static int read_key_file(struct reading *r, struct error *error) {
     return rc;
 }
 
+static int by_digest(const void *a, const void *b) {
+    const struct key_line *x = *(struct key_line *const *)a, *y = *(struct key_line *const *)b;
+    int order = memcmp(x->digest, y->digest, sizeof x->digest);
+    return order ? order : (x > y) - (x < y);
+}
+
+static int by_name(const void *a, const void *b) {
+    const struct key_line *x = *(struct key_line *const *)a, *y = *(struct key_line *const *)b;
+    int order = strcmp(x->name, y->name);
+    return order ? order : (x > y) - (x < y);
+}
+
+static bool same_digest(const struct key_line *a, const struct key_line *b) {
+    return !memcmp(a->digest, b->digest, sizeof a->digest);
+}
+
+static bool same_name(const struct key_line *a, const struct key_line *b) {
+    return !strcmp(a->name, b->name);
+}
+
+/* Of neighbours in a sorted list: the first line that is the same as one before it, and that one;
+ * NULL when there is none. */
+static const struct key_line *find_twin(struct key_line *const *sorted, int32_t num,
+                                        bool (*same)(const struct key_line *,
+                                                     const struct key_line *),
+                                        const struct key_line **earlier) {
+    const struct key_line *found = NULL;
+    for (int32_t i = 1; i < num; i++)
+        if (same(sorted[i - 1], sorted[i]) && (!found || sorted[i] < found)) {
+            found = sorted[i];
+            *earlier = sorted[i - 1];
+        }
+    return found;
+}
+
 static int check_unique(const struct reading *r, struct error *error) {
     char one[300], other[300];
-    for (int32_t i = 0; i < r->num_lines; i++) {
-        const struct key_line *a = &r->lines[i];
-        for (int32_t k = 0; k < i; k++) {
-            const struct key_line *b = &r->lines[k];
-            bool same = !memcmp(a->digest, b->digest, sizeof a->digest);
-            if (!same && strcmp(a->name, b->name))
-                continue;
-            place(r, a->line, a->number, one);
-            place(r, b->line, b->number, other);
-            return same ? error_set(error, ERR_CONFIG, "%s: the same key as %s", one, other)
-                        : error_set(error, ERR_CONFIG, "%s: its name is %s, as that of %s", one,
-                                    a->name, other);
-        }
+    const struct key_line *a, *b;
+    struct key_line **sorted = xcalloc((size_t)r->num_lines, sizeof *sorted);
+    for (int32_t i = 0; i < r->num_lines; i++)
+        sorted[i] = &r->lines[i];
+    qsort(sorted, (size_t)r->num_lines, sizeof *sorted, by_digest);
+    bool same_key = (a = find_twin(sorted, r->num_lines, same_digest, &b)) != NULL;
+    if (!same_key) {
+        qsort(sorted, (size_t)r->num_lines, sizeof *sorted, by_name);
+        a = find_twin(sorted, r->num_lines, same_name, &b);
     }
-    return 0;
+    free(sorted);
+    if (!a)
+        return 0;
+    place(r, a->line, a->number, one);
+    place(r, b->line, b->number, other);
+    if (same_key)
+        return error_set(error, ERR_CONFIG, "%s: the same key as %s", one, other);
+    return error_set(error, ERR_CONFIG, "%s: its name is %s, as that of %s", one, a->name, other);
 }
 
 static int read_all(struct reading *r, struct error *error) {
@@ -275,21 +313,38 @@ static int read_all(struct reading *r, struct error *error) {
 
 /* ---- the keys ---- */
 
-static struct api_key *known_by_digest(struct keys *k, const unsigned char *digest) {
-    struct api_key *key = k->all;
-    while (key && memcmp(key->is.digest, digest, sizeof key->is.digest))
-        key = key->next;
-    return key;
+static int compare_keys(const void *a, const void *b) {
+    const struct api_key *x = *(struct api_key *const *)a, *y = *(struct api_key *const *)b;
+    return memcmp(x->is.digest, y->is.digest, sizeof x->is.digest);
+}
+
+/* Every key there ever was, retired from now on, in the order of their digests; the caller's. */
+static struct api_key **retire_all(struct keys *k, size_t *num) {
+    size_t n = 0;
+    for (struct api_key *key = k->all; key; key = key->next)
+        n++;
+    struct api_key **sorted = xcalloc(n + 1, sizeof *sorted);
+    *num = 0;
+    for (struct api_key *key = k->all; key; key = key->next) {
+        key->retired = true;
+        sorted[(*num)++] = key;
+    }
+    qsort(sorted, n, sizeof *sorted, compare_keys);
+    return sorted;
 }
 
 static void put_in_place(struct keys *k, const struct reading *r) {
-    for (struct api_key *key = k->all; key; key = key->next)
-        key->retired = true;
+    size_t num_known;
+    struct api_key **known = retire_all(k, &num_known);
     free(k->active);
     k->active = xcalloc((size_t)r->num_lines, sizeof *k->active);
     k->num_active = r->num_lines;
     for (int32_t i = 0; i < r->num_lines; i++) {
-        struct api_key *key = known_by_digest(k, r->lines[i].digest);
+        const struct api_key wanted = {.is = r->lines[i]};
+        const struct api_key *key_of_wanted = &wanted;
+        struct api_key **found =
+            bsearch(&key_of_wanted, known, num_known, sizeof *known, compare_keys);
+        struct api_key *key = found ? *found : NULL;
         if (!key) {
             key = xcalloc(1, sizeof *key);
             key->next = k->all;
@@ -299,6 +354,7 @@ static void put_in_place(struct keys *k, const struct reading *r) {
         key->retired = false;
         k->active[i] = key;
     }
+    free(known);
 }
 
 int keys_reload(struct keys *k, struct error *error) {
