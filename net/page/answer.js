@@ -96,39 +96,52 @@ function tell(t) {
   t.told_ms = performance.now();
 }
 
+/* What an answer is before any of it has come. */
+const NOTHING = { answer: "", usage: null, reason: null, pieces: 0, sent_ms: 0, first_ms: null,
+                  last_ms: 0, told: 0 };
+
+/* Asks, and takes what comes; the error where something went wrong, or null. */
+async function receive(t, signal) {
+  try {
+    await learnModel(signal);
+    const [path, body] = requestOf(t);
+    const response = await api(path, { body, signal });
+    const done = await readEvents(response, event => takeEvent(t, event));
+    return done || t.reason ? null : new ApiError(0, "", "cut", null);
+  } catch (e) {
+    if (e instanceof ApiError) return e;
+    if (e.name !== "AbortError")
+      return new ApiError(0, e.message, e instanceof SyntaxError ? "unreadable" : "cut", null);
+    t.reason = "stopped";
+    return null;
+  }
+}
+
+/* Makes the answer of a turn. One that it has already is gone only when a new one begins to come. */
 async function generate(t) {
   const control = busy = new AbortController();
+  const old = Object.fromEntries(Object.keys(NOTHING).map(name => [name, t[name]]));
   const now = performance.now();
-  Object.assign(t, { answer: "", usage: null, reason: null, pieces: 0, sent_ms: now, first_ms: null,
-                     last_ms: 0, timer: 0, cost_ms: 0, told: 0, told_ms: now });
+  Object.assign(t, NOTHING, { sent_ms: now, timer: 0, cost_ms: 0, told_ms: now });
   t.notice.replaceChildren();
   t.made.classList.add("waiting");
   show(t);
   refresh();
   $("log").scrollTop = $("log").scrollHeight;
-  let failure = null;
-  try {
-    await learnModel(control.signal);
-    const [path, body] = requestOf(t);
-    const response = await api(path, { body, signal: control.signal });
-    const done = await readEvents(response, event => takeEvent(t, event));
-    if (!done && !t.reason) failure = new ApiError(0, "", "cut", null);
-  } catch (e) {
-    if (e.name === "AbortError") t.reason = "stopped";
-    else if (e instanceof ApiError) failure = e;
-    else
-      failure = new ApiError(0, e.message, e instanceof SyntaxError ? "unreadable" : "cut", null);
-  }
+  const failure = await receive(t, control.signal);
   clearTimeout(t.timer);
   busy = null;
+  const keeps = t.answer === "" && old.answer !== "" && (failure || t.reason === "stopped");
+  if (keeps) Object.assign(t, old);
   keepingToTheEnd(() => {
     t.made.classList.remove("waiting");
     show(t);
     refresh();
   });
   if (failure?.status === 401 && await askKey()) return again(t);
-  if (failure) return showFailure(t, failure);
-  announce(`${t.answer.slice(t.told)} Answer ${REASONS[t.reason] ?? "complete"}.`);
+  if (failure) return showFailure(t, failure, keeps);
+  announce(keeps ? "Stopped. The answer of before is kept."
+                 : `${t.answer.slice(t.told)} Answer ${REASONS[t.reason] ?? "complete"}.`);
 }
 
 /* What went wrong, in words, and what to do about it. */
@@ -149,9 +162,9 @@ function explain(e) {
   return `The server failed with status ${e.status}.${said}`;
 }
 
-function showFailure(t, e) {
+function showFailure(t, e, keeps) {
   const row = el("div", { className: "row" });
-  let text = explain(e);
+  let text = explain(e) + (keeps ? " The answer of before is kept." : "");
   if (e.status === 400 && t.mode === "chat" && /chat template/i.test(e.message)) {
     text = "This model has no chat template, so it cannot chat. It can continue a text.";
     row.append(button("Continue this text instead", () => insteadComplete(t), "primary"));

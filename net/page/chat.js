@@ -4,6 +4,7 @@ const turns = [];   /* what was asked, each with its answer */
 let busy = null;    /* the AbortController of the answer that is coming in */
 let retry = null;   /* what will be sent again: its seconds, its timer, where it says so */
 let editing = false;
+let draft = "";     /* what the field held before the text that is being changed */
 const modeOf = () => document.querySelector("[name=mode]:checked").value;
 
 function newTurn(mode, prompt) {
@@ -27,6 +28,8 @@ function newTurn(mode, prompt) {
     const text = el("div", { className: "text", dir: "auto" }, t.given, t.made);
     t.nodes = [article("complete", "Text", text, ...rest, t.asked)];
   }
+  /* Only the last turn can be asked again. */
+  turns.at(-1)?.notice.querySelector(".row")?.remove();
   turns.push(t);
   $("turns").append(...t.nodes);
   return t;
@@ -80,11 +83,13 @@ function again(t) {
 function goOn(t) {
   if (busy || !settingsHold()) return;
   t.prompt += t.answer;
+  t.answer = "";
   t.given.textContent = t.prompt;
   again(t);
 }
 
 function insteadComplete(t) {
+  if (busy || turns.at(-1) !== t || !settingsHold()) return;
   setMode("complete");
   dropLast();
   generate(newTurn("complete", t.prompt));
@@ -94,18 +99,26 @@ function insteadComplete(t) {
 function edit() {
   const t = turns.at(-1);
   if (busy || !t) return;
+  if (editing) return $("prompt").focus();
   dropRetry();
   editing = true;
+  draft = $("prompt").value;
   setMode(t.mode);
   $("prompt").value = t.prompt;
   fitPrompt();
   $("prompt").focus();
 }
 
-function leaveEdit() {
+/* The field again holds what it held before the text that was being changed. */
+function endEdit() {
   editing = false;
-  $("prompt").value = "";
+  $("prompt").value = draft;
+  draft = "";
   fitPrompt();
+}
+
+function leaveEdit() {
+  endEdit();
   refresh();
   $("prompt").focus();
 }
@@ -126,9 +139,7 @@ function send() {
   if (busy || text.trim() === "" || !settingsHold()) return;
   dropRetry();
   if (editing) dropLast();
-  editing = false;
-  $("prompt").value = "";
-  fitPrompt();
+  endEdit();
   generate(newTurn(modeOf(), modeOf() === "chat" ? text.trim() : text));
 }
 
@@ -159,8 +170,12 @@ function setMode(mode) {
 
 $("composer").onsubmit = event => { event.preventDefault(); send(); };
 $("prompt").oninput = fitPrompt;
+/* Keys of an input method, as the Enter that takes its suggestion. In Safari that Enter comes after
+ * the end of the composition, with the code 229. */
+const isComposing = event => event.isComposing || event.keyCode === 229;
 $("prompt").onkeydown = event => {
-  if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+  if (isComposing(event)) return;
+  if (event.key === "Enter" && !event.shiftKey) {
     event.preventDefault();
     send();
   } else if (event.key === "ArrowUp" && $("prompt").value === "" && turns.length && !editing) {
@@ -174,13 +189,15 @@ $("clear").onclick = () => {
   busy?.abort();
   dropRetry();
   while (turns.length) dropLast();
-  leaveEdit();
+  if (editing) endEdit();
+  refresh();
+  $("prompt").focus();
   announce("The conversation is cleared");
 };
 for (const input of document.querySelectorAll("[name=mode]"))
   input.onchange = () => setMode(input.value);
 document.addEventListener("keydown", event => {
-  if (event.key !== "Escape" || $("key_dialog").open) return;
+  if (event.key !== "Escape" || isComposing(event) || $("key_dialog").open) return;
   if (busy) busy.abort();
   else if (retry) cancelRetry();
   else if (editing) leaveEdit();

@@ -142,6 +142,42 @@ def an_answer_can_be_made_again_and_the_last_message_changed(page, mock):
 
 
 @check("chat")
+def a_draft_is_there_again_after_a_change_to_the_last_message(page, mock):
+    ask(page, "one")
+    done(page)
+    page.write("a long draft")
+    page.click_text("Edit")
+    assert page.eval("$('prompt').value") == "one"
+    page.write(", changed")
+    page.click_text("Edit")
+    assert page.eval("$('prompt').value") == "one, changed", "the change is lost"
+    page.key("Escape")
+    assert page.eval("$('prompt').value") == "a long draft"
+    page.click_text("Edit")
+    page.write(" anew")
+    page.key("Enter")
+    done(page)
+    assert mock.posts[-1][1]["messages"] == [{"role": "user", "content": "one anew"}], mock.posts[-1]
+    assert page.eval("$('prompt').value") == "a long draft" and page.eval("$('editing').hidden")
+    page.click_text("Clear")
+    assert page.eval("$('prompt').value") == "a long draft"
+
+
+@check("chat")
+def keys_of_an_input_method_send_and_leave_nothing(page, mock):
+    ask(page, "one")
+    done(page)
+    page.click_text("Edit")
+    page.eval("$('prompt').value = 'ni'")
+    for key in ("Enter", "Escape"):
+        for state in ({"isComposing": True}, {"keyCode": 229}):
+            page.eval(f"""$('prompt').dispatchEvent(new KeyboardEvent('keydown',
+              {{key: '{key}', bubbles: true, cancelable: true, ...{json.dumps(state)}}}))""")
+            assert page.eval("editing && busy === null && $('prompt').value") == "ni", (key, state)
+    assert len(mock.posts) == 1
+
+
+@check("chat")
 def copy_gives_the_text_as_it_came(page, mock):
     text = "**bold**\n\n```\ncode <b>\n```"
     mock.answers.append(says(text))
@@ -177,6 +213,57 @@ def a_model_without_a_template_is_offered_the_other_way(page, mock):
     page.wait("document.querySelector('.turn.complete .text')?.innerText === '27+15= 42'")
     assert mock.posts[1][0] == "/v1/completions"
     assert page.eval("modeOf()") == "complete"
+
+
+@check("trouble")
+def only_the_last_turn_can_be_asked_again(page, mock):
+    refusal = refuses(400, "messages: this model has no chat template; one can be chosen with --chat-template")
+    mock.answers += [refusal, says("Hi there."), refuses(500, "oops"), endless]
+    ask(page, "first")
+    notice(page)
+    page.eval("window.old = document.querySelector('.turn .notice button')")
+    for text in ("second", "third"):
+        ask(page, text)
+        done(page)
+    assert page.eval("[...document.querySelectorAll('.notice button')].map(b => b.textContent)") == ["Try again", "Try now"]
+    page.eval("old.click()")
+    assert page.eval("turns.map(t => `${t.mode} ${t.prompt}`)") == ["chat first", "chat second", "chat third"]
+    ask(page, "fourth")
+    page.wait("busy !== null && turns.at(-1).answer !== ''")
+    page.eval("window.stream = busy; old.click(); insteadComplete(turns.at(-1))")
+    assert page.eval("busy === stream && turns.length === 4"), "a second request was begun"
+    page.click("#stop")
+    assert mock.gone.wait(5)
+    assert len(mock.posts) == 4 and "no chat template" in page.text("#turns")
+
+
+@check("trouble")
+def a_failed_regeneration_keeps_the_answer_of_before(page, mock):
+    mock.answers += [says("A long good answer."), refuses(500, "oops"), lambda h, _: time.sleep(5)]
+    ask(page, "one")
+    done(page)
+    meta = page.text(".meta")
+    page.click_text("Regenerate")
+    assert "The answer of before is kept" in notice(page)
+    assert answer(page).startswith("A long good answer.") and page.text(".meta") == meta
+    page.click_text("Regenerate")
+    page.wait("busy !== null")
+    page.key("Escape")
+    done(page)
+    assert page.eval("turns[0].answer") == answer(page) == "A long good answer.", answer(page)
+    mock.answers.append(breaks("So far", "cut"))
+    page.click_text("Regenerate")
+    page.wait("Boolean(document.querySelector('.turn .notice'))")
+    assert answer(page) == "So far" and "of before" not in page.text(".notice")
+    page.click("[value=complete] + span")
+    mock.answers += [says(" b"), refuses(500, "oops"), says(" c")]
+    ask(page, "a")
+    done(page)
+    page.click_text("Continue")
+    notice(page)
+    assert answer(page) == "a b", answer(page)
+    page.click_text("Try again")
+    page.wait("document.querySelector('.turn.complete .text').innerText === 'a b c'")
 
 
 @check("trouble")
