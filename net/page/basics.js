@@ -7,13 +7,14 @@
 const $ = id => document.getElementById(id);
 
 /* An element. Properties that the element has are set as such, others as attributes; children are
- * nodes or strings, which become text nodes. */
+ * nodes or strings, which become text nodes. They come first: with `dir` auto a browser looks for
+ * the direction of all children at each that is added. */
 function el(tag, props = {}, ...children) {
   const node = document.createElement(tag);
+  node.append(...children);
   for (const [name, value] of Object.entries(props))
     if (name in node) node[name] = value;
     else node.setAttribute(name, value);
-  node.append(...children);
   return node;
 }
 

@@ -19,25 +19,32 @@ function inline(text) {
   return nodes;
 }
 
-const FENCE = /^(\s*)(```+|~~~+)\s*([^\s`]*)[^`]*$/, HEADING = /^#{1,6}\s+(.*)/;
+const FENCE = /^(\s*)(`{3,}(?!`)|~{3,}(?!~))([^]*)/, HEADING = /^#{1,6}\s+(.*)/;
 const ITEM = /^(\s*)([-*+]|\d{1,9}[.)])\s+(.*)/;
 
-function closes(line, fence) {
-  return line.trim().startsWith(fence) && line.trim().replaceAll(fence[0], "") === "";
+/* What begins a fenced piece of code, {indent, mark, language}; null where a line does not. */
+function fenceOf(line) {
+  const [, indent, mark, rest] = FENCE.exec(line) ?? [];
+  if (!mark || (mark[0] === "`" && rest.includes("`"))) return null;
+  return { indent, mark, language: rest.trim().split(/\s/, 1)[0] };
+}
+
+function closes(line, mark) {
+  return line.trim().startsWith(mark) && line.trim().replaceAll(mark[0], "") === "";
 }
 
 /* Cuts text into blocks, each an array of its lines: a fenced piece of code, a heading, a list, a
  * paragraph. */
 function blocks(text) {
   const result = [];
-  let block = null, fence = null;
+  let block = null, mark = null;
   for (const line of text.split("\n")) {
-    if (fence) {
+    if (mark) {
       block.push(line);
-      if (closes(line, fence)) fence = block = null;
+      if (closes(line, mark)) mark = block = null;
       continue;
     }
-    const opens = FENCE.exec(line);
+    const opens = fenceOf(line);
     const in_list = block && ITEM.test(block[0]);
     const starts = opens || HEADING.test(line) || (ITEM.test(line) && !in_list);
     if (line.trim() === "" && !in_list) { block = null; continue; }
@@ -45,15 +52,15 @@ function blocks(text) {
     if (in_list && block.at(-1).trim() === "" && !goes_on) block = null;
     if (!block || starts) result.push(block = []);
     block.push(line);
-    if (opens) fence = opens[2];
+    if (opens) mark = opens.mark;
     if (HEADING.test(line)) block = null;
   }
   return result;
 }
 
 function codeBlock(lines) {
-  const [, indent, fence, language] = FENCE.exec(lines[0]);
-  const closed = lines.length > 1 && closes(lines.at(-1), fence);
+  const { indent, mark, language } = fenceOf(lines[0]);
+  const closed = lines.length > 1 && closes(lines.at(-1), mark);
   const code = lines.slice(1, closed ? -1 : undefined)
     .map(line => line.startsWith(indent) ? line.slice(indent.length) : line).join("\n");
   return el("div", { className: "code", dir: "ltr" },
@@ -85,7 +92,7 @@ function list(lines) {
 }
 
 function blockNode(lines) {
-  if (FENCE.test(lines[0])) return codeBlock(lines);
+  if (fenceOf(lines[0])) return codeBlock(lines);
   if (ITEM.test(lines[0])) return list(lines);
   const heading = HEADING.exec(lines[0]);
   return heading ? el("h3", { dir: "auto" }, ...inline(heading[1]))

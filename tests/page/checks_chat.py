@@ -430,6 +430,29 @@ def markdown_is_shown_as_such(page, mock):
 
 
 @check("chat")
+def fences_are_those_of_markdown(page, mock):
+    cases = [("```py", ["py", "x"]), ("``` py title", ["py", "x"]), ("~~~ a`b", ["a`b", "x"]), ("```\r", ["code", "x"]),
+             ("  ````c", ["c", "x"]), ("```a`b", None), ("``", None), ("~~", None)]
+    for first, shown in cases:
+        text = first + "\nx" + ("\n" + first.strip()[0] * 4 if shown else "")
+        got = page.eval(f"""(() => {{ const box = el('div'); showMarkdown(box, {json.dumps(text)});
+          const code = box.querySelector('.code');
+          return code && [code.querySelector('header').firstChild.textContent, code.querySelector('pre').textContent] }})()""")
+        assert got == shown, (first, got)
+
+
+@check("chat")
+def no_text_takes_long_to_cut_into_its_parts(page, mock):
+    for piece, count, end in (("~", 5000, "`"), ("`", 5000, "~"), (" ", 50000, "`"), ("``` ", 5000, "`"), ("#", 50000, ""),
+                              ("1", 50000, ""), ("- ", 20000, ""), ("*", 50000, ""), ("**a ", 20000, ""), ("*a", 20000, " "),
+                              ("*a*b", 20000, ""), ("`a``b```c ", 5000, ""), ("`a` ", 10000, ""), ("````", 10000, "a`"),
+                              ("a\n", 5000, "")):
+        took_ms = page.eval(f"""(() => {{ const text = {json.dumps(piece)}.repeat({count}) + {json.dumps(end)};
+          const from = performance.now(); showMarkdown(el('div'), text); return performance.now() - from }})()""")
+        assert took_ms < 1500, (piece, count, end, took_ms)
+
+
+@check("chat")
 def a_long_answer_stays_fast_and_at_its_end(page, mock):
     words = [f"word{i} " + ("\n\n" if i % 40 == 39 else "") for i in range(4000)]
     mock.answers.append(says(*words))
