@@ -24,10 +24,18 @@ const FIELDS = [
 ];
 const settings = Object.fromEntries(FIELDS.map(f => [f.name, ""]));
 
-function numberProblem(f, text) {
-  const value = Number(text.replace(",", "."));
-  if (!Number.isFinite(value) || (f.integer && !Number.isInteger(value)))
-    return `${f.label}: expected a ${f.integer ? "whole " : ""}number`;
+/* The number in a field, or NaN. A comma is a decimal point, in whole numbers it stands between
+ * thousands. */
+function numberOf(f) {
+  const text = settings[f.name].trim();
+  if (!f.integer) return Number(text.replace(",", "."));
+  return /^[-+]?(\d+|\d{1,3}(,\d{3})+)$/.test(text) ? Number(text.replaceAll(",", "")) : NaN;
+}
+
+function numberProblem(f) {
+  const value = numberOf(f);
+  if (!Number.isFinite(value))
+    return `${f.label}: expected a ${f.integer ? "whole number, such as 40 or 1,000" : "number"}`;
   if (f.name === "top_p" && (value <= 0 || value > 1))
     return `${f.label}: expected more than 0, up to 1`;
   if (value < f.min || value > f.max) return `${f.label}: expected ${f.min} to ${f.max}`;
@@ -37,7 +45,7 @@ function numberProblem(f, text) {
 /* What is wrong with a setting, or "". */
 function problemOf(f) {
   const text = settings[f.name].trim();
-  if (f.kind === "number") return text ? numberProblem(f, text) : "";
+  if (f.kind === "number") return text ? numberProblem(f) : "";
   if (f.name === "stop_text" && stops().length > 16) return "Stop before: at most 16 texts";
   if (f.name !== "schema" || settings.format !== "json_schema") return "";
   try {
@@ -57,8 +65,7 @@ const stops = () => settings.stop_text.split("\n").filter(line => line !== "")
 function requestFields(mode) {
   const body = {};
   for (const f of FIELDS)
-    if (f.kind === "number" && settings[f.name].trim())
-      body[f.name] = Number(settings[f.name].replace(",", "."));
+    if (f.kind === "number" && settings[f.name].trim()) body[f.name] = numberOf(f);
   if (stops().length) body.stop = stops();
   if (mode === "chat" && settings.format) body.response_format = { type: settings.format };
   if (mode === "chat" && settings.format === "json_schema")

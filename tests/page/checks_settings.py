@@ -44,6 +44,23 @@ def every_setting_is_in_the_request_and_survives_a_reload(page, mock):
 
 
 @check("settings")
+def commas_are_understood(page, mock):
+    page.click_text("Settings")
+    fill(page, "max_tokens", "1,000")
+    fill(page, "seed", "-1,234,567")
+    fill(page, "temperature", "0,7")
+    ask(page, "Hi")
+    done(page)
+    body = mock.posts[0][1]
+    assert (body["max_tokens"], body["seed"], body["temperature"]) == (1000, -1234567, 0.7), body
+    for text in ("1.000", "1,5", "1,00", "1,0000", ",100", "1e3", "0x10", "4 0"):
+        fill(page, "max_tokens", text)
+        assert "expected a whole number" in page.text("#max_tokens_problem"), text
+    fill(page, "temperature", "0,7,1")
+    assert "expected a number" in page.text("#temperature_problem")
+
+
+@check("settings")
 def a_schema_is_sent_as_the_api_wants_it(page, mock):
     schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
     page.click_text("Settings")
