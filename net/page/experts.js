@@ -7,14 +7,16 @@ let heat_at = null; /* the expert that is pointed at */
 function layerCounts(counts) {
   const layer = Number($("layer").value), now = counts[layer] ?? [];
   if ($("since").value === "start") return now;
-  const from_ms = samples.at(-1).ms - 10500;
-  const old = samples.find(p => p && p.ms >= from_ms)?.stats.experts?.counts?.[layer] ?? [];
+  const from = samples.find(p => p && p.ms >= latest.ms - 10500) ?? latest;
+  const old = from.stats.experts?.counts?.[layer] ?? [];
   return now.map((n, e) => Math.max(0, n - (old[e] ?? 0)));
 }
 
-function showExperts(experts) {
+/* Shows the latest sample, however long ago it came. */
+function showExperts() {
+  const experts = latest.stats.experts;
   const counts = experts?.enabled ? experts.counts ?? [] : [];
-  $("experts_box").hidden = samples.at(-1)?.stats.model?.num_experts === 0;
+  $("experts_box").hidden = latest.stats.model?.num_experts === 0;
   $("experts_off").hidden = Boolean(experts?.enabled);
   $("experts_on").hidden = counts.length === 0;
   if (counts.length === 0) return;
@@ -79,5 +81,4 @@ $("heat").onkeydown = event => {
   to.tabIndex = 0;
   to.focus();
 };
-const redrawExperts = () => showExperts(samples.at(-1)?.stats.experts);
-$("layer").onchange = $("since").onchange = $("heat_details").ontoggle = redrawExperts;
+$("layer").onchange = $("since").onchange = $("heat_details").ontoggle = showExperts;

@@ -2,6 +2,7 @@
 
 const KEPT = 61;     /* samples: a minute of them, one a second */
 const samples = [];  /* {ms, stats}; null where nothing came for a while */
+let latest = null;   /* the last sample that came */
 const poll = { timer: 0, running: false, failures: 0, needs_key: false };
 
 function svg(tag, attributes) {
@@ -141,7 +142,8 @@ function keepSample(sample) {
 }
 
 function showStats(s) {
-  keepSample({ ms: performance.now(), stats: s });
+  latest = { ms: performance.now(), stats: s };
+  keepSample(latest);
   setModel(s.model?.name);
   $("trouble").hidden = true;
   const work = ["running", "waiting"].filter(name => s[name] > 0)
@@ -150,7 +152,7 @@ function showStats(s) {
   showTiles(s);
   showFacts(s);
   showGroups(s);
-  showExperts(s.experts);
+  showExperts();
 }
 
 function setModel(name) {

@@ -75,6 +75,29 @@ def the_heat_map_can_show_the_last_seconds(page, mock):
 
 
 @check("server")
+def the_heat_map_stays_while_figures_fail(page, mock):
+    page.wait("!$('experts_on').hidden")
+    mock.stats_status = 500
+    page.wait("!$('trouble').hidden")
+    page.eval("$('layer').focus(); $('layer').value = '1'; $('layer').onchange()")
+    assert page.eval("!$('experts_on').hidden && $('experts_off').hidden && document.activeElement.id") == "layer"
+    assert "Expert 7: 170 tokens" in page.text("#heat_text"), page.text("#heat_text")
+    page.eval("for (let i = 0; i < KEPT; i++) keepSample(null); $('since').value = 'recent'; $('since').onchange()")
+    assert page.text("#heat_text") == "No tokens yet."
+
+
+@check("server", opens=False)
+def nothing_is_said_of_experts_before_it_is_known(page, mock):
+    mock.stats_status = 503
+    page.open(mock.url)
+    page.wait("!$('trouble').hidden")
+    assert page.eval("$('experts_box').offsetParent === null")
+    mock.stats_status = 200
+    page.click_text("Try now")
+    page.wait("$('experts_on').offsetParent !== null")
+
+
+@check("server")
 def models_of_any_shape_are_shown(page, mock):
     m, experts = mock.stats["model"], mock.stats["experts"]
     for count in (1, 16, 60, 128, 512):
