@@ -10,12 +10,25 @@ function askKey() {
       ? "It did not accept the last one. Keys are given out by whoever runs the server."
       : "Keys are given out by whoever runs the server. It goes to this server only.";
     $("key").value = "";
+    showKeyProblem("");
     $("key_keep").checked = recall("sessionStorage", "key") !== null;
     $("key_dialog").returnValue = "";
     $("key_dialog").showModal();
     $("key_dialog").onclose = () => resolve($("key_dialog").returnValue === "use");
   }).finally(() => { asking = null; });
   return asking;
+}
+
+/* What is wrong with a key, or "". */
+function keyProblem(text) {
+  if (text === "") return "Enter a key, or choose Cancel.";
+  return /^[!-~]+$/.test(text) ? ""
+    : "A key is of unaccented letters, digits and signs, without spaces.";
+}
+
+function showKeyProblem(problem) {
+  $("key").setAttribute("aria-invalid", String(problem !== ""));
+  $("key_problem").textContent = problem;
 }
 
 function setKey(value, keep) {
@@ -31,7 +44,10 @@ function setKey(value, keep) {
 
 $("key_form").onsubmit = event => {
   event.preventDefault();
-  setKey($("key").value.trim() || null, $("key_keep").checked);
+  const text = $("key").value.trim(), problem = keyProblem(text);
+  showKeyProblem(problem);
+  if (problem) return $("key").focus();
+  setKey(text, $("key_keep").checked);
   $("key_dialog").close("use");
   wakeStats();
 };

@@ -379,6 +379,25 @@ def a_key_is_asked_for_and_kept_as_the_user_wants(page, mock):
     page.wait("document.querySelector('.notice')?.innerText.includes('asks for a key')")
 
 
+@check("trouble", opens=False)
+def what_can_be_no_key_is_said_in_the_dialog(page, mock):
+    mock.key = "sesame"
+    page.open(mock.url)
+    page.wait("$('key_dialog').open")
+    for text, words in (("", "Enter a key"), ("   ", "Enter a key"), ("ключ", "unaccented"), ("a b", "without spaces")):
+        page.eval("$('key').value = ''; $('key').focus()")
+        page.write(text)
+        page.key("Enter")
+        assert words in page.text("#key_problem"), (text, page.text("#key_problem"))
+        assert page.eval("$('key_dialog').open && key === null && document.activeElement.id") == "key", text
+    page.eval("$('key').value = ''")
+    page.write(" sesame ")
+    page.key("Enter")
+    page.wait("!$('key_dialog').open && $('pill').innerText === 'Idle'")
+    page.eval("askKey(), 0")
+    assert page.text("#key_problem") == "" and page.eval("$('key').getAttribute('aria-invalid')") == "false"
+
+
 HOSTILE = """<script>window.hit = 1</script><img src=x onerror="window.hit = 1"> <svg onload=alert(1)>
 [a](javascript:alert(1)) **<b>bold</b>** `<i>code</i>` &lt;entity&gt; {{x}} ${x}
 - <a href="https://example.com">item</a>
