@@ -5,7 +5,7 @@ import time
 
 from browser import SHIFT
 from checks import answer, ask, check, done
-from mock import says
+from mock import refuses, says
 
 LONG = ("Here is a **plan** with `inline code` and averyveryverylongwordthatdoesnotendbeforetheedgeofaphone" + "x" * 80 +
         "\n\n- one\n- two\n\n```python\ndef total(xs):\n    return sum(x * 2 for x in xs)  # " + "a long comment " * 10 + "\n```\nDone.")
@@ -66,16 +66,17 @@ def everything_works_by_keyboard(page, mock):
 def focus_is_seen_everywhere(page, mock):
     page.wait("model !== null")
     seen = set()
-    page.eval("document.activeElement.blur()")
+    page.eval("document.activeElement.blur(); window.border = () => getComputedStyle(document.querySelector('.card')).borderColor;"
+              "window.unfocused = border(); 0")
     for _ in range(40):
         page.key("Tab")
         name, ok = page.eval("""(() => {
           const n = document.activeElement, s = getComputedStyle(n.localName === 'input' && n.type === 'radio' ? n.parentElement : n);
-          const card = n.id === 'prompt' && getComputedStyle(n.parentElement).borderColor;
-          return [n.id || n.innerText || n.ariaLabel || n.localName, n === document.body || s.outlineStyle !== 'none' || Boolean(card)] })()""")
-        assert ok, f"no outline: {name}"
+          const card = n.id === 'prompt' && border() !== unfocused;
+          return [n.id || n.innerText || n.ariaLabel || n.localName, n === document.body || s.outlineStyle !== 'none' || card] })()""")
+        assert ok, f"no outline, no other border: {name}"
         seen.add(name)
-    assert len(seen) > 10, seen
+    assert len(seen) > 10 and "prompt" in seen, seen
 
 
 @check("access")
@@ -139,6 +140,92 @@ def contrasts_are_those_of_wcag_aa(page, mock):
         for theme in (0, 1):
             ratio = contrast(colours[fg][theme], colours[bg][theme])
             assert ratio >= least, f"{fg} on {bg}, {('light', 'dark')[theme]}: {ratio:.2f}, expected {least}"
+
+
+# The text elements that are seen, each with its colour and what is below it as [r, g, b]; of fields
+# with a placeholder, that. The canvas knows every notation of a colour.
+TEXTS = """(() => {
+  const pen = Object.assign(document.createElement('canvas'), {width: 1, height: 1}).getContext('2d', {willReadFrequently: true});
+  const paint = colours => {
+    for (const colour of colours) { pen.fillStyle = colour; pen.fillRect(0, 0, 1, 1) }
+    return [...pen.getImageData(0, 0, 1, 1).data].slice(0, 3) };
+  const grounds = n => n ? [...grounds(n.parentElement), getComputedStyle(n).backgroundColor] : ['white'];
+  const opacity = n => n ? getComputedStyle(n).opacity * opacity(n.parentElement) : 1;
+  return [...document.querySelectorAll('body *')].flatMap(n => {
+    const asks = n.placeholder && !n.value;
+    const text = asks ? n.placeholder : n.value && n.localName !== 'button' ? n.value
+      : [...n.childNodes].filter(c => c.nodeType === 3).map(c => c.data.trim()).join('');
+    if (!text || !n.checkVisibility() || n.closest('.vh, .skip, option, svg, [type=radio], [type=checkbox]')) return [];
+    const style = getComputedStyle(n, asks ? '::placeholder' : null), below = grounds(n), name = n.id || n.className || n.localName;
+    if (opacity(n) * style.opacity !== 1) return [[`${name}: not opaque`, [0, 0, 0], [0, 0, 0]]];
+    return [[`${name}: ${text.slice(0, 30)}`, paint([...below, style.color]), paint(below)]] }) })()"""
+
+
+def least_contrast(page):
+    """Every text that is seen now must have 4.5:1; the names of what was looked at."""
+    found = page.eval(TEXTS)
+    for name, ink, ground in found:
+        ratio = contrast(*("".join(f"{c:02x}" for c in colour) for colour in (ink, ground)))
+        assert ratio >= 4.5, f"{name}: {ink} on {ground}, {ratio:.2f}"
+    return [name for name, _, _ in found]
+
+
+def texts_have_contrast(page, mock):
+    page.wait("!$('experts_on').hidden")
+    names = least_contrast(page)
+    mock.answers += [says(LONG), says(" text."), refuses(500, "oops")]
+    ask(page, "x")
+    done(page)
+    page.eval("setMode('complete')")
+    for text in ("A", "y"):
+        ask(page, text)
+        done(page)
+    page.click_text("Edit")
+    page.eval("$('heat_details').open = true")
+    page.eval("$('prompt').value = ''")
+    names += least_contrast(page)
+    page.eval("setView('settings'); $('temperature').value = 'hot'; $('temperature').oninput(); settingsHold()")
+    names += least_contrast(page)
+    mock.stats_status = 500
+    page.wait("!$('trouble').hidden")
+    page.eval("setView('server')")
+    names += least_contrast(page)
+    page.eval("askKey(), 0")
+    page.key("Enter")
+    names += least_contrast(page)
+    for part in ("prompt: Write", "given: A", "max_tokens: default", "temperature: hot", "send_problem: Not sent", "notice: The server",
+                 "trouble_text: ", "key_problem: Enter", "edit_cancel", "inline code", "pill: No figures", "th: ", "small: tok/s"):
+        assert any(part in name for name in names), f"{part} was not seen"
+
+
+for dark in (False, True):
+    def of_this_theme(page, mock):
+        texts_have_contrast(page, mock)
+    of_this_theme.__name__ = f"texts_have_contrast_{'dark' if dark else 'light'}"
+    check("access", dark=dark)(of_this_theme)
+
+
+@check("access")
+def nothing_is_lost_in_colours_of_the_users_choosing(page, mock):
+    page.wait("!$('experts_on').hidden")
+    page.eval("document.activeElement.blur()")
+    for theme in ("light", "dark"):
+        page.call("Emulation.setEmulatedMedia", {"features": [{"name": "forced-colors", "value": "active"},
+                                                              {"name": "prefers-color-scheme", "value": theme}]})
+        grounds = page.eval("""(() => { const ground = (s, pseudo) => getComputedStyle(document.querySelector(s), pseudo).backgroundColor;
+          return { cells: [...document.querySelectorAll('#heat [role=gridcell]')].map(c => getComputedStyle(c).backgroundColor),
+            page: ground('body'), bar: ground('#ranks .bar i'), empty: ground('#ranks .bar'), dot: ground('#pill', '::before'),
+            tab: ground('nav [aria-current=true]'), tabs: ground('nav [aria-current=false][data-view=settings]'),
+            mode: ground('.switch label:has(:checked)'), modes: ground('.switch label:not(:has(:checked))'),
+            legend: getComputedStyle(document.querySelector('.legend i')).backgroundImage } })()""")
+        assert len(set(grounds["cells"])) == 8, grounds
+        assert grounds["bar"] != grounds["empty"] and grounds["dot"] != grounds["page"] and "gradient" in grounds["legend"], grounds
+        assert grounds["tab"] != grounds["tabs"] and grounds["mode"] != grounds["modes"], grounds
+        ring = "getComputedStyle(document.querySelector('.card')).outlineStyle"
+        assert page.eval(ring) == "none"
+        page.eval("$('prompt').focus()")
+        assert page.eval(ring) == "solid", "focus is not seen"
+        page.eval("$('prompt').blur()")
 
 
 @check("access", reduced_motion=True)
@@ -228,3 +315,17 @@ def it_fits_in_320_px_with_large_counts(page, mock):
     page.eval("setView('server')")
     assert page.eval("document.documentElement.scrollWidth <= innerWidth") and not overflow(page), overflow(page)
     assert page.eval("document.title").startswith("a-model")
+
+
+@check("look", width=320, height=480, mobile=True)
+def one_line_has_the_views_and_one_the_buttons_in_320_px(page, mock):
+    for mode in ("chat", "complete"):
+        page.eval(f"setMode('{mode}')")
+        ask(page, "x")
+        done(page)
+        tops = page.eval("['clear', 'send'].map(id => $(id).getBoundingClientRect().top)")
+        assert tops[0] == tops[1], (mode, tops)
+    for view in ("chat", "server", "settings"):
+        page.click_text(view.capitalize())
+        boxes = page.eval("[...document.querySelectorAll('nav button')].map(b => [b.offsetHeight, b.scrollWidth - b.clientWidth])")
+        assert boxes == [[44, 0]] * 3, (view, boxes)
