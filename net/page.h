@@ -1,9 +1,9 @@
 /* page: the web page at `/`, a chat and a live view of the server.
  *
- * One HTML file, net/page.html, is part of the program. It loads nothing from elsewhere and speaks
- * to the API of its own server only, which its Content-Security-Policy makes sure of: its script
- * and its style are named there by their hashes, so nothing else can run. The page is open to
- * everybody; it asks for a key when the API does.
+ * One HTML file, made of the files of net/page, is part of the program. It loads nothing from
+ * elsewhere and speaks to the API of its own server only, which its Content-Security-Policy makes
+ * sure of: its script and its style are named there by their hashes, so nothing else can run. The
+ * page is open to everybody; it asks for a key when the API does.
  *
  *   struct page page;
  *   page_init(&page);
