@@ -201,7 +201,7 @@ static bool ask_http_parser(struct http_head *h, const struct buffer *whole) {
 /* Makes strings of the fields, in place: what follows a name or a value is no part of either. */
 static void cut_fields(struct http_head *h) {
     char *bytes = h->bytes.data;
-    for (int32_t i = 0; i < h->num_fields; i++) {
+    for (int32_t i = 0; i < h->num_places; i++) {
         uint32_t value = h->places[i].value, end = h->places[i].end;
         bytes[value - 1] = '\0'; /* the colon */
         while (value < end && (bytes[value] == ' ' || bytes[value] == '\t'))
@@ -211,6 +211,7 @@ static void cut_fields(struct http_head *h) {
         bytes[end] = '\0';
         h->fields[i] = (struct http_field){bytes + h->places[i].name, bytes + value};
     }
+    h->num_fields = h->num_places;
 }
 
 static bool finish(struct http_head *h) {
@@ -228,9 +229,9 @@ static bool finish(struct http_head *h) {
 /* ---- byte by byte ---- */
 
 static bool start_field(struct http_head *h) {
-    if (h->num_fields == HTTP_MAX_HEADERS)
+    if (h->num_places == HTTP_MAX_HEADERS)
         return refuse(h, 431, "more than 100 headers");
-    h->places[h->num_fields].name = (uint32_t)h->bytes.len - 1;
+    h->places[h->num_places].name = (uint32_t)h->bytes.len - 1;
     h->state = NAME;
     return true;
 }
@@ -250,7 +251,7 @@ static bool on_line_start(struct http_head *h, char c) {
 
 static bool on_name(struct http_head *h, char c) {
     if (c == ':') {
-        h->places[h->num_fields].value = (uint32_t)h->bytes.len;
+        h->places[h->num_places].value = (uint32_t)h->bytes.len;
         h->state = VALUE;
         return true;
     }
@@ -262,7 +263,7 @@ static bool on_name(struct http_head *h, char c) {
 
 static bool on_value(struct http_head *h, char c) {
     if (c == '\r') {
-        h->places[h->num_fields++].end = (uint32_t)h->bytes.len - 1;
+        h->places[h->num_places++].end = (uint32_t)h->bytes.len - 1;
         h->state = VALUE_LF;
         return true;
     }

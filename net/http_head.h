@@ -38,7 +38,8 @@ struct http_field {
     const char *name, *value; /* NUL-terminated; the value without spaces around it */
 };
 
-/* Fields are for reading, once http_head_feed has said that it is complete. */
+/* Fields are for reading, once http_head_feed has said that it is complete. Of a head that is not,
+ * or that is refused, there may be no header yet (num_fields). */
 struct http_head {
     enum http_method method;
     int32_t version_minor; /* HTTP/1.0 or 1.1 */
@@ -56,6 +57,7 @@ struct http_head {
     int32_t state;
     size_t line_bytes;
     int32_t num_blank;
+    int32_t num_places; /* num_fields follows when the head is complete */
     struct {
         uint32_t name, value, end; /* offsets in bytes */
     } places[HTTP_MAX_HEADERS];
@@ -74,7 +76,7 @@ bool http_head_begun(const struct http_head *h);
  * sets *used to how many. */
 enum http_head_result http_head_feed(struct http_head *h, const char *data, size_t len,
                                      size_t *used);
-/* The value of a header, names in any case; NULL without it. */
+/* The value of a header, names in any case; NULL without it, and while the head is not complete. */
 const char *http_head_value(const struct http_head *h, const char *name);
 
 #ifdef __cplusplus

@@ -252,6 +252,27 @@ TEST(Http, PagesOfOtherOriginsAreLetInOnlyWhenAsked) {
     }
 }
 
+/* Whether the answer names an origin is decided without the headers, where there are none yet. */
+TEST(Http, RefusedHeadsAreAnsweredWhereOtherOriginsAreLetIn) {
+    struct http_rig r;
+    struct net_client c;
+    struct http_answer a = {0};
+    http_rig_init(&r);
+    r.f.options.cors_origin = "*";
+    r.f.options.http_timeouts.head_ms = 200;
+    START(r, c);
+    http_client_ask(&c, "GET /version HTTP/1.1\r\n" HOST "bad header\r\n\r\n", &a);
+    EXPECT_INT_EQ(a.status, 400);
+    net_client_close(&c);
+    ASSERT_TRUE(net_client_open(&c, net_fixture_http(&r.f), 0));
+    http_client_ask(&c, "GET /version HTTP/1.1\r\n" HOST "Origin: http://a\r\n", &a);
+    EXPECT_INT_EQ(a.status, 408);
+    net_client_close(&c);
+    http_expect_well(&r.f);
+    http_answer_deinit(&a);
+    http_rig_stop(&r);
+}
+
 TEST(Http, AContinueComesOnlyWhenTheBodyIsWanted) {
     struct http_rig r;
     struct net_client c;

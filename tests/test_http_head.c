@@ -236,6 +236,24 @@ TEST(HttpHead, BadChunksAreRefused) {
     }
 }
 
+/* An answer to what is refused, or comes too late, asks for headers too. */
+TEST(HttpHead, BeforeItIsCompleteAHeadHasNoHeaders) {
+    static const char *const starts[] = {
+        "GET / HTTP/1.1\r\n" HOST,
+        "GET / HTTP/1.1\r\n" HOST "A: b\r",
+        "GET / HTTP/1.1\r\n" HOST "bad header",
+        "GET / HTTP/1.1\r\n" HOST "A: b\r\n\r",
+    };
+    for (size_t i = 0; i < sizeof starts / sizeof *starts; i++) {
+        struct http_head h;
+        size_t used;
+        http_head_init(&h);
+        EXPECT_TRUE(http_head_feed(&h, starts[i], strlen(starts[i]), &used) != HTTP_HEAD_COMPLETE);
+        EXPECT_TRUE(http_head_value(&h, "Host") == NULL);
+        http_head_deinit(&h);
+    }
+}
+
 /* `n` times a character, between two texts; returns how it is understood. */
 static int status_of(const char *before, char c, size_t n, const char *after) {
     struct buffer bytes = {0}, out = {0};

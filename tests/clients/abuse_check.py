@@ -364,7 +364,7 @@ def check_clock_jumps(program):
 
 if __name__ == "__main__":
     program = sys.argv[1]
-    served_one = Served(program)
+    served_one = Served(program, "--cors-origin", "https://page.example")
     checks = Checks()
     own = [check_more_connections_than_there_may_be, check_no_file_descriptors_left, check_a_full_disk_under_the_log,
            check_clock_jumps]

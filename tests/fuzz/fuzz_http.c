@@ -33,6 +33,9 @@ static void check_head(const char *bytes, size_t size) {
         CHECK(head.chunked == (codings == 1), "chunked");
     } else if (head.problem.status) {
         CHECK(head.problem.status >= 400 && head.problem.status <= 505, "status");
+        CHECK(!http_head_value(&head, ""), "a header without a name"); /* looks at all of them */
+    } else {
+        CHECK(!http_head_value(&head, "host"), "a header before the head is complete");
     }
     http_head_deinit(&head);
 }
