@@ -126,7 +126,7 @@ const struct option option_table[] = {
     {"tls-key", "--ssl-keyfile --ssl-key-file", OPT_STRING, CMD_SERVE, AT(server.tls_key), 0, 0, NULL,
      "PEM file of its private key"},
     {"cors-origin", "", OPT_STRING, CMD_SERVE, AT(server.cors_origin), 0, 0, NULL,
-     "origin whose web pages may use HTTP, or *; without it no other's"},
+     "origin whose web pages may use HTTP (without it the server's own), or *"},
     {"max-connections", "", OPT_INT, CMD_SERVE, AT(server.max_connections), 1, 1 << 20, NULL,
      "clients at once"},
     {"max-requests-per-connection", "", OPT_INT, CMD_SERVE, AT(server.max_requests_per_connection), 1, 1 << 20, NULL,

@@ -38,11 +38,17 @@ struct http_error http_error_of_status(int status) {
         int status;
         const char *code;
     } codes[] = {
-        {400, "invalid_request"},    {404, "not_found"},
-        {405, "method_not_allowed"}, {408, "timeout"},
-        {413, "body_too_large"},     {414, "uri_too_long"},
-        {417, "expectation_failed"}, {431, "header_too_large"},
-        {501, "not_implemented"},    {505, "http_version_not_supported"},
+        {400, "invalid_request"},
+        {403, "origin_not_allowed"},
+        {404, "not_found"},
+        {405, "method_not_allowed"},
+        {408, "timeout"},
+        {413, "body_too_large"},
+        {414, "uri_too_long"},
+        {417, "expectation_failed"},
+        {431, "header_too_large"},
+        {501, "not_implemented"},
+        {505, "http_version_not_supported"},
     };
     for (size_t i = 0; i < sizeof codes / sizeof *codes; i++)
         if (codes[i].status == status)

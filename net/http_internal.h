@@ -1,5 +1,5 @@
-/* http_internal: what http_session.c (reading), http_exchange.c (answering) and http_route.c
- * (finding the route) share. */
+/* http_internal: what http_session.c (reading), http_exchange.c (answering), http_route.c
+ * (finding the route) and http_origin.c (web pages) share. */
 #pragma once
 
 #include "net/http_body.h"
@@ -27,6 +27,7 @@ struct http_exchange {
     char id[MAX_REQUEST_ID + 1];
     const struct http_route *route; /* NULL: the request is answered without one */
     int refusal;                    /* status to answer with in place of the route; 0: none */
+    const char *refusal_text;       /* that says more, static; NULL: none */
     struct http_watcher watcher;
     struct buffer headers; /* added by the route */
     bool keep_alive;       /* the connection goes on behind the answer */
@@ -56,14 +57,19 @@ void http_stream_ping(struct http_exchange *x);
 
 /* http_route.c */
 /* Finds the route of a complete head and whether the client may use it: sets x->route or
- * x->refusal, and the request's key. */
+ * x->refusal with its text, and the request's key. */
 void http_route_find(struct http_exchange *x);
 /* Answers OPTIONS, of a browser before a request to another origin among them. */
 void http_route_options(struct http_exchange *x);
 /* Appends the methods of a path, as "GET, HEAD, OPTIONS". */
 void http_route_methods(const struct http_sessions *s, const char *path, struct buffer *out);
+
+/* http_origin.c */
 /* Is the request of a page of the origin that --cors-origin allows? */
 bool http_cors_allows(const struct http_exchange *x);
+/* Why the request may be of a web page that may not use the server; NULL when it may. Its head is
+ * complete. */
+const char *http_foreign_page(const struct http_exchange *x);
 
 #ifdef __cplusplus
 }

@@ -78,6 +78,8 @@ static int refusal(struct http_exchange *x, const struct http_route *any,
         return 404;
     if (!r)
         return 405;
+    if (!r->open && (x->refusal_text = http_foreign_page(x)))
+        return 403;
     if (!find_key(x, r->open))
         return 401;
     return !r->always && (s->draining || !s->dispatch) ? 503 : 0;
@@ -95,13 +97,7 @@ void http_route_find(struct http_exchange *x) {
     x->route = r;
 }
 
-/* ---- OPTIONS and other origins ---- */
-
-bool http_cors_allows(const struct http_exchange *x) {
-    const char *allowed = x->session->shared->options->cors_origin;
-    const char *origin = http_head_value(&x->head, "origin");
-    return allowed && origin && (!strcmp(allowed, "*") || !strcasecmp(allowed, origin));
-}
+/* ---- OPTIONS ---- */
 
 void http_route_options(struct http_exchange *x) {
     struct buffer methods = {0};

@@ -98,7 +98,7 @@ static void on_request(struct http_exchange *x) {
     x->request.body = x->body.bytes.data ? x->body.bytes.data : "";
     x->request.body_len = x->body.bytes.len;
     if (x->refusal)
-        http_refuse(x, x->refusal, NULL);
+        http_refuse(x, x->refusal, x->refusal_text);
     else if (x->route)
         x->route->fn(x->route->ctx, x);
     else
@@ -118,7 +118,7 @@ static void on_head(struct http_exchange *x) {
     else if (rc == HTTP_BODY_COMPLETE)
         on_request(x);
     else if (x->refusal && x->head.expects_continue)
-        refuse_and_close(x, x->refusal, NULL); /* the body may come or not */
+        refuse_and_close(x, x->refusal, x->refusal_text); /* the body may come or not */
     else if (x->head.expects_continue)
         buffer_puts(conn_out(s->conn), "HTTP/1.1 100 Continue\r\n\r\n");
     else

@@ -4,8 +4,8 @@
  * it waits, in a bounded buffer, so answers come in the order of the requests. What is refused
  * before its route is called: malformed requests (400, 413, 414, 417, 431, 501, 505; the connection
  * closes, as the next request's beginning is not certain), unknown paths and methods (404, 405),
- * missing keys (401), and everything while the model loads or the server drains (503), but routes
- * that are `always` there.
+ * web pages of others (403), missing keys (401), and everything while the model loads or the server
+ * drains (503), but routes that are `always` there.
  *
  * A client that ends its side while its request is being answered is taken for gone, as proxies
  * take it. Loop thread only.
@@ -35,6 +35,7 @@ struct http_sessions {
     const struct http_route *tables[HTTP_MAX_TABLES]; /* borrowed; the first match counts */
     int32_t num_tables;
     bool draining, expired;
+    bool on_loopback;          /* clients come by TCP, and from this machine only */
     uint64_t id_base, next_id; /* of requests that bring none */
     struct http_counters counters;
     int64_t date_s; /* second that `date` says */

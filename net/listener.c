@@ -210,6 +210,10 @@ bool listener_is_local(const struct listener *l) {
     return address_is_local(&l->bound);
 }
 
+bool listener_is_loopback(const struct listener *l) {
+    return listener_is_local(l) && l->bound.socket.ss_family != AF_UNIX;
+}
+
 /* ---- the end ---- */
 
 void listener_unlink(struct listener *l) {

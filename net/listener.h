@@ -36,6 +36,8 @@ int listener_start(struct listener *l, struct error *error);
 const char *listener_address(const struct listener *l);
 /* Can only this machine reach it? */
 bool listener_is_local(const struct listener *l);
+/* The same, and by TCP, where other machines' names may lead to it. */
+bool listener_is_loopback(const struct listener *l);
 /* Removes the file of a Unix socket, in a process that is about to end. */
 void listener_unlink(struct listener *l);
 /* Stops and frees it, when the loop runs next; NULL is fine. */

@@ -141,8 +141,10 @@ static int open_service(struct server *s, struct service *service, const char *a
 static int open_http(struct server *s, struct error *error) {
     struct error why = {0};
     int rc = open_service(s, &s->http, s->options.http, "--http", &why);
-    if (rc == 0 && s->http.listener)
+    if (rc == 0 && s->http.listener) {
+        s->http_sessions.on_loopback = listener_is_loopback(s->http.listener);
         rc = listener_listen(s->http.listener, &why);
+    }
     if (rc == ERR_IO && s->options.http == server_default_http) {
         log_warn("%s; going on without HTTP", why.text);
         listener_close(s->http.listener);

@@ -83,6 +83,9 @@ TEST(Listeners, UnixSocketsServeBothProtocols) {
     ASSERT_TRUE(unix_open(&c, http));
     http_client_ask(&c, "GET /version HTTP/1.1\r\n" HOST "\r\n", &a);
     EXPECT_INT_EQ(a.status, 200);
+    /* Only this machine's programs have the file, whatever they call the server. */
+    http_client_ask(&c, "GET /tree/x HTTP/1.1\r\nHost: any.example\r\n\r\n", &a);
+    EXPECT_INT_EQ(a.status, 200);
     /* Gone clients are noticed here, too. */
     net_client_puts(&c, "GET /hold HTTP/1.1\r\n" HOST "\r");
     http_rig_wait(&r.held, 1);
