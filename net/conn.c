@@ -1,10 +1,12 @@
 #include "conn.h"
 
+#include <linux/sockios.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -62,7 +64,7 @@ struct conn {
     size_t dropped_bytes; /* input received since conn_finish */
     size_t charged_bytes; /* this connection's part of set->buffered_bytes */
     uint64_t written;     /* handed to the socket in all */
-    uint64_t last_taken;  /* of these, taken by the peer's side at the last tick */
+    uint64_t last_taken;  /* taken_bytes at the last tick */
     int64_t deadline_us;  /* of the state, once it is not CONN_OPEN */
     int64_t taken_us;     /* when the peer last took something, or was not congested */
     int64_t last_write_us;
@@ -76,9 +78,15 @@ static size_t unsent_bytes(const struct conn *c) {
     return c->out.len + encrypted + uv_stream_get_write_queue_size(&c->io.stream);
 }
 
-/* Bytes that have gone to the kernel. */
+/* Bytes that the peer's side has acknowledged; of a Unix socket about those that it has read. That
+ * our kernel takes some says less: once its buffer is full it waits until a third of it is free,
+ * which a slow reader needs minutes for. */
 static uint64_t taken_bytes(const struct conn *c) {
-    return c->written - uv_stream_get_write_queue_size(&c->io.stream);
+    uv_os_fd_t fd;
+    int waiting = 0; /* in our kernel */
+    if (uv_fileno(&c->io.handle, &fd) == 0)
+        ioctl(fd, SIOCOUTQ, &waiting);
+    return c->written - uv_stream_get_write_queue_size(&c->io.stream) - (uint64_t)waiting;
 }
 
 /* ---- closing ---- */

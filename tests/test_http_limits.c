@@ -174,6 +174,36 @@ TEST(HttpLimits, ASlowReaderGetsEverything) {
     http_rig_stop(&r);
 }
 
+/* The kernel takes nothing more for long, as it waits for a good part of its buffer to be free:
+ * what counts is what the client reads. */
+TEST(HttpLimits, ASlowButSteadyReaderIsNotCutOff) {
+    enum { BYTES = 12000000, READS = 150, STALL_MS = 700 };
+    struct http_rig r;
+    struct net_client c;
+    char piece[2048], ask[64];
+    size_t got = 0;
+    ssize_t n = 1;
+    http_rig_init(&r);
+    r.f.options.http_timeouts.stall_ms = STALL_MS;
+    r.f.options.max_unsent_bytes = 2 * BYTES;
+    ASSERT_TRUE(net_fixture_start(&r.f));
+    ASSERT_TRUE(net_client_open(&c, net_fixture_http(&r.f), 4096));
+    snprintf(ask, sizeof ask, "GET /big?%d HTTP/1.1\r\n" HOST "\r", BYTES);
+    net_client_puts(&c, ask);
+    for (int i = 0; i < READS && n > 0; i++) { /* five times as long as it may stall */
+        usleep(5 * STALL_MS * 1000 / READS);
+        n = recv(c.fd, piece, sizeof piece, 0);
+        got += n > 0 ? (size_t)n : 0;
+    }
+    net_client_puts(&c, "GET /version HTTP/1.1\r\n" HOST "Connection: close\r\n\r");
+    while ((n = recv(c.fd, piece, sizeof piece, 0)) > 0)
+        got += (size_t)n;
+    EXPECT_INT_EQ(n, 0); /* no reset */
+    EXPECT_INT_GT(got, BYTES);
+    net_client_close(&c);
+    http_rig_stop(&r);
+}
+
 /* ---- too many ---- */
 
 TEST(HttpLimits, OneConnectionTooManyIsToldSo) {
