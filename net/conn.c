@@ -49,6 +49,7 @@ struct conn {
     struct conn *next_dirty;
     bool dirty;
     enum conn_state state;
+    bool refused;          /* one too many */
     bool eof;              /* the peer sends no more */
     bool reading;          /* uv_read_start is in force */
     bool paused;           /* by the handler */
@@ -99,6 +100,7 @@ static void on_closed(uv_handle_t *handle) {
     tls_close(c->tls);
     s->count--;
     s->num_http -= c->port->http;
+    s->num_refused -= c->refused;
     free(c);
     if (s->count == 0 && s->on_empty)
         s->on_empty(s->on_empty_ctx);
@@ -550,8 +552,18 @@ void conn_refuse(const struct conn_port *port, int fd) {
     close(fd);
 }
 
+/* Closing at once would reset the connection, because of what the client has sent or sends next: it
+ * would not read why. */
+static void refuse_and_finish(struct conn *c) {
+    c->refused = true;
+    c->set->num_refused++;
+    buffer_append(conn_out(c), c->port->refusal->data, c->port->refusal->len);
+    conn_finish(c);
+}
+
 void conn_accept(struct conn_set *s, const struct conn_port *port, int fd) {
-    if (s->count >= s->limits.max_connections) {
+    bool full = s->count - s->num_refused >= s->limits.max_connections;
+    if (full && s->num_refused >= CONN_MAX_REFUSED) {
         conn_refuse(port, fd);
         return;
     }
@@ -576,6 +588,8 @@ void conn_accept(struct conn_set *s, const struct conn_port *port, int fd) {
         conn_abort(c);
         return;
     }
+    if (full)
+        refuse_and_finish(c);
     update_reading(c);
 }
 

@@ -50,7 +50,10 @@ struct conn_handler {
     void (*on_close)(void *session);
 };
 
-enum { CONN_TICK_MS = 100 };
+enum {
+    CONN_TICK_MS = 100,
+    CONN_MAX_REFUSED = 32, /* connections too many that are given time to read so */
+};
 
 /* What the connections of one listener have in common. Borrowed; outlives them. */
 struct conn_port {
@@ -78,6 +81,7 @@ struct conn_set {
     void *on_empty_ctx;
     struct conn *all, *dirty;
     int32_t count, num_http; /* all; those of ports of HTTP */
+    int32_t num_refused;     /* of all, those beyond max_connections */
     size_t buffered_bytes;
     bool hurry; /* shutting down: do not wait for slow peers when closing */
     uv_prepare_t prepare;
@@ -99,7 +103,7 @@ void conn_set_abort_all(struct conn_set *s);
 void conn_set_close(struct conn_set *s);
 
 /* Takes over an accepted socket that does not block. Beyond max_connections the port's refusal is
- * sent and the socket closed. */
+ * sent and the connection finished (conn_finish); beyond CONN_MAX_REFUSED of these, conn_refuse. */
 void conn_accept(struct conn_set *s, const struct conn_port *port, int fd);
 /* Sends the port's refusal, as far as the socket takes it at once, and closes it. */
 void conn_refuse(const struct conn_port *port, int fd);

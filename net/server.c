@@ -323,7 +323,8 @@ static void on_sample(uv_timer_t *timer) {
 static void set_up(struct server *s) {
     uint64_t sample_ms = (uint64_t)s->options.stall_timeout_s * 250;
     /* One descriptor a client. */
-    limits_raise_files((uint64_t)s->options.max_connections + SPARE_FILES, "--max-connections");
+    limits_raise_files((uint64_t)s->options.max_connections + CONN_MAX_REFUSED + SPARE_FILES,
+                       "--max-connections");
     conn_set_init(&s->conns);
     uv_timer_init(&s->loop, &s->drain_timer);
     uv_timer_init(&s->loop, &s->sample_timer);
@@ -448,11 +449,17 @@ static void prepare_conns(struct server *s) {
 static void prepare_services(struct server *s) {
     static const char full[] = "the server has as many connections as it takes (--max-connections)";
     struct http_error e = {503, "unavailable_error", "overloaded"};
+    struct buffer body = {0};
     answer_error(&s->line.refusal, NULL, ERR_OVERLOADED, NULL, full);
-    buffer_puts(&s->http.refusal, "HTTP/1.1 503 Service Unavailable\r\n"
-                                  "Content-Type: application/json\r\n"
-                                  "Retry-After: 1\r\nConnection: close\r\n\r\n");
-    http_error_body(&s->http.refusal, &e, NULL, full);
+    http_error_body(&body, &e, NULL, full);
+    buffer_printf(&s->http.refusal,
+                  "HTTP/1.1 503 Service Unavailable\r\n"
+                  "Content-Type: application/json\r\n"
+                  "Content-Length: %zu\r\n"
+                  "Retry-After: 1\r\nConnection: close\r\n\r\n",
+                  body.len);
+    buffer_append(&s->http.refusal, body.data, body.len);
+    buffer_deinit(&body);
     http_sessions_init(&s->http_sessions, &s->options);
     http_health_init(&s->health, &s->http_sessions);
     http_sessions_add(&s->http_sessions, s->health.routes);

@@ -12,6 +12,7 @@
 
 #include "host/clock.h"
 #include "host/log.h"
+#include "net/conn.h"
 #include "net/keys.h"
 #include "tests/http_client.h"
 #include "tests/shim.h"
@@ -210,6 +211,8 @@ TEST(HttpLimits, OneConnectionTooManyIsToldSo) {
     struct http_rig r;
     struct net_client c[3];
     struct http_answer a = {0};
+    static char body[200000];
+    char value[256];
     http_rig_init(&r);
     r.f.options.max_connections = 2;
     START(r, c[0]);
@@ -219,11 +222,49 @@ TEST(HttpLimits, OneConnectionTooManyIsToldSo) {
     http_client_read(&c[2], true, &a);
     EXPECT_INT_EQ(a.status, 503);
     EXPECT_TRUE(strstr(a.body.data, "--max-connections") != NULL);
+    EXPECT_TRUE(*http_answer_value(&a, "Content-Length", value));
     net_client_close(&c[2]);
+    /* Clients that send their whole request before they read are told so, too. */
+    memset(body, 'x', sizeof body);
+    for (int i = 0; i < 20; i++) {
+        ASSERT_TRUE(net_client_open(&c[2], net_fixture_http(&r.f), 0));
+        usleep(5 * 1000); /* the server has had its say */
+        net_client_puts(&c[2], "POST /echo HTTP/1.1\r\n" HOST "Content-Length: 200000\r\n\r");
+        EXPECT_TRUE(net_client_send(&c[2], body, sizeof body));
+        http_client_read(&c[2], true, &a);
+        EXPECT_INT_EQ(a.status, 503);
+        net_client_close(&c[2]);
+    }
     http_client_ask(&c[0], "GET /version HTTP/1.1\r\n" HOST "\r\n", &a);
     EXPECT_INT_EQ(a.status, 200);
     net_client_close(&c[0]);
     net_client_close(&c[1]);
+    http_answer_deinit(&a);
+    http_rig_stop(&r);
+}
+
+/* More refused clients than are given time; then there is room at once, although they are not gone.
+ */
+TEST(HttpLimits, RefusedClientsTakeNobodysPlace) {
+    enum { REFUSED = 2 * CONN_MAX_REFUSED };
+    struct http_rig r;
+    struct net_client c, refused[REFUSED];
+    struct http_answer a = {0};
+    http_rig_init(&r);
+    r.f.options.max_connections = 1;
+    START(r, c);
+    for (int i = 0; i < REFUSED; i++) {
+        ASSERT_TRUE(net_client_open(&refused[i], net_fixture_http(&r.f), 0));
+        http_client_read(&refused[i], true, &a);
+        EXPECT_INT_EQ(a.status, 503);
+    }
+    http_client_ask(&c, "GET /version HTTP/1.1\r\n" HOST "Connection: close\r\n\r\n", &a);
+    EXPECT_STR_EQ(net_client_rest(&c), "");
+    net_client_close(&c);
+    usleep(20 * 1000);
+    http_expect_well(&r.f);
+    for (int i = 0; i < REFUSED; i++)
+        net_client_close(&refused[i]);
     http_answer_deinit(&a);
     http_rig_stop(&r);
 }

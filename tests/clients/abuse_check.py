@@ -283,7 +283,7 @@ def check_more_connections_than_there_may_be(program):
     held = [connect(s) for _ in range(50)]
     time.sleep(0.3)
     extra = [say(s, "GET /health HTTP/1.1\r\nHost: x\r\n\r\n", 10) for _ in range(20)]
-    assert all(status_of(a) in (0, 429, 503) for a in extra), extra
+    assert all(status_of(a) == 503 for a in extra), extra
     for c in held:
         c.close()
     time.sleep(0.5)
