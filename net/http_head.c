@@ -31,7 +31,7 @@ void http_head_deinit(struct http_head *h) {
 }
 
 bool http_head_begun(const struct http_head *h) {
-    return h->bytes.len > 0 || h->num_blank > 0 || h->state != BEFORE;
+    return h->state > BEFORE_LF;
 }
 
 const char *http_head_value(const struct http_head *h, const char *name) {

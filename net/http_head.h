@@ -70,7 +70,7 @@ enum http_head_result { HTTP_HEAD_MORE, HTTP_HEAD_COMPLETE, HTTP_HEAD_REFUSED };
 
 void http_head_init(struct http_head *h);
 void http_head_deinit(struct http_head *h);
-/* Has any byte of the head come? */
+/* Has any byte of the head come? Blank lines in front are none. */
 bool http_head_begun(const struct http_head *h);
 /* Takes bytes up to the head's end, or to the first that is refused (then `problem` says why), and
  * sets *used to how many. */

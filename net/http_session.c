@@ -126,7 +126,10 @@ static void on_head(struct http_exchange *x) {
 }
 
 static void read_head(struct http_exchange *x, const char *data, size_t len, size_t *used) {
+    bool begun = http_head_begun(&x->head);
     enum http_head_result rc = http_head_feed(&x->head, data, len, used);
+    if (!begun && http_head_begun(&x->head))
+        x->session->since_us = clock_us();
     if (rc == HTTP_HEAD_REFUSED)
         refuse_and_close(x, x->head.problem.status, x->head.problem.text);
     else if (rc == HTTP_HEAD_COMPLETE)
@@ -149,10 +152,8 @@ static bool is_answering(const struct http_session *s) {
 static void read_requests(struct http_session *s) {
     size_t at = 0, used;
     while (at < s->in.len && !s->closing && !is_answering(s) && !conn_congested(s->conn)) {
-        if (!s->exchange) {
+        if (!s->exchange)
             s->exchange = exchange_create(s);
-            s->since_us = clock_us();
-        }
         if (s->exchange->phase == READING_HEAD)
             read_head(s->exchange, s->in.data + at, s->in.len - at, &used);
         else
@@ -191,9 +192,14 @@ static void expire(struct http_session *s) {
         http_answer_error(x, ERR_SHUTTING_DOWN, NULL, error_text(ERR_SHUTTING_DOWN));
 }
 
+/* Is there any part of a request? Some clients send a blank line behind one. */
+static bool has_begun(const struct http_session *s) {
+    return s->exchange && http_head_begun(&s->exchange->head);
+}
+
 /* Too slow with the head or the body, or silent for too long. */
 static void time_out(struct http_session *s) {
-    if (s->exchange && http_head_begun(&s->exchange->head))
+    if (has_begun(s))
         refuse_and_close(s->exchange, 408, "the request was not completed in time");
     else
         finish(s);
@@ -201,7 +207,7 @@ static void time_out(struct http_session *s) {
 
 static int64_t limit_ms(const struct http_session *s) {
     const struct http_timeouts *t = &s->shared->options->http_timeouts;
-    if (s->exchange)
+    if (has_begun(s))
         return s->exchange->phase == READING_HEAD ? t->head_ms : t->body_ms;
     return s->used ? t->idle_ms : t->first_byte_ms;
 }
@@ -245,7 +251,7 @@ static void on_service(void *session) {
     read_requests(s);
     if (s->closing)
         return;
-    bool idle = !s->exchange && s->in.len == 0;
+    bool idle = !has_begun(s) && s->in.len == 0;
     bool cut_short = s->eof && (s->exchange || idle);
     if (cut_short || (idle && s->shared->draining))
         finish(s);

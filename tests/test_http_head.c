@@ -67,7 +67,9 @@ TEST(HttpHead, RequestsAreTakenApart) {
          "GET / 1.1 keep [Host=h][Upgrade=h2c][Connection=Upgrade] ''\n"},
         {"GET / HTTP/1.1\r\n" HOST, "...\n"},
         {"G", "...\n"},
-        {"\r", "...\n"},
+        {"\r", ""},
+        {"\r\n\r\n", ""},
+        {"\r\nG", "...\n"},
     };
     EXPECT_ALL(cases);
 }

@@ -53,7 +53,7 @@ TEST(HttpLimits, ASlowHeadOrBodyIs408) {
     static const char *const starts[] = {
         "GET /version HTTP/1.1\r\nHost:",
         "G",
-        "\r\n",
+        "\r\nG",
         "POST /echo HTTP/1.1\r\n" HOST "Content-Length: 5\r\n\r\nhell",
         "POST /echo HTTP/1.1\r\n" HOST "Transfer-Encoding: chunked\r\n\r\n5\r\nhell",
         "POST /echo HTTP/1.1\r\n" HOST "Expect: 100-continue\r\nContent-Length: 5\r\n\r\n"};
@@ -77,6 +77,34 @@ TEST(HttpLimits, ASlowHeadOrBodyIs408) {
     }
     http_expect_well(&r.f);
     http_answer_deinit(&a);
+    http_rig_stop(&r);
+}
+
+/* Some clients send one behind a request: it begins no other. */
+TEST(HttpLimits, ABlankLineIsNoRequest) {
+    struct http_rig r;
+    struct net_client c;
+    struct http_answer a = {0};
+    http_rig_init(&r);
+    r.f.options.http_timeouts.first_byte_ms = 300;
+    r.f.options.http_timeouts.head_ms = 300;
+    r.f.options.http_timeouts.idle_ms = 1500;
+    START(r, c);
+    net_client_puts(&c, "\r");
+    EXPECT_STR_EQ(net_client_rest(&c), ""); /* no answer to it */
+    net_client_close(&c);
+    ASSERT_TRUE(net_client_open(&c, net_fixture_http(&r.f), 0));
+    http_client_ask(&c, "GET /version HTTP/1.1\r\n" HOST "\r\n\r\n", &a);
+    /* The next head has its time from its own first byte on. */
+    usleep(700 * 1000);
+    http_client_ask(&c, "GET /version HTTP/1.1\r\n" HOST "\r\n\r\n", &a);
+    EXPECT_INT_EQ(a.status, 200);
+    server_stop(r.f.server);
+    int64_t start_us = clock_us();
+    EXPECT_STR_EQ(net_client_rest(&c), "");
+    EXPECT_TRUE(clock_us() - start_us < 1000 * 1000); /* idle, so closed at once */
+    http_answer_deinit(&a);
+    net_client_close(&c);
     http_rig_stop(&r);
 }
 
