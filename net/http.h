@@ -78,7 +78,8 @@ void http_stream_write(struct http_exchange *x, const char *data, size_t len);
 void http_stream_end(struct http_exchange *x);
 
 /* An error in OpenAI's envelope, {"error":{"message","type","param","code"}}, as a whole answer.
- * `code` is an ERR_*, from which status, type and code follow (http_error.h); param may be NULL. */
+ * `code` is an ERR_*, from which status, type and code follow (http_error.h), and of 503 and 401
+ * the headers that belong to them; param may be NULL. */
 void http_answer_error(struct http_exchange *x, int code, const char *param, const char *message);
 
 /* The envelope alone, for streams. */

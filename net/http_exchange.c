@@ -116,6 +116,8 @@ void http_answer_error(struct http_exchange *x, int code, const char *param, con
     struct http_error e = error_of(code, param);
     if (e.status == 401)
         http_add_header(x, "WWW-Authenticate", "Bearer");
+    if (e.status == 503)
+        http_add_header(x, "Retry-After", code == ERR_LOADING ? "5" : "1");
     answer_envelope(x, &e, param, message);
 }
 
@@ -130,9 +132,7 @@ static void refuse_method(struct http_exchange *x, const struct http_error *e) {
 
 /* There is no model yet, or none any more. */
 static void refuse_unavailable(struct http_exchange *x) {
-    bool draining = x->session->shared->draining;
-    int code = draining ? ERR_SHUTTING_DOWN : ERR_LOADING;
-    http_add_header(x, "Retry-After", draining ? "1" : "5");
+    int code = x->session->shared->draining ? ERR_SHUTTING_DOWN : ERR_LOADING;
     http_answer_error(x, code, NULL, error_text(code));
 }
 

@@ -201,7 +201,7 @@ TEST(Http, ErrorsHaveStatusTypeAndCode) {
     http_rig_init(&r);
     START(r, c);
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        char bytes[256], body[256];
+        char bytes[256], body[256], value[256];
         snprintf(bytes, sizeof bytes,
                  "POST /error HTTP/1.1\r\n" HOST "Content-Length: %zu\r\n\r\n%s",
                  strlen(cases[i].name), cases[i].name);
@@ -212,6 +212,7 @@ TEST(Http, ErrorsHaveStatusTypeAndCode) {
         http_client_ask(&c, bytes, &a);
         EXPECT_INT_EQ(a.status, cases[i].status);
         EXPECT_STR_EQ(a.body.data, body);
+        EXPECT_INT_EQ(*http_answer_value(&a, "Retry-After", value) != '\0', a.status == 503);
     }
     http_answer_deinit(&a);
     net_client_close(&c);

@@ -377,6 +377,7 @@ TEST(HttpLimits, DrainingLetsAnswersEndAndRefusesNewRequests) {
     http_client_read(&begun, true, &a);
     EXPECT_INT_EQ(a.status, 503);
     EXPECT_TRUE(strstr(a.body.data, "shutting_down") != NULL);
+    EXPECT_STR_EQ(http_answer_value(&a, "Retry-After", value), "1");
     /* What does not end is ended when the time is over. */
     http_client_read(&busy, true, &a);
     EXPECT_STR_EQ(a.body.data, "data: held\n\ndata: expired\n\n");
