@@ -7,7 +7,7 @@
  * Output is collected and written once per turn of the loop, from a prepare handle: a step of the
  * engine that posts a token to each of 64 requests costs one write per connection. In the same turn
  * the handler's on_service is called, the one place from where a handler may start something new;
- * so nothing re-enters a handler, and conn_write never closes anything under its caller's feet.
+ * so nothing re-enters a handler, and what it writes closes nothing under its feet.
  *
  * Flow control
  *   unsent > pause_unsent_bytes   the peer is not read any more (conn_congested), until half is

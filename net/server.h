@@ -21,7 +21,6 @@ extern "C" {
 #endif
 
 struct server; /* opaque */
-struct keys;
 struct http_counters;
 struct http_route;
 
