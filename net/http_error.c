@@ -45,6 +45,7 @@ struct http_error http_error_of_status(int status) {
         {408, "timeout"},
         {413, "body_too_large"},
         {414, "uri_too_long"},
+        {415, "unsupported_encoding"},
         {417, "expectation_failed"},
         {431, "header_too_large"},
         {501, "not_implemented"},
@@ -78,7 +79,6 @@ const char *http_status_text(int status) {
     } texts[] = {
         {200, "OK"},
         {204, "No Content"},
-        {304, "Not Modified"},
         {400, "Bad Request"},
         {401, "Unauthorized"},
         {403, "Forbidden"},

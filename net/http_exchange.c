@@ -83,7 +83,7 @@ void http_answer(struct http_exchange *x, int status, const char *content_type, 
                  size_t len) {
     struct buffer *out = conn_out(x->session->conn);
     put_head(x, status, content_type, out);
-    if (status != 204 && status != 304)
+    if (status != 204)
         buffer_printf(out, "Content-Length: %zu\r\n", len);
     buffer_puts(out, "\r\n");
     if (x->request.method != HTTP_HEAD)
@@ -130,6 +130,11 @@ static void refuse_method(struct http_exchange *x, const struct http_error *e) {
     buffer_deinit(&methods);
 }
 
+static void refuse_encoding(struct http_exchange *x, const struct http_error *e) {
+    http_add_header(x, "Accept-Encoding", "identity");
+    answer_envelope(x, e, NULL, "the body has a Content-Encoding: only plain bodies are read here");
+}
+
 /* There is no model yet, or none any more. */
 static void refuse_unavailable(struct http_exchange *x) {
     int code = x->session->shared->draining ? ERR_SHUTTING_DOWN : ERR_LOADING;
@@ -143,6 +148,8 @@ void http_refuse(struct http_exchange *x, int status, const char *text) {
                           "a valid API key is needed: Authorization: Bearer KEY");
     else if (status == 405)
         refuse_method(x, &e);
+    else if (status == 415)
+        refuse_encoding(x, &e);
     else if (status == 503)
         refuse_unavailable(x);
     else

@@ -71,6 +71,12 @@ static bool find_key(struct http_exchange *x, bool open) {
 
 /* ---- finding ---- */
 
+/* A body that is compressed would be taken for malformed JSON. */
+static bool is_encoded(const struct http_exchange *x) {
+    const char *coding = http_head_value(&x->head, "content-encoding");
+    return coding && *coding && strcasecmp(coding, "identity") != 0;
+}
+
 static int refusal(struct http_exchange *x, const struct http_route *any,
                    const struct http_route *r) {
     const struct http_sessions *s = x->session->shared;
@@ -82,6 +88,8 @@ static int refusal(struct http_exchange *x, const struct http_route *any,
         return 403;
     if (!find_key(x, r->open))
         return 401;
+    if (r->method == HTTP_POST && is_encoded(x))
+        return 415;
     return !r->always && (s->draining || !s->dispatch) ? 503 : 0;
 }
 

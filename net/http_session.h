@@ -4,8 +4,8 @@
  * it waits, in a bounded buffer, so answers come in the order of the requests. What is refused
  * before its route is called: malformed requests (400, 413, 414, 417, 431, 501, 505; the connection
  * closes, as the next request's beginning is not certain), unknown paths and methods (404, 405),
- * web pages of others (403), missing keys (401), and everything while the model loads or the server
- * drains (503), but routes that are `always` there.
+ * web pages of others (403), missing keys (401), compressed bodies (415), and everything while the
+ * model loads or the server drains (503), but routes that are `always` there.
  *
  * A client that ends its side while its request is being answered is taken for gone, as proxies
  * take it. Loop thread only.

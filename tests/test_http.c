@@ -166,6 +166,10 @@ TEST(Http, UnknownPathsAndMethodsAreToldWhatThereIs) {
     EXPECT_STR_EQ(http_answer_value(&a, "Allow", value), "POST, OPTIONS");
     EXPECT_STR_EQ(http_answer_value(&a, "Content-Length", value), "");
     EXPECT_STR_EQ(http_answer_value(&a, "Access-Control-Allow-Origin", value), "");
+    http_client_ask(&c, "OPTIONS * HTTP/1.1\r\n" HOST "\r\n", &a);
+    EXPECT_INT_EQ(a.status, 204);
+    http_client_ask(&c, "OPTIONS /nowhere HTTP/1.1\r\n" HOST "\r\n", &a);
+    EXPECT_INT_EQ(a.status, 404);
     http_client_ask(&c, "GET /tree/a%20b?q HTTP/1.1\r\n" HOST "\r\n", &a);
     EXPECT_STR_EQ(a.body.data, "/tree/a%20b");
     EXPECT_STR_EQ(http_answer_value(&a, "X-Found", value), "yes");
@@ -314,6 +318,32 @@ TEST(Http, AContinueComesOnlyWhenTheBodyIsWanted) {
     /* Nothing to wait for: no 100. */
     http_client_ask(&c, "POST /echo HTTP/1.1\r\n" HOST "Expect: 100-continue\r\n\r\n", &a);
     EXPECT_INT_EQ(a.status, 200);
+    http_answer_deinit(&a);
+    net_client_close(&c);
+    http_rig_stop(&r);
+}
+
+TEST(Http, ACompressedBodyIsRefusedAsSuch) {
+    static const struct {
+        const char *coding;
+        int status;
+    } cases[] = {{"gzip", 415}, {"identity", 200}, {"Identity", 200}, {"", 200}, {"br, gzip", 415}};
+    struct http_rig r;
+    struct net_client c;
+    struct http_answer a = {0};
+    http_rig_init(&r);
+    START(r, c);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char bytes[256], value[256];
+        snprintf(bytes, sizeof bytes,
+                 "POST /echo HTTP/1.1\r\n" HOST "Content-Encoding: %s\r\n"
+                 "Content-Length: 5\r\n\r\nhello",
+                 cases[i].coding);
+        http_client_ask(&c, bytes, &a); /* the connection goes on */
+        EXPECT_INT_EQ(a.status, cases[i].status);
+        EXPECT_STR_EQ(http_answer_value(&a, "Accept-Encoding", value),
+                      a.status == 415 ? "identity" : "");
+    }
     http_answer_deinit(&a);
     net_client_close(&c);
     http_rig_stop(&r);
