@@ -12,6 +12,7 @@
 
 #include "host/clock.h"
 #include "host/log.h"
+#include "host/mem.h"
 #include "net/conn.h"
 #include "net/keys.h"
 #include "tests/http_client.h"
@@ -230,6 +231,29 @@ TEST(HttpLimits, ASlowButSteadyReaderIsNotCutOff) {
     EXPECT_INT_EQ(n, 0); /* no reset */
     EXPECT_INT_GT(got, BYTES);
     net_client_close(&c);
+    http_rig_stop(&r);
+}
+
+/* A client that sends a body of 12 MB before it reads that it is too large. */
+TEST(HttpLimits, ARefusedBodyIsReadPastSoThatTheAnswerArrives) {
+    enum { PIECE = 1 << 20, PIECES = 12 };
+    struct http_rig r;
+    struct net_client c;
+    struct http_answer a = {0};
+    char *piece = xcalloc(1, PIECE), head[128];
+    http_rig_init(&r);
+    START(r, c);
+    snprintf(head, sizeof head, "POST /echo HTTP/1.1\r\n" HOST "Content-Length: %d\r\n\r",
+             PIECES * PIECE);
+    net_client_puts(&c, head);
+    for (int i = 0; i < PIECES && !shim_failed(); i++)
+        EXPECT_TRUE(net_client_send(&c, piece, PIECE));
+    http_client_read(&c, true, &a);
+    EXPECT_INT_EQ(a.status, 413);
+    EXPECT_STR_EQ(net_client_rest(&c), "");
+    net_client_close(&c);
+    free(piece);
+    http_answer_deinit(&a);
     http_rig_stop(&r);
 }
 
