@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 static const char unix_prefix[] = "unix:";
 
@@ -57,6 +58,16 @@ int address_check(const char *text, struct error *error) {
     return address_split(text, host, port, error);
 }
 
+/* Of several addresses the first; of localhost the one of IPv4, which clients try in any case,
+ * while its list may begin with ::1. */
+static const struct addrinfo *choose(const struct addrinfo *list, const char *host) {
+    if (!strcasecmp(host, "localhost"))
+        for (const struct addrinfo *a = list; a; a = a->ai_next)
+            if (a->ai_family == AF_INET)
+                return a;
+    return list;
+}
+
 static int resolve_host(const char *text, struct address *out, struct error *error) {
     char host[256], port[6];
     struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE}, *list = NULL;
@@ -67,8 +78,9 @@ static int resolve_host(const char *text, struct address *out, struct error *err
     int gai = getaddrinfo(any ? "0.0.0.0" : host, port, &hints, &list);
     if (gai != 0)
         return error_set(error, ERR_CONFIG, "%.100s: %s", text, gai_strerror(gai));
-    memcpy(&out->socket, list->ai_addr, list->ai_addrlen);
-    out->len = list->ai_addrlen;
+    const struct addrinfo *chosen = choose(list, host);
+    memcpy(&out->socket, chosen->ai_addr, chosen->ai_addrlen);
+    out->len = chosen->ai_addrlen;
     freeaddrinfo(list);
     return 0;
 }

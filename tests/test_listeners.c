@@ -44,6 +44,15 @@ TEST(Address, IsCheckedAsItIsWritten) {
     EXPECT_INT_EQ(address_check(longest, NULL), ERR_CONFIG);
 }
 
+/* Whichever of its addresses comes first in /etc/hosts. */
+TEST(Address, LocalhostIsThatOfIPv4) {
+    struct address a;
+    char text[300];
+    ASSERT_INT_EQ(address_resolve("LocalHost:81", &a, NULL), 0);
+    address_print(&a, text);
+    EXPECT_STR_EQ(text, "127.0.0.1:81");
+}
+
 /* ---- Unix sockets ---- */
 
 static bool unix_open(struct net_client *c, const char *address) {
