@@ -427,14 +427,14 @@ static int put_mistral_tools(struct chat_prompt_build *p) {
     return 0;
 }
 
-/* The tools stand before the last question, and before each earlier one that is worded alike. */
+/* The tools stand before the last question alone. The Jinja text has them before each earlier one
+ * that is worded alike, too, with which a short request would be a prompt of any length. */
 static int put_mistral_question(struct chat_prompt_build *p, size_t i,
                                 const struct chat_message *system,
                                 const struct chat_message *last) {
     const struct chat_message *m = &p->messages[i];
     int rc = 0;
-    if (p->num_tools > 0 && m->content_len == last->content_len &&
-        memcmp(m->content, last->content, m->content_len) == 0)
+    if (p->num_tools > 0 && m == last)
         rc = put_mistral_tools(p);
     chat_put(p, "[INST] ");
     if (system && i + 1 == p->count) {

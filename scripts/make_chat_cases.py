@@ -151,8 +151,11 @@ def accepted(name, conversation):
 
 
 def as_servers_do(name, messages):
-    """Arguments parsed, none and no content as empty ones, and ids as short as Mistral wants them."""
-    for m in copy.deepcopy(messages):
+    """Arguments parsed, none and no content as empty ones, and ids as short as Mistral wants them.
+    Its template compares messages to find the last question, of which there is only one."""
+    for i, m in enumerate(copy.deepcopy(messages)):
+        if name == "mistral-v3":
+            m["place"] = i
         m["content"] = m["content"] or ""
         for c in m.get("tool_calls", []):
             c["function"]["arguments"] = json.loads(c["function"]["arguments"] or "{}")
