@@ -19,11 +19,31 @@ static void put_model(const struct openai *o, struct buffer *out) {
     buffer_printf(out, ",\"parent\":null,\"max_model_len\":%d}", o->model.max_model_len);
 }
 
-/* /v1/models/NAME */
+static int hex_digit(char c) {
+    return c >= '0' && c <= '9'                 ? c - '0'
+           : (c | 32) >= 'a' && (c | 32) <= 'f' ? (c | 32) - 'a' + 10
+                                                : -1;
+}
+
+/* Appends the end of a path with its percent escapes read; "%" without two digits is itself. */
+static void put_unescaped(struct buffer *out, const char *s) {
+    for (; *s; s++) {
+        int high = *s == '%' ? hex_digit(s[1]) : -1;
+        int low = high >= 0 ? hex_digit(s[2]) : -1;
+        buffer_putc(out, low >= 0 ? (char)(high << 4 | low) : *s);
+        s += low >= 0 ? 2 : 0;
+    }
+}
+
+/* /v1/models/NAME, where NAME may have slashes, escaped or not. */
 static void answer_model(void *ctx, struct http_exchange *x) {
     const struct openai *o = ctx;
     struct buffer out = {0};
-    if (strcmp(http_request_of(x)->path + strlen("/v1/models/"), o->model.name) != 0) {
+    put_unescaped(&out, http_request_of(x)->path + strlen("/v1/models/"));
+    bool same = out.len == strlen(o->model.name) && !memcmp(out.data, o->model.name, out.len);
+    buffer_clear(&out);
+    if (!same) {
+        buffer_deinit(&out);
         http_answer_error(x, ERR_NOT_FOUND, "model", "there is no such model");
         return;
     }

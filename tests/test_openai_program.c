@@ -192,17 +192,43 @@ static void write_key(const char *path, const char *key) {
     fclose(f);
 }
 
-static int status_of_models(struct served *s) {
+static int status_of(struct served *s, const char *path) {
     struct net_client c;
     struct http_answer a = {0};
+    char request[512];
+    snprintf(request, sizeof request,
+             "GET %s HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer k\r\n\r\n", path);
     if (net_client_open(&c, s->address, 0)) {
-        EXPECT_TRUE(http_client_ask(
-            &c, "GET /v1/models HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer k\r\n\r\n", &a));
+        EXPECT_TRUE(http_client_ask(&c, request, &a));
         net_client_close(&c);
     }
     int status = a.status;
     http_answer_deinit(&a);
     return status;
+}
+
+static int status_of_models(struct served *s) {
+    return status_of(s, "/v1/models");
+}
+
+TEST(OpenaiProgram, AModelIsFoundByItsNameAsPathsSpellIt) {
+    NEEDS_BINARY();
+    static const char *const found[] = {"org/a%20b", "org%2Fa%20b", "%6frg%2fa%20b"};
+    static const char *const missing[] = {"org", "org/a%20b/", "org/a%2", "org/a%20b%00",
+                                          "org/a%b"};
+    const char *const more[] = {"--served-model-name", "org/a b", NULL};
+    struct served s;
+    char path[128];
+    ASSERT_TRUE(serve_with(&s, more));
+    for (size_t i = 0; i < sizeof found / sizeof *found; i++) {
+        snprintf(path, sizeof path, "/v1/models/%s", found[i]);
+        EXPECT_INT_EQ(status_of(&s, path), 200);
+    }
+    for (size_t i = 0; i < sizeof missing / sizeof *missing; i++) {
+        snprintf(path, sizeof path, "/v1/models/%s", missing[i]);
+        EXPECT_INT_EQ(status_of(&s, path), 404);
+    }
+    stop(&s);
 }
 
 /* The key is looked at when the head is there, and again when the request would begin. */
