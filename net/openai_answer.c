@@ -81,32 +81,44 @@ static void add_chat(struct openai_logprobs *l, const struct openai_head *head, 
     buffer_puts(out, "]}");
 }
 
-/* The top logprobs as an object by text. Of tokens with the same text the first, which is the most
- * likely, stands for all: there are no two members of one name. */
-static void put_top(struct buffer *out, const struct openai_head *head,
+/* Members of an object that is keyed by the texts of tokens. */
+struct top_names {
+    struct buffer *out;
+    const struct openai_head *head;
+    struct buffer seen, bytes, name;
+};
+
+/* Of tokens with the same text the first stands for all: there are no two members of one name. */
+static void put_top_token(struct top_names *n, int32_t token, float logprob) {
+    buffer_clear(&n->bytes);
+    buffer_clear(&n->name);
+    token_bytes(&n->bytes, n->head, token);
+    buffer_putc(&n->name, '\n'); /* which no literal holds */
+    put_spelled(&n->name, &n->bytes);
+    buffer_putc(&n->name, '\n');
+    if (n->seen.len && memmem(n->seen.data, n->seen.len, n->name.data, n->name.len))
+        return;
+    if (n->seen.len)
+        buffer_putc(n->out, ',');
+    buffer_append(&n->seen, n->name.data, n->name.len);
+    buffer_append(n->out, n->name.data + 1, n->name.len - 2);
+    buffer_putc(n->out, ':');
+    json_out_logprob(n->out, logprob);
+}
+
+/* The top logprobs, most likely first, and the token itself where it is not among them: programs
+ * look it up by its name. */
+static void put_top(struct buffer *out, const struct openai_head *head, int32_t token,
                     const struct token_logprobs *p) {
-    struct buffer names = {0}, bytes = {0}, name = {0};
+    struct top_names names = {.out = out, .head = head};
     buffer_putc(out, '{');
-    for (int32_t i = 0; i < p->num_top; i++) {
-        buffer_clear(&bytes);
-        buffer_clear(&name);
-        token_bytes(&bytes, head, p->top[i].token);
-        buffer_putc(&name, '\n'); /* which no literal holds */
-        put_spelled(&name, &bytes);
-        buffer_putc(&name, '\n');
-        if (names.len && memmem(names.data, names.len, name.data, name.len))
-            continue;
-        buffer_append(&names, name.data, name.len);
-        if (out->data[out->len - 1] != '{')
-            buffer_putc(out, ',');
-        buffer_append(out, name.data + 1, name.len - 2);
-        buffer_putc(out, ':');
-        json_out_logprob(out, p->top[i].logprob);
-    }
+    for (int32_t i = 0; i < p->num_top; i++)
+        put_top_token(&names, p->top[i].token, p->top[i].logprob);
+    put_top_token(&names, token, p->logprob);
     buffer_putc(out, '}');
-    buffer_deinit(&names);
-    buffer_deinit(&bytes);
-    buffer_deinit(&name);
+    buffer_deinit(&names.seen);
+    buffer_deinit(&names.bytes);
+    buffer_deinit(&names.name);
 }
 
 static void add_completion(struct openai_logprobs *l, const struct openai_head *head, int32_t token,
@@ -126,7 +138,7 @@ static void add_completion(struct openai_logprobs *l, const struct openai_head *
         return;
     }
     json_out_logprob(&l->values, p->logprob);
-    put_top(&l->top, head, p);
+    put_top(&l->top, head, token, p);
 }
 
 void openai_logprobs_add(struct openai_logprobs *l, const struct openai_head *head, int32_t token,

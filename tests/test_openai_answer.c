@@ -119,13 +119,14 @@ TEST(OpenaiAnswer, LogprobsOfACompletionWithItsPrompt) {
     openai_begin(&out, &text);
     openai_put_choice(&out, &text, 0, &x, &none, &l, "stop");
     buffer_puts(&out, "]}");
-    check_json(&out,
-               "{\"id\":\"cmpl-1\",\"object\":\"text_completion\",\"created\":5,\"model\":\"demo\","
-               "\"choices\":[{\"index\":0,\"text\":\"x\",\"logprobs\":{\"tokens\":[\"token_id:3\","
-               "\"token_id:7\",\"token_id:12\"],\"token_logprobs\":[null,-0.5,-0.5],"
-               "\"top_logprobs\":[null,{\"token_id:7\":-0.5,\"token_id:8\":-9999},"
-               "{\"token_id:7\":-0.5,\"token_id:8\":-9999}],\"text_offset\":[0,10,20]},"
-               "\"finish_reason\":\"stop\"}]}");
+    check_json(
+        &out,
+        "{\"id\":\"cmpl-1\",\"object\":\"text_completion\",\"created\":5,\"model\":\"demo\","
+        "\"choices\":[{\"index\":0,\"text\":\"x\",\"logprobs\":{\"tokens\":[\"token_id:3\","
+        "\"token_id:7\",\"token_id:12\"],\"token_logprobs\":[null,-0.5,-0.5],"
+        "\"top_logprobs\":[null,{\"token_id:7\":-0.5,\"token_id:8\":-9999},"
+        "{\"token_id:7\":-0.5,\"token_id:8\":-9999,\"token_id:12\":-0.5}],\"text_offset\":[0,10,20]},"
+        "\"finish_reason\":\"stop\"}]}");
     buffer_deinit(&out);
     openai_logprobs_deinit(&l);
     openai_logprobs_deinit(&answer);
@@ -139,6 +140,23 @@ TEST(OpenaiAnswer, TokensOfTheSameTextAreNamedOnce) {
     openai_logprobs_add(&l, &text, 7, &p);
     buffer_append(&out, l.top.data, l.top.len);
     check_json(&out, "{\"token_id:7\":-0.5,\"token_id:77\":-2}");
+    buffer_deinit(&out);
+    openai_logprobs_deinit(&l);
+}
+
+/* The token that was drawn is there whether it is likely or not, and with no alternatives at all.
+ */
+TEST(OpenaiAnswer, TheTopLogprobsOfACompletionHoldItsToken) {
+    struct buffer out = {0};
+    struct openai_logprobs l = {0};
+    static const struct logprob two[] = {{7, -0.5f}, {77, -1}};
+    openai_logprobs_add(&l, &text, 8, &(struct token_logprobs){-3, 2, two});
+    openai_logprobs_add(&l, &text, 8, &(struct token_logprobs){-3, 0, two});
+    buffer_putc(&out, '[');
+    buffer_append(&out, l.top.data, l.top.len);
+    buffer_putc(&out, ']');
+    check_json(&out, "[{\"token_id:7\":-0.5,\"token_id:77\":-1,\"token_id:8\":-3},"
+                     "{\"token_id:8\":-3}]");
     buffer_deinit(&out);
     openai_logprobs_deinit(&l);
 }

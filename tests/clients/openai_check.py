@@ -85,12 +85,15 @@ def check_logprobs(s, c):
     r = c.completions.create(model=MODEL, prompt=PROMPT, max_tokens=3, temperature=0, logprobs=4)
     l = r.choices[0].logprobs
     assert len(l.tokens) == len(l.token_logprobs) == len(l.top_logprobs) == len(l.text_offset) == 3
-    assert all(len(t) <= 4 and max(t.values()) <= 0 for t in l.top_logprobs)
+    assert all(len(t) <= 5 and max(t.values()) <= 0 for t in l.top_logprobs)
     assert "".join(l.tokens).startswith(r.choices[0].text[:2])
     e = c.completions.create(model=MODEL, prompt=PROMPT, max_tokens=0, echo=True, logprobs=2)
     l = e.choices[0].logprobs
     assert e.choices[0].text == PROMPT and l.token_logprobs[0] is None and len(l.tokens) > 2
     assert e.usage.completion_tokens == 0
+    d = c.completions.create(model=MODEL, prompt=PROMPT, max_tokens=60, temperature=1.5, seed=1, logprobs=0)
+    l = d.choices[0].logprobs
+    assert [t[x] for x, t in zip(l.tokens, l.top_logprobs)] == l.token_logprobs
 
 
 def check_echo(s, c):
