@@ -75,7 +75,8 @@ static int read_call(struct chat_tool_call *call, const char *path, json_t *valu
     json_t *type = json_object_get(value, "type");
     json_t *arguments = json_object_get(function, "arguments");
     char where[80];
-    if (!json_is_object(function) || (type && strcmp(json_string_value(type) ?: "", "function")))
+    if (!json_is_object(function) ||
+        (type && !json_is_null(type) && strcmp(json_string_value(type) ?: "", "function")))
         return field_expected(error, path, "{\"id\":...,\"type\":\"function\",\"function\":{...}}");
     snprintf(where, sizeof where, "%.50s.id", path);
     if (id && !json_is_null(id) && read_name(&call->id, where, id, error) != 0)
@@ -84,7 +85,7 @@ static int read_call(struct chat_tool_call *call, const char *path, json_t *valu
     if (read_name(&call->name, where, json_object_get(function, "name"), error) != 0)
         return error->code;
     snprintf(where, sizeof where, "%.50s.function.arguments", path);
-    if (arguments && !json_is_string(arguments))
+    if (arguments && !json_is_null(arguments) && !json_is_string(arguments))
         return field_expected(error, where, "a JSON object as a string");
     call->arguments = json_string_value(arguments);
     call->arguments_len = json_string_length(arguments);
@@ -113,6 +114,17 @@ static int read_calls(struct openai_request *out, struct chat_message *m, const 
     return 0;
 }
 
+/* What answers have beside what the model said, so that one can be sent back as it came. Thoughts
+ * are among it: templates leave out those of earlier answers. */
+static bool is_left_out(const char *key) {
+    static const char *const names[] = {"name",      "refusal",           "annotations",
+                                        "reasoning", "reasoning_content", "parsed"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (!strcmp(key, names[i]))
+            return true;
+    return false;
+}
+
 static int read_message(struct openai_request *out, size_t i, json_t *value,
                         struct field_error *error) {
     struct chat_message *m = &out->messages[i];
@@ -135,7 +147,7 @@ static int read_message(struct openai_request *out, size_t i, json_t *value,
             rc = read_calls(out, m, path, v, error);
         else if (!strcmp(key, "tool_call_id"))
             rc = read_name(&m->tool_call_id, path, v, error);
-        else if (strcmp(key, "name") && strcmp(key, "refusal"))
+        else if (!is_left_out(key))
             rc = field_error_set(error, ERR_INVALID_REQUEST, path, "%s: unknown field", path);
         if (rc != 0)
             return rc;

@@ -131,6 +131,8 @@ static const struct bad bad[] = {
      "messages[0].content[0]", "other kinds are not supported"},
     {M, "{\"messages\":[{\"role\":\"user\",\"content\":\"a\",\"colour\":1}]}", INV,
      "messages[0].colour", "unknown field"},
+    {M, "{\"messages\":[{\"role\":\"assistant\",\"content\":\"a\",\"audio\":{\"id\":\"x\"}}]}", INV,
+     "messages[0].audio", "unknown field"},
     {T, "{}", INV, "prompt or messages", "exactly one"},
     {T, "{\"prompt\":\"a\"," MSG "}", INV, "prompt or messages", "exactly one"},
     {T, "{\"prompt\":[1]}", INV, "prompt", "a string"},
@@ -246,6 +248,26 @@ TEST(OpenaiRequest, ContentsInPartsArePutTogether) {
     EXPECT_INT_EQ((int)r.messages[0].content_len, 0);
     EXPECT_INT_EQ((int)r.messages[1].content_len, 3);
     EXPECT_TRUE(!memcmp(r.messages[1].content, "abc", 3));
+    openai_request_deinit(&r);
+}
+
+/* As servers answer and clients put the pieces of a stream together. */
+TEST(OpenaiRequest, AnAnswerCanBeSentBackAsItCame) {
+    struct openai_request r;
+    struct field_error e;
+    ASSERT_INT_EQ(
+        parse(M,
+              "{\"messages\":[{\"role\":\"assistant\",\"content\":\"a\",\"refusal\":null,"
+              "\"annotations\":[],\"audio\":null,\"function_call\":null,\"tool_calls\":null,"
+              "\"reasoning\":\"r\",\"reasoning_content\":\"r\",\"parsed\":{\"a\":1}},"
+              "{\"role\":\"assistant\",\"content\":null,\"tool_calls\":[{\"index\":0,\"id\":\"i\","
+              "\"type\":null,\"function\":{\"name\":\"f\",\"arguments\":null}}]}]}",
+              &r, &e),
+        0);
+    EXPECT_INT_EQ((int)r.messages[0].content_len, 1);
+    EXPECT_INT_EQ((int)r.messages[0].num_tool_calls, 0);
+    EXPECT_STR_EQ(r.messages[1].tool_calls[0].name, "f");
+    EXPECT_INT_EQ((int)r.messages[1].tool_calls[0].arguments_len, 0);
     openai_request_deinit(&r);
 }
 
