@@ -438,8 +438,8 @@ static void refill(struct api_key *key, int64_t now_us) {
         key->missing = 0;
 }
 
-int api_key_begin(struct api_key *key, int64_t prompt_tokens, int64_t now_us, double *retry_s,
-                  struct error *error) {
+int api_key_begin(struct api_key *key, int32_t num_requests, int64_t prompt_tokens, int64_t now_us,
+                  double *retry_s, struct error *error) {
     *retry_s = 0;
     if (!key)
         return 0;
@@ -447,11 +447,16 @@ int api_key_begin(struct api_key *key, int64_t prompt_tokens, int64_t now_us, do
     if (key->retired)
         return error_set(error, ERR_UNAUTHORIZED, "this API key is no longer valid");
     refill(key, now_us);
-    if (is->max_requests > 0 && key->running >= is->max_requests) {
+    if (is->max_requests > 0 && num_requests > is->max_requests)
+        return error_set(error, ERR_INVALID_REQUEST,
+                         "%d answers are asked for at once, and this API key may have %d requests "
+                         "running",
+                         num_requests, is->max_requests);
+    if (is->max_requests > 0 && key->running > is->max_requests - num_requests) {
         *retry_s = BUSY_RETRY_S;
         return error_set(error, ERR_OVERLOADED,
-                         "this API key has %d requests running, as many as it may have",
-                         key->running);
+                         "this API key has %d requests running, of %d that it may have",
+                         key->running, is->max_requests);
     }
     if (is->tokens_per_minute > 0 && key->missing >= (double)is->tokens_per_minute) {
         double over = key->missing - (double)is->tokens_per_minute + 1;
@@ -460,18 +465,20 @@ int api_key_begin(struct api_key *key, int64_t prompt_tokens, int64_t now_us, do
                          "this API key has used its %lld tokens a minute; try again in %.1f s",
                          (long long)is->tokens_per_minute, *retry_s);
     }
-    key->running++;
+    key->running += num_requests;
     if (is->tokens_per_minute > 0)
         key->missing += (double)prompt_tokens;
     return 0;
 }
 
-void api_key_end(struct api_key *key, int64_t completion_tokens, int64_t now_us) {
+void api_key_end(struct api_key *key, int32_t num_requests, int64_t completion_tokens,
+                 int64_t now_us) {
     if (!key)
         return;
-    CHECK(key->running > 0, "request of key %s ends twice", key->is.name);
+    CHECK(key->running >= num_requests, "%d requests of key %s end, and %d run", num_requests,
+          key->is.name, key->running);
     refill(key, now_us);
-    key->running--;
+    key->running -= num_requests;
     if (key->is.tokens_per_minute > 0)
         key->missing += (double)completion_tokens;
 }

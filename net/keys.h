@@ -8,10 +8,10 @@
  * key there is, each in constant time: how long it takes says nothing about any of them. Keys are
  * never logged; their names are ("key-3" where there is none).
  *
- * Limits. A key's running requests are counted, and its tokens, of prompts and answers, within a
- * minute: a bucket that refills all the time and holds a minute's worth. A request is admitted when
- * the bucket is not empty and its prompt has been taken from it; answers may overdraw it, which the
- * next request waits for. Loop thread only.
+ * Limits. A key's running requests are counted (of n answers each is one), and its tokens, of
+ * prompts and answers, within a minute: a bucket that refills all the time and holds a minute's
+ * worth. A request is admitted when the bucket is not empty and its prompt has been taken from it;
+ * answers may overdraw it, which the next request waits for. Loop thread only.
  */
 #pragma once
 
@@ -51,14 +51,15 @@ bool api_key_is_valid(const struct api_key *key);
 /* For logs and metrics. */
 const char *api_key_name(const struct api_key *key);
 
-/* May this key begin a request of so many prompt tokens? 0, then api_key_end must follow;
- * ERR_UNAUTHORIZED when a reload has taken the key away since keys_find; or
- * ERR_OVERLOADED with a message and the seconds after which it may be tried again. key may be NULL:
- * no limits. */
-int api_key_begin(struct api_key *key, int64_t prompt_tokens, int64_t now_us, double *retry_s,
-                  struct error *error);
-/* The request has ended, with so many tokens generated. */
-void api_key_end(struct api_key *key, int64_t completion_tokens, int64_t now_us);
+/* May this key begin so many requests at once, with so many prompt tokens in all? 0, then
+ * api_key_end must follow; ERR_UNAUTHORIZED when a reload has taken the key away since keys_find;
+ * ERR_INVALID_REQUEST for more than it may ever have; or ERR_OVERLOADED with a message and the
+ * seconds after which it may be tried again. key may be NULL: no limits. */
+int api_key_begin(struct api_key *key, int32_t num_requests, int64_t prompt_tokens, int64_t now_us,
+                  double *retry_s, struct error *error);
+/* That many have ended, with so many tokens generated in all. */
+void api_key_end(struct api_key *key, int32_t num_requests, int64_t completion_tokens,
+                 int64_t now_us);
 
 #ifdef __cplusplus
 }

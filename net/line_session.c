@@ -125,7 +125,7 @@ static void client_request_destroy(struct client_request *r) {
         if (r->all_next)
             r->all_next->all_prev = r->all_prev;
     }
-    api_key_end(r->key, r->completion_tokens, clock_us());
+    api_key_end(r->key, 1, r->completion_tokens, clock_us());
     free(r->id);
     request_params_deinit(&r->params);
     buffer_deinit(&r->text);
@@ -137,7 +137,7 @@ static void client_request_destroy(struct client_request *r) {
 static int count_for_key(struct client_request *r) {
     struct error e = {0};
     double retry_s;
-    int rc = api_key_begin(r->asker, r->params.num_tokens, clock_us(), &retry_s, &e);
+    int rc = api_key_begin(r->asker, 1, r->params.num_tokens, clock_us(), &retry_s, &e);
     if (rc != 0)
         return field_error_set(&r->error, rc, NULL, "%s", e.text);
     r->key = r->asker;

@@ -30,8 +30,8 @@ struct openai_call {
     struct openai_call *prev, *next;
     struct http_exchange *x; /* NULL: nobody waits for the answer any more */
     struct api_key *key;
-    bool charged; /* api_key_begin was called */
-    bool working; /* the job is in the pool */
+    int32_t charged; /* choices that api_key_begin let in */
+    bool working;    /* the job is in the pool */
     uv_work_t work;
     struct openai_job job;
     struct openai_form form;
@@ -56,7 +56,7 @@ void openai_call_destroy(struct openai_call *c) {
     if (c->next)
         c->next->prev = c->prev;
     if (c->charged)
-        api_key_end(c->key, c->generated, clock_us());
+        api_key_end(c->key, c->charged, c->generated, clock_us());
     for (int32_t i = 0; i < c->num_choices; i++)
         openai_choice_deinit(&c->choices[i].answer);
     free(c->choices);
@@ -240,7 +240,8 @@ static void init_choices(struct openai_call *c) {
     }
 }
 
-/* May the key begin a request? Answers where it may not. */
+/* May the key begin a request for each choice? Answers where it may not. A prompt's tokens count
+ * once however many answers it gets, as in the usage. */
 static bool charge_key(struct openai_call *c) {
     const struct openai_request *r = &c->job.request;
     struct error e = {0};
@@ -248,14 +249,15 @@ static bool charge_key(struct openai_call *c) {
     double retry_s = 0;
     for (int32_t i = 0; i < r->num_prompts; i++)
         tokens += r->prompts[i].num_tokens;
-    int rc = api_key_begin(c->key, tokens, clock_us(), &retry_s, &e);
+    int32_t num_choices = r->num_prompts * r->n;
+    int rc = api_key_begin(c->key, num_choices, tokens, clock_us(), &retry_s, &e);
     if (rc == 0) {
-        c->charged = true;
+        c->charged = num_choices;
         return true;
     }
     if (rc == ERR_OVERLOADED)
         tell_retry(c, (int64_t)ceil(retry_s));
-    http_answer_error(c->x, rc, NULL, e.text);
+    http_answer_error(c->x, rc, rc == ERR_INVALID_REQUEST ? "n" : NULL, e.text);
     abandon(c);
     return false;
 }

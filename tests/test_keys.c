@@ -51,8 +51,8 @@ TEST(Keys, WithoutAnyEverybodyMayUseTheServer) {
     ASSERT_INT_EQ(keys_create(&o, &k, &e), 0);
     EXPECT_FALSE(keys_required(k));
     EXPECT_TRUE(find(k, "anything") == NULL);
-    EXPECT_INT_EQ(api_key_begin(NULL, 5, 0, &retry, &e), 0);
-    api_key_end(NULL, 5, 0);
+    EXPECT_INT_EQ(api_key_begin(NULL, 1, 5, 0, &retry, &e), 0);
+    api_key_end(NULL, 1, 5, 0);
     keys_destroy(k);
     keys_destroy(NULL);
 }
@@ -187,7 +187,7 @@ TEST(Keys, AReloadAddsRenamesAndTakesAway) {
     struct keys *k = keys_of("alpha name=a max-requests=1\nbeta\n", &e);
     ASSERT_TRUE(k != NULL);
     struct api_key *alpha = find(k, "alpha");
-    ASSERT_INT_EQ(api_key_begin(alpha, 1, 0, &retry, &e), 0);
+    ASSERT_INT_EQ(api_key_begin(alpha, 1, 1, 0, &retry, &e), 0);
 
     write_keys("beta name=b\ngamma\n", 18);
     ASSERT_INT_EQ(keys_reload(k, &e), 0);
@@ -196,17 +196,17 @@ TEST(Keys, AReloadAddsRenamesAndTakesAway) {
     EXPECT_STR_EQ(name_of(k, "gamma"), "key-2");
     /* Its request goes on, the next one is refused. */
     EXPECT_STR_EQ(api_key_name(alpha), "a");
-    EXPECT_INT_EQ(api_key_begin(alpha, 1, 0, &retry, &e), ERR_UNAUTHORIZED);
+    EXPECT_INT_EQ(api_key_begin(alpha, 1, 1, 0, &retry, &e), ERR_UNAUTHORIZED);
 
     /* Back again, it is the same key: its request still counts. */
     write_keys("alpha name=a max-requests=1\n", 28);
     ASSERT_INT_EQ(keys_reload(k, &e), 0);
     EXPECT_TRUE(find(k, "alpha") == alpha);
     EXPECT_TRUE(find(k, "beta") == NULL);
-    EXPECT_INT_EQ(api_key_begin(alpha, 1, 0, &retry, &e), ERR_OVERLOADED);
-    api_key_end(alpha, 1, 0);
-    EXPECT_INT_EQ(api_key_begin(alpha, 1, 0, &retry, &none), 0);
-    api_key_end(alpha, 0, 0);
+    EXPECT_INT_EQ(api_key_begin(alpha, 1, 1, 0, &retry, &e), ERR_OVERLOADED);
+    api_key_end(alpha, 1, 1, 0);
+    EXPECT_INT_EQ(api_key_begin(alpha, 1, 1, 0, &retry, &none), 0);
+    api_key_end(alpha, 1, 0, 0);
     keys_destroy(k);
 }
 
@@ -238,14 +238,32 @@ TEST(Keys, RunAsManyRequestsAsTheyMay) {
     for (int i = 0; i < 3; i++) {
         struct api_key *key = find(k, cases[i].key);
         for (int32_t n = 0; n < cases[i].most; n++)
-            ASSERT_INT_EQ(api_key_begin(key, 1000000, 0, &retry, &e), 0);
+            ASSERT_INT_EQ(api_key_begin(key, 1, 1000000, 0, &retry, &e), 0);
         if (i < 2) {
-            EXPECT_INT_EQ(api_key_begin(key, 1, 0, &retry, &e), ERR_OVERLOADED);
+            EXPECT_INT_EQ(api_key_begin(key, 1, 1, 0, &retry, &e), ERR_OVERLOADED);
             EXPECT_NEAR(retry, 1, 0);
-            api_key_end(key, 5, 0);
-            EXPECT_INT_EQ(api_key_begin(key, 1, 0, &retry, &e), 0);
+            api_key_end(key, 1, 5, 0);
+            EXPECT_INT_EQ(api_key_begin(key, 1, 1, 0, &retry, &e), 0);
         }
     }
+    keys_destroy(k);
+}
+
+TEST(Keys, EachOfSeveralAnswersIsARequest) {
+    struct error e = {0};
+    double retry;
+    struct keys *k = keys_of("a max-requests=3\n", &e);
+    ASSERT_TRUE(k != NULL);
+    struct api_key *a = find(k, "a");
+    EXPECT_INT_EQ(api_key_begin(a, 4, 1, 0, &retry, &e), ERR_INVALID_REQUEST);
+    EXPECT_STR_EQ(e.text, "4 answers are asked for at once, and this API key may have 3 requests "
+                          "running");
+    ASSERT_INT_EQ(api_key_begin(a, 2, 1, 0, &retry, &e), 0);
+    EXPECT_INT_EQ(api_key_begin(a, 2, 1, 0, &retry, &e), ERR_OVERLOADED);
+    EXPECT_STR_EQ(e.text, "this API key has 2 requests running, of 3 that it may have");
+    EXPECT_INT_EQ(api_key_begin(a, 1, 1, 0, &retry, &e), 0);
+    api_key_end(a, 2, 0, 0);
+    EXPECT_INT_EQ(api_key_begin(a, 2, 1, 0, &retry, &e), 0);
     keys_destroy(k);
 }
 
@@ -257,27 +275,27 @@ TEST(Keys, TokensOfAMinuteComeBackAllTheTime) {
     ASSERT_TRUE(k != NULL);
     struct api_key *a = find(k, "a");
     int64_t now = 1000 * (int64_t)SECOND;
-    ASSERT_INT_EQ(api_key_begin(a, 50, now, &retry, &e), 0); /* 10 are left */
-    ASSERT_INT_EQ(api_key_begin(a, 30, now, &retry, &e), 0); /* overdrawn by 20 */
-    EXPECT_INT_EQ(api_key_begin(a, 1, now, &retry, &e), ERR_OVERLOADED);
+    ASSERT_INT_EQ(api_key_begin(a, 1, 50, now, &retry, &e), 0); /* 10 are left */
+    ASSERT_INT_EQ(api_key_begin(a, 1, 30, now, &retry, &e), 0); /* overdrawn by 20 */
+    EXPECT_INT_EQ(api_key_begin(a, 1, 1, now, &retry, &e), ERR_OVERLOADED);
     EXPECT_NEAR(retry, 21, 1e-6);
     now += 10 * SECOND;
-    api_key_end(a, 15, now); /* overdrawn by 25 */
-    EXPECT_INT_EQ(api_key_begin(a, 1, now, &retry, &e), ERR_OVERLOADED);
+    api_key_end(a, 1, 15, now); /* overdrawn by 25 */
+    EXPECT_INT_EQ(api_key_begin(a, 1, 1, now, &retry, &e), ERR_OVERLOADED);
     EXPECT_NEAR(retry, 26, 1e-6);
-    EXPECT_INT_EQ(api_key_begin(a, 1, now + 24 * SECOND, &retry, &e), ERR_OVERLOADED);
-    EXPECT_INT_EQ(api_key_begin(a, 1, now + 26 * SECOND, &retry, &e), 0);
-    api_key_end(a, 0, now + 26 * SECOND);
-    api_key_end(a, 0, now + 26 * SECOND);
+    EXPECT_INT_EQ(api_key_begin(a, 1, 1, now + 24 * SECOND, &retry, &e), ERR_OVERLOADED);
+    EXPECT_INT_EQ(api_key_begin(a, 1, 1, now + 26 * SECOND, &retry, &e), 0);
+    api_key_end(a, 1, 0, now + 26 * SECOND);
+    api_key_end(a, 1, 0, now + 26 * SECOND);
 
     /* However long it rests, the bucket holds a minute's worth and no more. */
     now += 86400 * (int64_t)SECOND;
-    ASSERT_INT_EQ(api_key_begin(a, 60, now, &retry, &e), 0);
-    EXPECT_INT_EQ(api_key_begin(a, 1, now, &retry, &e), ERR_OVERLOADED);
+    ASSERT_INT_EQ(api_key_begin(a, 1, 60, now, &retry, &e), 0);
+    EXPECT_INT_EQ(api_key_begin(a, 1, 1, now, &retry, &e), ERR_OVERLOADED);
     EXPECT_NEAR(retry, 1, 1e-6);
     /* A clock that steps back gives nothing away. */
-    EXPECT_INT_EQ(api_key_begin(a, 1, now - 100 * SECOND, &retry, &e), ERR_OVERLOADED);
-    api_key_end(a, 0, now);
+    EXPECT_INT_EQ(api_key_begin(a, 1, 1, now - 100 * SECOND, &retry, &e), ERR_OVERLOADED);
+    api_key_end(a, 1, 0, now);
     keys_destroy(k);
 }
 
@@ -287,16 +305,16 @@ TEST(Keys, ALimitMayChangeWhileRequestsRun) {
     struct keys *k = keys_of("a\n", &e);
     ASSERT_TRUE(k != NULL);
     struct api_key *a = find(k, "a");
-    ASSERT_INT_EQ(api_key_begin(a, 1000000, SECOND, &retry, &e), 0);
+    ASSERT_INT_EQ(api_key_begin(a, 1, 1000000, SECOND, &retry, &e), 0);
     write_keys("a tokens-per-minute=60\n", 23);
     ASSERT_INT_EQ(keys_reload(k, &e), 0);
-    ASSERT_INT_EQ(api_key_begin(a, 60, SECOND, &retry, &e), 0);
-    EXPECT_INT_EQ(api_key_begin(a, 1, SECOND, &retry, &e), ERR_OVERLOADED);
+    ASSERT_INT_EQ(api_key_begin(a, 1, 60, SECOND, &retry, &e), 0);
+    EXPECT_INT_EQ(api_key_begin(a, 1, 1, SECOND, &retry, &e), ERR_OVERLOADED);
     write_keys("a\n", 2);
     ASSERT_INT_EQ(keys_reload(k, &e), 0);
-    EXPECT_INT_EQ(api_key_begin(a, 1, SECOND, &retry, &e), 0);
+    EXPECT_INT_EQ(api_key_begin(a, 1, 1, SECOND, &retry, &e), 0);
     for (int i = 0; i < 3; i++)
-        api_key_end(a, 10, SECOND);
+        api_key_end(a, 1, 10, SECOND);
     keys_destroy(k);
 }
 

@@ -175,6 +175,10 @@ TEST(OpenaiProgram, AKeyHasItsRequestsAtOnce) {
     EXPECT_INT_EQ(a.status, 429);
     EXPECT_INT_GE(atoi(http_answer_value(&a, "Retry-After", value)), 1);
     http_answer_deinit(&a);
+    ask(&s, "/v1/completions", "{\"prompt\":\"a\",\"max_tokens\":1,\"n\":2}", &a);
+    EXPECT_INT_EQ(a.status, 400); /* it never could */
+    EXPECT_TRUE(strstr(a.body.data ? a.body.data : "", "\"param\":\"n\"") != NULL);
+    http_answer_deinit(&a);
     net_client_close(&c); /* which cancels it */
     int status = 0;
     for (int tries = 0; tries < 200 && status != 200; tries++) {
