@@ -3,7 +3,7 @@
  *   POST /v1/completions, /v1/chat/completions      GET /v1/models, /v1/models/NAME
  *   POST /tokenize, /detokenize
  *
- * Shapes and fields are in docs/PROTOCOL.md. Loop thread only. The routes may be registered before
+ * Shapes and fields are in docs/HTTP.md. Loop thread only. The routes may be registered before
  * there is a model; they must not be called before openai_start.
  */
 #pragma once
@@ -30,6 +30,7 @@ struct openai {
     struct engine_model_info model;
     int64_t created;           /* seconds since 1970: when the model came */
     struct openai_call *calls; /* that are under way */
+    uint64_t num_calls;        /* so far */
     struct http_route routes[OPENAI_NUM_ROUTES + 1];
 };
 

@@ -286,12 +286,22 @@ static void submit(struct openai_call *c) {
 
 /* ---- the job --------------------------------------------------------------------------------- */
 
-/* Of the id: calls of tools in different answers are told apart. */
-static uint64_t seed_of(const char *id) {
-    uint64_t hash = 14695981039346656037u; /* FNV-1a */
-    for (; *id; id++)
-        hash = (hash ^ (unsigned char)*id) * 1099511628211u;
+static uint64_t mix(uint64_t hash, const void *data, size_t len) { /* FNV-1a */
+    for (const unsigned char *p = data; len--; p++)
+        hash = (hash ^ *p) * 1099511628211u;
     return hash;
+}
+
+/* Calls of tools in different answers are told apart, also where a client gives all requests of a
+ * conversation one id, and the server was started anew between two of them. */
+static uint64_t new_seed(struct openai *o, const char *id) {
+    struct timespec now;
+    uint64_t hash = mix(14695981039346656037u, id, strlen(id));
+    clock_gettime(CLOCK_REALTIME, &now);
+    o->num_calls++;
+    hash = mix(hash, &now.tv_sec, sizeof now.tv_sec);
+    hash = mix(hash, &now.tv_nsec, sizeof now.tv_nsec);
+    return mix(hash, &o->num_calls, sizeof o->num_calls);
 }
 
 static void start_form(struct openai_call *c) {
@@ -303,7 +313,7 @@ static void start_form(struct openai_call *c) {
     h->tokenizer = dispatch_tokenizer(c->api->dispatch);
     snprintf(h->id, sizeof h->id, "%s-%s", h->chat ? "chatcmpl" : "cmpl", id);
     c->form.request = &c->job.request;
-    c->form.seed = seed_of(id);
+    c->form.seed = new_seed(c->api, id);
 }
 
 static void finish_job(struct openai_call *c) {

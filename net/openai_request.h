@@ -1,4 +1,4 @@
-/* openai_request: the body of an OpenAI-compatible request (docs/PROTOCOL.md, HTTP).
+/* openai_request: the body of an OpenAI-compatible request (docs/HTTP.md).
  *
  * Parsing is a pure function of the bytes and the context; it never fails hard, so any bytes from a
  * network may be given. A field that is unknown, or whose meaning is not there, is an error that

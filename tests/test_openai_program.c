@@ -43,10 +43,10 @@ static void stop(struct served *s) {
 }
 
 static void put_request(char *out, size_t size, const char *path, const char *body) {
-    snprintf(
-        out, size,
-        "POST %s HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer k\r\nContent-Length: %zu\r\n\r\n%s",
-        path, strlen(body), body);
+    snprintf(out, size,
+             "POST %s HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer k\r\nX-Request-Id: same\r\n"
+             "Content-Length: %zu\r\n\r\n%s",
+             path, strlen(body), body);
 }
 
 /* Asks on a connection of its own; the answer is the caller's to deinit. */
@@ -102,6 +102,38 @@ TEST(OpenaiProgram, AStreamIsTheTextOfTheWholeAnswer) {
     EXPECT_TRUE(done);
     EXPECT_STR_EQ(joined, whole);
     http_answer_deinit(&a);
+    stop(&s);
+}
+
+/* The id of the first call that a chat is held to make. */
+static void ask_for_a_call(struct served *s, char id[1024]) {
+    struct http_answer a;
+    json_t *doc, *message;
+    ask(s, "/v1/chat/completions",
+        "{\"messages\":[{\"role\":\"user\",\"content\":\"Hello\"}],\"tools\":[{\"type\":"
+        "\"function\",\"function\":{\"name\":\"f\",\"parameters\":{\"type\":\"object\","
+        "\"properties\":{},\"additionalProperties\":false}}}],\"tool_choice\":\"required\"}",
+        &a);
+    EXPECT_INT_EQ(a.status, 200);
+    doc = json_loads(a.body.data ? a.body.data : "", 0, NULL);
+    message = json_object_get(json_array_get(json_object_get(doc, "choices"), 0), "message");
+    const char *text = json_string_value(
+        json_object_get(json_array_get(json_object_get(message, "tool_calls"), 0), "id"));
+    snprintf(id, 1024, "%s", text ? text : "");
+    json_decref(doc);
+    http_answer_deinit(&a);
+}
+
+/* Proxies give the requests of a conversation one id, and clients find results by their call's. */
+TEST(OpenaiProgram, CallsOfRequestsWithTheSameIdAreToldApart) {
+    NEEDS_BINARY();
+    const char *const more[] = {"--chat-template", "qwen2.5", NULL};
+    struct served s;
+    char one[1024], other[1024];
+    ASSERT_TRUE(serve_with(&s, more));
+    ask_for_a_call(&s, one);
+    ask_for_a_call(&s, other);
+    EXPECT_TRUE(*one && *other && strcmp(one, other));
     stop(&s);
 }
 

@@ -207,6 +207,10 @@ def check_tools(s, c):
     call = named.message.tool_calls[0]
     assert call.function.name == "get_weather" and named.finish_reason == "tool_calls" and call.id
     jsonschema.validate(json.loads(call.function.arguments), schema)
+    ids = {c.chat.completions.create(model=MODEL, messages=MESSAGES, tools=TOOLS, tool_choice="required", max_tokens=200,
+                                     extra_headers={"x-request-id": "one"}).choices[0].message.tool_calls[0].id
+           for _ in range(2)}
+    assert len(ids) == 2, ids
     required = calls_of(c, tool_choice="required").message.tool_calls[0]
     assert required.function.name in ("get_weather", "now")
     if required.function.name == "get_weather":
