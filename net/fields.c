@@ -65,6 +65,8 @@ int fields_parse(const char *text, size_t len, json_t **doc, struct field_error 
     json_error_t e;
     const char *wrong = check_shape(text, len);
     *doc = NULL;
+    if (len == 0)
+        return field_error_set(error, ERR_INVALID_JSON, NULL, "the body is empty");
     if (wrong)
         return field_error_set(error, ERR_INVALID_JSON, NULL, "%s", wrong);
     *doc = json_loadb(text, len, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &e);

@@ -217,13 +217,15 @@ static void put_finish_reason(struct buffer *out, const char *reason) {
         buffer_puts(out, ",\"finish_reason\":null}");
 }
 
-/* {"role":"assistant","content":"...","tool_calls":[...]}: content is null beside calls alone. */
+/* {"role":"assistant","content":"...","refusal":null,"tool_calls":[...]}: content is null beside
+ * calls alone. */
 static void put_message(struct buffer *out, const struct buffer *text, const struct buffer *calls) {
     buffer_puts(out, "\"message\":{\"role\":\"assistant\",\"content\":");
     if (text->len == 0 && calls->len)
         buffer_puts(out, "null");
     else
         json_out_text(out, text->data, text->len);
+    buffer_puts(out, ",\"refusal\":null");
     if (calls->len) {
         put_buffer(out, ",\"tool_calls\":[", calls);
         buffer_putc(out, ']');

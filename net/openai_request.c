@@ -169,11 +169,11 @@ static const struct field table[] = {
     {"n", ASK, field_read_int, AT(n), 1, OPENAI_MAX_CHOICES, false},
     {"best_of", TEXT, field_read_int, AT(best_of), 1, OPENAI_MAX_CHOICES, false},
     {"max_tokens", ASK, field_read_int, AT(params.max_tokens), 0, INT32_MAX, false},
-    {"max_completion_tokens", CHAT, field_read_int, AT(params.max_tokens), 1, INT32_MAX, false},
+    {"max_completion_tokens", CHAT, field_read_int, AT(max_completion_tokens), 1, INT32_MAX, false},
     {"min_tokens", ASK, field_read_int, AT(params.min_tokens), 0, INT32_MAX, false},
     {"temperature", ASK, field_read_float, AT(params.sampling.temperature), 0, 100, false},
     {"top_k", ASK, field_read_int, AT(params.sampling.top_k), -1, INT32_MAX, false},
-    {"top_p", ASK, field_read_float, AT(params.sampling.top_p), 0, 1, true},
+    {"top_p", ASK, field_read_float, AT(params.sampling.top_p), 0, 1, false},
     {"min_p", ASK, field_read_float, AT(params.sampling.min_p), 0, 1, false},
     {"repetition_penalty", ASK, field_read_float, AT(params.sampling.repetition_penalty), 0.01, 100, false},
     {"presence_penalty", ASK, field_read_float, AT(params.sampling.presence_penalty), -2, 2, false},
@@ -207,10 +207,14 @@ static const struct field table[] = {
 /* No token at all can be asked for only to see the prompt again: then one is made and not shown. */
 static int check_max_tokens(struct openai_request *r, struct field_error *error) {
     json_t *given = json_object_get(r->doc, "max_tokens");
+    if (r->max_completion_tokens >= 0)
+        r->params.max_tokens = r->max_completion_tokens;
     if (!json_is_integer(given) || r->params.max_tokens > 0)
         return 0;
     if (!r->echo)
-        return field_expected(error, "max_tokens", "at least 1 (0 is possible with echo)");
+        return field_expected(error, "max_tokens",
+                              r->kind == OPENAI_CHAT ? "at least 1"
+                                                     : "at least 1 (0 is possible with echo)");
     if (r->stream)
         return field_error_set(error, ERR_INVALID_REQUEST, "max_tokens",
                                "max_tokens: 0 gives nothing to stream");
@@ -227,11 +231,19 @@ static int check_logprobs(struct openai_request *r, struct field_error *error) {
                                    "echo: with logprobs it cannot be streamed");
         return 0;
     }
-    if (r->top_logprobs >= 0 && !r->logprobs)
+    if (r->top_logprobs > 0 && !r->logprobs)
         return field_error_set(error, ERR_INVALID_REQUEST, "top_logprobs",
                                "top_logprobs: only with \"logprobs\": true");
     r->params.sampling.logprobs = !r->logprobs ? -1 : r->top_logprobs < 0 ? 0 : r->top_logprobs;
     return 0;
+}
+
+/* No probability mass at all still leaves the most likely token. */
+static void settle_top_p(struct sampling_params *s) {
+    if (s->top_p > 0)
+        return;
+    s->top_p = 1;
+    s->top_k = 1;
 }
 
 static int check_choices(const struct openai_request *r, struct field_error *error) {
@@ -277,6 +289,7 @@ static int check_whole(struct openai_request *r, struct field_error *error) {
                                "stream_options: only with \"stream\": true");
     if (r->no_tokens)
         r->params.max_tokens = 1;
+    settle_top_p(&r->params.sampling);
     return param_check_lengths(&r->params, r->doc, error);
 }
 
@@ -293,7 +306,7 @@ static void set_defaults(struct openai_request *out, enum openai_kind kind,
     out->params.sampling.logprobs = -1;
     out->params.prompt_logprobs = -1;
     out->n = 1;
-    out->best_of = out->top_logprobs = -1;
+    out->best_of = out->top_logprobs = out->max_completion_tokens = -1;
     out->add_special_tokens = out->parallel_tool_calls = true;
 }
 

@@ -58,11 +58,12 @@ struct openai_request {
     size_t num_tools;
     json_t *tools_doc; /* owned: what names and descriptions are borrowed from */
     enum tool_choice tool_choice;
-    const char *tool_name;        /* of TOOL_CHOICE_NAMED: one of tools */
-    bool parallel_tool_calls;     /* false: one call at most */
-    struct request_params params; /* of every choice, without tokens */
-    int32_t n;                    /* choices of a prompt */
-    int32_t best_of;              /* as given, -1: not */
+    const char *tool_name;         /* of TOOL_CHOICE_NAMED: one of tools */
+    bool parallel_tool_calls;      /* false: one call at most */
+    struct request_params params;  /* of every choice, without tokens */
+    int32_t n;                     /* choices of a prompt */
+    int32_t best_of;               /* as given, -1: not */
+    int32_t max_completion_tokens; /* as given, -1: not; wins over max_tokens, its old name */
     bool stream, include_usage;
     bool echo;               /* completions: the prompt before the answer */
     bool no_tokens;          /* max_tokens 0, with echo: the prompt alone */

@@ -38,15 +38,16 @@ TEST(OpenaiAnswer, AWholeChatCompletion) {
     openai_put_choice(&out, &chat, 0, &odd, &none, NULL, "stop");
     openai_put_choice(&out, &chat, 1, &none, &none, NULL, "length");
     openai_end(&out, &usage);
-    check_json(&out,
-               "{\"id\":\"chatcmpl-1\",\"object\":\"chat.completion\",\"created\":5,"
-               "\"model\":\"de\\\"mo\",\"choices\":["
-               "{\"index\":0,\"message\":{\"role\":\"assistant\",\"content\":\"a\\n\\\"\\u0000b\"},"
-               "\"logprobs\":null,\"finish_reason\":\"stop\"},"
-               "{\"index\":1,\"message\":{\"role\":\"assistant\",\"content\":\"\"},"
-               "\"logprobs\":null,\"finish_reason\":\"length\"}],"
-               "\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":4,\"total_tokens\":7,"
-               "\"prompt_tokens_details\":{\"cached_tokens\":2}}}");
+    check_json(
+        &out, "{\"id\":\"chatcmpl-1\",\"object\":\"chat.completion\",\"created\":5,"
+              "\"model\":\"de\\\"mo\",\"choices\":["
+              "{\"index\":0,\"message\":{\"role\":\"assistant\",\"content\":\"a\\n\\\"\\u0000b\","
+              "\"refusal\":null},"
+              "\"logprobs\":null,\"finish_reason\":\"stop\"},"
+              "{\"index\":1,\"message\":{\"role\":\"assistant\",\"content\":\"\",\"refusal\":null},"
+              "\"logprobs\":null,\"finish_reason\":\"length\"}],"
+              "\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":4,\"total_tokens\":7,"
+              "\"prompt_tokens_details\":{\"cached_tokens\":2}}}");
     buffer_deinit(&out);
 }
 
@@ -93,16 +94,18 @@ TEST(OpenaiAnswer, LogprobsOfAChat) {
     openai_put_choice(&out, &chat, 0, &x, &none, &l, NULL);
     buffer_puts(&out, "]}");
 #define BYTES(digit) "\"bytes\":[116,111,107,101,110,95,105,100,58," digit "]"
-    check_json(&out, "{\"id\":\"chatcmpl-1\",\"object\":\"chat.completion\",\"created\":5,"
-                     "\"model\":\"de\\\"mo\",\"choices\":[{\"index\":0,\"message\":"
-                     "{\"role\":\"assistant\",\"content\":\"x\"},\"logprobs\":{\"content\":["
-                     "{\"token\":\"token_id:7\",\"logprob\":-0.5," BYTES(
-                         "55") ",\"top_logprobs\":["
-                               "{\"token\":\"token_id:7\",\"logprob\":-0.5," BYTES(
-                                   "55") "},"
-                                         "{\"token\":\"token_id:8\",\"logprob\":-9999," BYTES(
-                                             "56") "}]}],"
-                                                   "\"refusal\":null},\"finish_reason\":null}]}");
+    check_json(
+        &out,
+        "{\"id\":\"chatcmpl-1\",\"object\":\"chat.completion\",\"created\":5,"
+        "\"model\":\"de\\\"mo\",\"choices\":[{\"index\":0,\"message\":"
+        "{\"role\":\"assistant\",\"content\":\"x\",\"refusal\":null},\"logprobs\":{\"content\":["
+        "{\"token\":\"token_id:7\",\"logprob\":-0.5," BYTES(
+            "55") ",\"top_logprobs\":["
+                  "{\"token\":\"token_id:7\",\"logprob\":-0.5," BYTES(
+                      "55") "},"
+                            "{\"token\":\"token_id:8\",\"logprob\":-9999," BYTES(
+                                "56") "}]}],"
+                                      "\"refusal\":null},\"finish_reason\":null}]}");
     buffer_deinit(&out);
     openai_logprobs_deinit(&l);
 }

@@ -34,7 +34,8 @@ struct bad {
 #define MSG "\"messages\":[{\"role\":\"user\",\"content\":\"a\"}]"
 
 static const struct bad bad[] = {
-    {C, "", ERR_INVALID_JSON, "", "not valid JSON"},
+    {C, "", ERR_INVALID_JSON, "", "the body is empty"},
+    {C, " ", ERR_INVALID_JSON, "", "not valid JSON"},
     {C, "{", ERR_INVALID_JSON, "", "not valid JSON"},
     {C, "{} {}", ERR_INVALID_JSON, "", "not valid JSON"},
     {C, "[]", INV, "", "must be a JSON object"},
@@ -70,8 +71,8 @@ static const struct bad bad[] = {
     {C, "{\"prompt\":\"a\",\"min_tokens\":9,\"max_tokens\":8}", INV, "min_tokens", "more than"},
     {C, "{\"prompt\":\"a\",\"temperature\":-0.1}", INV, "temperature", "from 0 to 100"},
     {C, "{\"prompt\":\"a\",\"temperature\":\"1\"}", INV, "temperature", "a number"},
-    {C, "{\"prompt\":\"a\",\"top_p\":0}", INV, "top_p", "above 0"},
-    {C, "{\"prompt\":\"a\",\"top_p\":1e-60}", INV, "top_p", "above 0"},
+    {M, "{" MSG ",\"max_tokens\":0}", INV, "max_tokens", "expected at least 1"},
+    {C, "{\"prompt\":\"a\",\"top_p\":-0.1}", INV, "top_p", "from 0 to 1"},
     {C, "{\"prompt\":\"a\",\"min_p\":1.1}", INV, "min_p", "from 0 to 1"},
     {C, "{\"prompt\":\"a\",\"presence_penalty\":3}", INV, "presence_penalty", "from -2 to 2"},
     {C, "{\"prompt\":\"a\",\"stop\":7}", INV, "stop", "a string or an array"},
@@ -279,6 +280,37 @@ TEST(OpenaiRequest, LogprobsOfAChatAreItsTopLogprobs) {
     openai_request_deinit(&r);
     ASSERT_INT_EQ(parse(M, "{" MSG ",\"logprobs\":true,\"top_logprobs\":5}", &r, &e), 0);
     EXPECT_INT_EQ(r.params.sampling.logprobs, 5);
+    openai_request_deinit(&r);
+}
+
+/* As other servers take them. */
+TEST(OpenaiRequest, NoTopLogprobsAndNoMassAreTaken) {
+    struct openai_request r;
+    struct field_error e;
+    ASSERT_INT_EQ(parse(M, "{" MSG ",\"logprobs\":false,\"top_logprobs\":0}", &r, &e), 0);
+    EXPECT_INT_EQ(r.params.sampling.logprobs, -1);
+    openai_request_deinit(&r);
+    ASSERT_INT_EQ(parse(C, "{\"prompt\":\"a\",\"top_p\":0,\"top_k\":9}", &r, &e), 0);
+    EXPECT_INT_EQ(r.params.sampling.top_k, 1);
+    EXPECT_TRUE(r.params.sampling.top_p == 1);
+    openai_request_deinit(&r);
+}
+
+TEST(OpenaiRequest, TheNewNameOfMaxTokensWinsInAnyOrder) {
+    static const char *const bodies[] = {
+        "{" MSG ",\"max_tokens\":5,\"max_completion_tokens\":2}",
+        "{" MSG ",\"max_completion_tokens\":2,\"max_tokens\":5}",
+        "{" MSG ",\"max_completion_tokens\":2}",
+    };
+    struct openai_request r;
+    struct field_error e;
+    for (size_t i = 0; i < sizeof bodies / sizeof *bodies; i++) {
+        ASSERT_INT_EQ(parse(M, bodies[i], &r, &e), 0);
+        EXPECT_INT_EQ(r.params.max_tokens, 2);
+        openai_request_deinit(&r);
+    }
+    ASSERT_INT_EQ(parse(M, "{" MSG ",\"max_tokens\":5}", &r, &e), 0);
+    EXPECT_INT_EQ(r.params.max_tokens, 5);
     openai_request_deinit(&r);
 }
 
