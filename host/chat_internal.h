@@ -21,6 +21,7 @@ struct chat_prompt_build {
     const struct chat_tool *tools; /* that the model may see */
     size_t num_tools;
     const char *default_system; /* of the template; NULL for none */
+    bool no_thinking;
     struct error *error;
 };
 

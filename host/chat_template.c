@@ -187,6 +187,7 @@ int chat_template_render(const struct chat_template *c, const char *bos, const c
                                   .tools = request->tools,
                                   .num_tools = shown ? request->num_tools : 0,
                                   .default_system = c->default_system,
+                                  .no_thinking = request->no_thinking,
                                   .error = error};
     if (p.count == 0)
         return error_set(error, ERR_INVALID_REQUEST, "messages: expected at least one");

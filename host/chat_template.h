@@ -61,6 +61,7 @@ struct chat_request {
     size_t num_tools;
     enum tool_choice tool_choice;
     const char *tool_name; /* for TOOL_CHOICE_NAMED */
+    bool no_thinking;      /* the answer begins behind empty thoughts, where a template has them */
 };
 
 /* By name ("chatml", "llama2", ...); NULL when unknown. chat_template_names lists them,

@@ -233,6 +233,7 @@ int chat_render_qwen3(struct chat_prompt_build *p) {
         }
     }
     chat_put_chatml_header(p, "assistant");
+    chat_put(p, p->no_thinking ? "<think>\n\n</think>\n\n" : "");
     return rc;
 }
 

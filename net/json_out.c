@@ -18,6 +18,19 @@ void json_out_text(struct buffer *out, const char *s, size_t len) {
     buffer_deinit(&repaired);
 }
 
+void json_out_spelled(struct buffer *out, const char *s, size_t len) {
+    struct buffer text = {0};
+    if (utf8_valid_prefix(s, len) == len) {
+        buffer_put_json_string(out, s, len);
+        return;
+    }
+    buffer_puts(&text, "bytes:");
+    for (size_t i = 0; i < len; i++)
+        buffer_printf(&text, "\\x%02x", (unsigned char)s[i]);
+    buffer_put_json_string(out, text.data, text.len);
+    buffer_deinit(&text);
+}
+
 void json_out_int(struct buffer *out, int64_t v) {
     char digits[24];
     int n = snprintf(digits, sizeof digits, "%lld", (long long)v);

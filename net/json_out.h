@@ -13,6 +13,8 @@ extern "C" {
 
 /* A string literal; invalid UTF-8 is repaired (utf8.h). */
 void json_out_text(struct buffer *out, const char *s, size_t len);
+/* A string literal that tells all bytes apart: what is no UTF-8 becomes "bytes:\\xe2\\x96". */
+void json_out_spelled(struct buffer *out, const char *s, size_t len);
 void json_out_int(struct buffer *out, int64_t v);
 /* Nine digits, which read back as the same float. What JSON cannot say, the logprob of a token
  * that has no chance, is -9999, as in vLLM. */

@@ -2,7 +2,6 @@
 
 #include <string.h>
 
-#include "host/utf8.h"
 #include "net/json_out.h"
 
 /* ---- tokens as text -------------------------------------------------------------------------- */
@@ -12,20 +11,6 @@ static void token_bytes(struct buffer *out, const struct openai_head *head, int3
         tokenizer_token_bytes(head->tokenizer, token, out);
     else
         buffer_printf(out, "token_id:%d", token);
-}
-
-/* Bytes that are no text by themselves are spelled out where two of them must differ. */
-static void put_spelled(struct buffer *out, const struct buffer *bytes) {
-    struct buffer text = {0};
-    if (utf8_valid_prefix(bytes->data, bytes->len) == bytes->len) {
-        buffer_put_json_string(out, bytes->data, bytes->len);
-        return;
-    }
-    buffer_puts(&text, "bytes:");
-    for (size_t i = 0; i < bytes->len; i++)
-        buffer_printf(&text, "\\x%02x", (unsigned char)bytes->data[i]);
-    buffer_put_json_string(out, text.data, text.len);
-    buffer_deinit(&text);
 }
 
 static int64_t num_characters(const struct buffer *bytes) {
@@ -94,7 +79,7 @@ static void put_top_token(struct top_names *n, int32_t token, float logprob) {
     buffer_clear(&n->name);
     token_bytes(&n->bytes, n->head, token);
     buffer_putc(&n->name, '\n'); /* which no literal holds */
-    put_spelled(&n->name, &n->bytes);
+    json_out_spelled(&n->name, n->bytes.data, n->bytes.len);
     buffer_putc(&n->name, '\n');
     if (n->seen.len && memmem(n->seen.data, n->seen.len, n->name.data, n->name.len))
         return;
@@ -128,7 +113,7 @@ static void add_completion(struct openai_logprobs *l, const struct openai_head *
         if (all[i]->len)
             buffer_putc(all[i], ',');
     token_bytes(&bytes, head, token);
-    put_spelled(&l->tokens, &bytes);
+    json_out_spelled(&l->tokens, bytes.data, bytes.len);
     json_out_int(&l->offsets, l->offset);
     l->offset += num_characters(&bytes);
     buffer_deinit(&bytes);

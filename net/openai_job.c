@@ -49,6 +49,7 @@ static int encode(struct openai_job *job, struct openai_prompt *p, struct error 
             .num_tools = r->num_tools,
             .tool_choice = r->tool_choice,
             .tool_name = r->tool_name,
+            .no_thinking = !r->enable_thinking,
         };
         bool forced = r->tool_choice == TOOL_CHOICE_REQUIRED || r->tool_choice == TOOL_CHOICE_NAMED;
         rc = prompt_encode_chat(job->dispatch, &chat, &r->params, e);
@@ -93,6 +94,29 @@ static void prepare_prompts(struct openai_job *job) {
 
 /* ---- tokenize and detokenize ----------------------------------------------------------------- */
 
+/* {"count":...,"max_model_len":...,"tokens":[...],"token_strs":[...]} */
+static void put_tokens(struct openai_job *job, const int32_t *tokens, int32_t num_tokens) {
+    struct buffer *out = &job->answer, bytes = {0};
+    buffer_printf(out, "{\"count\":%d,\"max_model_len\":%d,\"tokens\":[", num_tokens,
+                  job->max_model_len);
+    for (int32_t i = 0; i < num_tokens; i++) {
+        if (i)
+            buffer_putc(out, ',');
+        json_out_int(out, tokens[i]);
+    }
+    buffer_puts(out, job->request.return_token_strs ? "],\"token_strs\":[" : "]}");
+    for (int32_t i = 0; job->request.return_token_strs && i < num_tokens; i++) {
+        if (i)
+            buffer_putc(out, ',');
+        buffer_clear(&bytes);
+        tokenizer_token_bytes(dispatch_tokenizer(job->dispatch), tokens[i], &bytes);
+        json_out_spelled(out, bytes.data, bytes.len);
+    }
+    if (job->request.return_token_strs)
+        buffer_puts(out, "]}");
+    buffer_deinit(&bytes);
+}
+
 static int tokenize(struct openai_job *job, struct error *e) {
     struct openai_request *r = &job->request;
     struct openai_prompt *p = &r->prompts[0];
@@ -109,14 +133,7 @@ static int tokenize(struct openai_job *job, struct error *e) {
         p->tokens = list.ids;
         p->num_tokens = (int32_t)list.len;
     }
-    buffer_printf(&job->answer, "{\"count\":%d,\"max_model_len\":%d,\"tokens\":[", p->num_tokens,
-                  job->max_model_len);
-    for (int32_t i = 0; i < p->num_tokens; i++) {
-        if (i)
-            buffer_putc(&job->answer, ',');
-        json_out_int(&job->answer, p->tokens[i]);
-    }
-    buffer_puts(&job->answer, "]}");
+    put_tokens(job, p->tokens, p->num_tokens);
     return 0;
 }
 

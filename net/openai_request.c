@@ -134,25 +134,58 @@ static int read_logprobs(struct field_reader *r, const struct field *f, json_t *
     return field_read_int(r, f, value);
 }
 
-static const struct field stream_options[] = {
-    {"include_usage", ASK, field_read_bool, offsetof(struct openai_request, include_usage), 0, 0,
-     false},
-};
-
-static int read_stream_options(struct field_reader *r, const struct field *f, json_t *value) {
+/* Reads the members of an object, by a table of their own. */
+static int read_members(struct field_reader *r, const struct field *f, json_t *value,
+                        const struct field *members, int num_members) {
     struct field_reader inner = *r;
+    char path[32];
     if (!json_is_object(value))
         return field_expected(r->error, f->name, "an object");
-    inner.table = stream_options;
-    inner.num_fields = 1;
-    inner.what = inner.path = "stream_options.";
+    snprintf(path, sizeof path, "%s.", f->name);
+    inner.table = members;
+    inner.num_fields = num_members;
+    inner.what = inner.path = path;
     return fields_read(&inner, value);
 }
 
+static int read_stream_options(struct field_reader *r, const struct field *f, json_t *value) {
+    static const struct field members[] = {
+        {"include_usage", ASK, field_read_bool, offsetof(struct openai_request, include_usage), 0,
+         0, false},
+        {"include_obfuscation", ASK, field_read_nothing, 0, 0, 0, false},
+    };
+    return read_members(r, f, value, members, sizeof members / sizeof *members);
+}
+
+static int read_template_kwargs(struct field_reader *r, const struct field *f, json_t *value) {
+    static const struct field members[] = {
+        {"enable_thinking", CHAT | TOKENIZE, field_read_bool,
+         offsetof(struct openai_request, enable_thinking), 0, 0, false},
+    };
+    return read_members(r, f, value, members, sizeof members / sizeof *members);
+}
+
 static int read_suffix(struct field_reader *r, const struct field *f, json_t *value) {
-    (void)value;
+    if (json_is_string(value) && json_string_length(value) == 0)
+        return 0;
     return field_error_set(r->error, ERR_INVALID_REQUEST, f->name,
                            "%s: a text to be continued into is not supported", f->name);
+}
+
+/* What an answer consists of: text, which is all there is. */
+static int read_modalities(struct field_reader *r, const struct field *f, json_t *value) {
+    const char *only = json_string_value(json_array_get(value, 0));
+    if (json_array_size(value) == 1 && only && !strcmp(only, "text"))
+        return 0;
+    return field_expected(r->error, f->name,
+                          "[\"text\"]: answers of other kinds are not supported");
+}
+
+/* Prompts end where an answer begins. */
+static int read_generation_prompt(struct field_reader *r, const struct field *f, json_t *value) {
+    if (json_is_true(value))
+        return 0;
+    return field_expected(r->error, f->name, "true: every prompt ends where an answer begins");
 }
 
 /* ---- the table ------------------------------------------------------------------------------- */
@@ -166,6 +199,8 @@ static const struct field table[] = {
     {"messages", CHAT | TOKENIZE, read_messages, 0, 0, 0, false},
     {"tokens", DETOKENIZE, read_tokens, 0, 0, 0, false},
     {"add_special_tokens", TOKENIZE, field_read_bool, AT(add_special_tokens), 0, 0, false},
+    {"add_generation_prompt", TOKENIZE, read_generation_prompt, 0, 0, 0, false},
+    {"return_token_strs", TOKENIZE, field_read_bool, AT(return_token_strs), 0, 0, false},
     {"n", ASK, field_read_int, AT(n), 1, OPENAI_MAX_CHOICES, false},
     {"best_of", TEXT, field_read_int, AT(best_of), 1, OPENAI_MAX_CHOICES, false},
     {"max_tokens", ASK, field_read_int, AT(params.max_tokens), 0, INT32_MAX, false},
@@ -191,7 +226,9 @@ static const struct field table[] = {
     {"parallel_tool_calls", CHAT, field_read_bool, AT(parallel_tool_calls), 0, 0, false},
     {"stream", ASK, field_read_bool, AT(stream), 0, 0, false},
     {"stream_options", ASK, read_stream_options, 0, 0, 0, false},
+    {"chat_template_kwargs", CHAT | TOKENIZE, read_template_kwargs, 0, 0, 0, false},
     {"suffix", TEXT, read_suffix, 0, 0, 0, false},
+    {"modalities", CHAT, read_modalities, 0, 0, 0, false},
     /* These change nothing in an answer. */
     {"user", ASK, field_read_nothing, 0, 0, 0, false},
     {"metadata", ASK, field_read_nothing, 0, 0, 0, false},
@@ -199,6 +236,7 @@ static const struct field table[] = {
     {"service_tier", ASK, field_read_nothing, 0, 0, 0, false},
     {"safety_identifier", ASK, field_read_nothing, 0, 0, 0, false},
     {"prompt_cache_key", ASK, field_read_nothing, 0, 0, 0, false},
+    {"prompt_cache_retention", ASK, field_read_nothing, 0, 0, 0, false},
 };
 /* clang-format on */
 
@@ -307,7 +345,7 @@ static void set_defaults(struct openai_request *out, enum openai_kind kind,
     out->params.prompt_logprobs = -1;
     out->n = 1;
     out->best_of = out->top_logprobs = out->max_completion_tokens = -1;
-    out->add_special_tokens = out->parallel_tool_calls = true;
+    out->add_special_tokens = out->parallel_tool_calls = out->enable_thinking = true;
 }
 
 int openai_parse(enum openai_kind kind, const char *body, size_t len,

@@ -69,7 +69,9 @@ struct openai_request {
     bool no_tokens;          /* max_tokens 0, with echo: the prompt alone */
     bool logprobs;           /* chat: wanted; then params.sampling.logprobs is top_logprobs */
     int32_t top_logprobs;    /* chat: as given, -1: not */
+    bool enable_thinking;    /* chat_template_kwargs */
     bool add_special_tokens; /* tokenize */
+    bool return_token_strs;  /* tokenize */
     struct buffer joined;    /* owned: contents that came in several parts */
     const char *model;       /* as given, borrowed; NULL: not */
     json_t *doc;             /* owned */

@@ -61,6 +61,13 @@ static const struct bad bad[] = {
     {C, "{\"prompt\":[\"a\",\"b\"],\"n\":65}", INV, "n", "more than 128"},
     {C, "{\"prompt\":\"a\",\"n\":2,\"best_of\":3}", INV, "best_of", "not supported"},
     {C, "{\"prompt\":\"a\",\"suffix\":\"b\"}", INV, "suffix", "not supported"},
+    {M, "{" MSG ",\"modalities\":[\"text\",\"audio\"]}", INV, "modalities", "other kinds"},
+    {M, "{" MSG ",\"chat_template_kwargs\":{\"enable_thinkin\":true}}", INV,
+     "chat_template_kwargs.enable_thinkin", "did you mean enable_thinking?"},
+    {M, "{" MSG ",\"chat_template_kwargs\":{\"enable_thinking\":0}}", INV,
+     "chat_template_kwargs.enable_thinking", "true or false"},
+    {M, "{" MSG ",\"reasoning_effort\":\"low\"}", INV, "reasoning_effort", "unknown field"},
+    {T, "{" MSG ",\"add_generation_prompt\":false}", INV, "add_generation_prompt", "true"},
     {C, "{\"prompt\":\"a\",\"max_tokens\":0}", INV, "max_tokens", "at least 1"},
     {C, "{\"prompt\":\"a\",\"max_tokens\":-1}", INV, "max_tokens", "from 0"},
     {C, "{\"prompt\":\"a\",\"max_tokens\":2.0}", INV, "max_tokens", "an integer"},
@@ -280,6 +287,28 @@ TEST(OpenaiRequest, LogprobsOfAChatAreItsTopLogprobs) {
     openai_request_deinit(&r);
     ASSERT_INT_EQ(parse(M, "{" MSG ",\"logprobs\":true,\"top_logprobs\":5}", &r, &e), 0);
     EXPECT_INT_EQ(r.params.sampling.logprobs, 5);
+    openai_request_deinit(&r);
+}
+
+TEST(OpenaiRequest, FieldsThatChangeNothingAreTaken) {
+    struct openai_request r;
+    struct field_error e;
+    ASSERT_INT_EQ(parse(M,
+                        "{" MSG ",\"modalities\":[\"text\"],\"prompt_cache_retention\":\"24h\","
+                        "\"stream\":true,\"stream_options\":{\"include_obfuscation\":false}}",
+                        &r, &e),
+                  0);
+    EXPECT_TRUE(r.stream && !r.include_usage && r.enable_thinking);
+    openai_request_deinit(&r);
+    ASSERT_INT_EQ(parse(C, "{\"prompt\":\"a\",\"suffix\":\"\"}", &r, &e), 0);
+    openai_request_deinit(&r);
+    ASSERT_INT_EQ(
+        parse(M, "{" MSG ",\"chat_template_kwargs\":{\"enable_thinking\":false}}", &r, &e), 0);
+    EXPECT_TRUE(!r.enable_thinking);
+    openai_request_deinit(&r);
+    ASSERT_INT_EQ(
+        parse(T, "{" MSG ",\"add_generation_prompt\":true,\"return_token_strs\":true}", &r, &e), 0);
+    EXPECT_TRUE(r.return_token_strs);
     openai_request_deinit(&r);
 }
 

@@ -80,6 +80,23 @@ TEST(ToolChoice, ThePromptOfAForcedCallEndsInItsBeginning) {
     }
 }
 
+TEST(ToolChoice, AnAnswerWithoutThoughtsBeginsBehindEmptyOnes) {
+    static const char thoughts[] = "<|im_start|>assistant\n<think>\n\n</think>\n\n";
+    struct chat_request r = request_of(NULL, 0, TOOL_CHOICE_NONE, NULL);
+    r.no_thinking = true;
+    char *got = render("qwen3", &r);
+    EXPECT_TRUE(ends_in(got, thoughts));
+    free(got);
+    got = render("qwen3-2507", &r); /* which has none */
+    EXPECT_TRUE(ends_in(got, "<|im_start|>assistant\n"));
+    free(got);
+    r = request_of(two, 2, TOOL_CHOICE_REQUIRED, NULL);
+    r.no_thinking = true;
+    got = render("qwen3", &r);
+    EXPECT_TRUE(ends_in(got, "</think>\n\n<tool_call>\n"));
+    free(got);
+}
+
 TEST(ToolChoice, NoneShowsNoTools) {
     static const char *const names[] = {"qwen2.5", "qwen3", "llama3.1", "mistral-v3", "chatml"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {

@@ -79,6 +79,9 @@ def check_prompts_as_tokens(s, c):
     assert r.choices[0].text == "42"
     back = json.loads(curl(s.url + "/detokenize", "-d", json.dumps({"tokens": ids["tokens"]})))
     assert PROMPT in back["prompt"]
+    strs = json.loads(curl(s.url + "/tokenize", "-d", json.dumps({"prompt": PROMPT, "return_token_strs": True,
+                                                                 "add_special_tokens": False})))
+    assert "".join(strs["token_strs"]) == PROMPT, strs
 
 
 def check_logprobs(s, c):
