@@ -97,6 +97,8 @@ void detok_flush(struct detok *d, struct buffer *out); /* an incomplete tail bec
 
 /* The bytes of one token alone, for logprobs displays; may be an incomplete character. */
 void tokenizer_token_bytes(const struct tokenizer *t, int32_t id, struct buffer *out);
+/* Is it a special token, which decoding leaves out? */
+bool tokenizer_is_special(const struct tokenizer *t, int32_t id);
 
 #ifdef __cplusplus
 }

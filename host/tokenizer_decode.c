@@ -266,3 +266,7 @@ void tokenizer_token_bytes(const struct tokenizer *t, int32_t id, struct buffer 
 int32_t tokenizer_vocab_size(const struct tokenizer *t) {
     return t->decoder.vocab_size;
 }
+
+bool tokenizer_is_special(const struct tokenizer *t, int32_t id) {
+    return id >= 0 && id < t->decoder.vocab_size && t->decoder.tokens[id].special;
+}

@@ -13,7 +13,7 @@ static void token_bytes(struct buffer *out, const struct openai_head *head, int3
         buffer_printf(out, "token_id:%d", token);
 }
 
-static int64_t num_characters(const struct buffer *bytes) {
+int64_t openai_text_characters(const struct buffer *bytes) {
     int64_t n = 0;
     for (size_t i = 0; i < bytes->len; i++)
         n += ((unsigned char)bytes->data[i] & 0xc0) != 0x80;
@@ -114,8 +114,9 @@ static void add_completion(struct openai_logprobs *l, const struct openai_head *
             buffer_putc(all[i], ',');
     token_bytes(&bytes, head, token);
     json_out_spelled(&l->tokens, bytes.data, bytes.len);
-    json_out_int(&l->offsets, l->offset);
-    l->offset += num_characters(&bytes);
+    json_out_int(&l->offsets, l->offset > 0 ? l->offset : 0);
+    if (l->of_prompt || !head->tokenizer || !tokenizer_is_special(head->tokenizer, token))
+        l->offset += openai_text_characters(&bytes);
     buffer_deinit(&bytes);
     if (!p) {
         buffer_puts(&l->values, "null");
@@ -153,7 +154,7 @@ int64_t openai_num_characters(const struct openai_head *head, const int32_t *tok
     for (int32_t i = 0; i < n; i++) {
         buffer_clear(&bytes);
         token_bytes(&bytes, head, tokens[i]);
-        count += num_characters(&bytes);
+        count += openai_text_characters(&bytes);
     }
     buffer_deinit(&bytes);
     return count;

@@ -35,7 +35,9 @@ struct openai_usage {
 struct openai_logprobs {
     struct buffer tokens; /* chat: whole entries */
     struct buffer values, top, offsets;
-    int64_t offset; /* in characters, of the next token; kept by openai_logprobs_clear */
+    int64_t offset; /* in characters, of the next token (below 0: what the text has not of it is at
+                     * its front); kept by openai_logprobs_clear */
+    bool of_prompt; /* special tokens take room in the text, as they do in no answer */
 };
 
 void openai_logprobs_deinit(struct openai_logprobs *l);
@@ -46,7 +48,8 @@ void openai_logprobs_add(struct openai_logprobs *l, const struct openai_head *he
 
 /* Appends b's tokens to a's. */
 void openai_logprobs_join(struct openai_logprobs *a, const struct openai_logprobs *b);
-/* Characters of these tokens, as offsets count them. */
+/* Characters of a text and of these tokens, as offsets count them. */
+int64_t openai_text_characters(const struct buffer *text);
 int64_t openai_num_characters(const struct openai_head *head, const int32_t *tokens, int32_t n);
 
 /* {"id":...,"object":...,"created":...,"model":...,"choices":[ */

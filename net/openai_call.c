@@ -132,9 +132,10 @@ static void end_stream(struct openai_call *c) {
 
 static void answer_whole(struct openai_call *c) {
     struct buffer out = {0};
+    int32_t n = c->job.request.n;
     openai_begin(&out, &c->form.head);
     for (int32_t i = 0; i < c->num_choices; i++)
-        openai_choice_put(&c->choices[i].answer, &out);
+        openai_choice_put(&c->choices[i].answer, &c->choices[i - i % n].answer, &out);
     openai_end(&out, &c->usage);
     http_answer(c->x, 200, "application/json", out.data, out.len);
     buffer_deinit(&out);
@@ -215,6 +216,8 @@ static void params_of(const struct openai_call *c, const struct choice *ch,
     out->tokens = xmalloc((size_t)p->num_tokens * sizeof *out->tokens);
     memcpy(out->tokens, p->tokens, (size_t)p->num_tokens * sizeof *out->tokens);
     out->arrival_us = http_request_of(c->x)->arrival_us;
+    if (ch->answer.index % r->n) /* they are the same for all answers to a prompt */
+        out->prompt_logprobs = -1;
     if (out->has_seed) /* n answers to one prompt are different ones */
         out->sampling.seed += (uint64_t)(ch->answer.index % r->n);
 }

@@ -75,9 +75,10 @@ static void on_whole(void *ctx, const struct tool_event *e) {
 
 static void set_finish_reason(struct openai_choice *c, const struct engine_event *e) {
     bool called = has_tools(c) && tool_calls_count(&c->parser) > 0;
-    c->finish_reason = called && e->finish_reason == FINISH_STOP
-                           ? "tool_calls"
-                           : finish_reason_name(e->finish_reason);
+    enum finish_reason reason = e->finish_reason;
+    if (c->form->request->no_tokens && reason == FINISH_STOP)
+        reason = FINISH_LENGTH; /* the end is that of no tokens, not of the one that is not shown */
+    c->finish_reason = called && reason == FINISH_STOP ? "tool_calls" : finish_reason_name(reason);
 }
 
 /* ---- life ------------------------------------------------------------------------------------ */
@@ -86,10 +87,8 @@ void openai_choice_init(struct openai_choice *c, const struct openai_form *form,
     const struct openai_request *r = form->request;
     c->form = form;
     c->index = index;
-    if (r->params.prompt_logprobs >= 0) {
-        const struct openai_prompt *p = &r->prompts[openai_choice_prompt(c)];
-        c->logprobs.offset = openai_num_characters(&form->head, p->tokens, p->num_tokens);
-    }
+    if (form->echoes)
+        c->logprobs.offset = openai_text_characters(&form->echoes[openai_choice_prompt(c)]);
     if (has_tools(c)) {
         const struct tool_calls_options options = {
             .format = form->tool_format,
@@ -112,6 +111,7 @@ void openai_choice_deinit(struct openai_choice *c) {
     buffer_deinit(&c->calls);
     buffer_deinit(&c->arguments);
     openai_logprobs_deinit(&c->logprobs);
+    openai_logprobs_deinit(&c->prompt_logprobs);
 }
 
 /* ---- streams --------------------------------------------------------------------------------- */
@@ -162,7 +162,7 @@ void openai_choice_stream(struct openai_choice *c, const struct engine_event *e,
 /* Puts the prompt before what was generated. */
 static void put_echo(struct openai_choice *c, const struct engine_event *e) {
     const struct buffer *echo = &c->form->echoes[openai_choice_prompt(c)];
-    struct openai_logprobs all = {0};
+    struct openai_logprobs *l = &c->prompt_logprobs;
     struct buffer text = {0};
     buffer_append(&text, echo->data, echo->len);
     buffer_append(&text, c->text.data, c->text.len);
@@ -170,12 +170,15 @@ static void put_echo(struct openai_choice *c, const struct engine_event *e) {
     c->text = text;
     if (!e->prompt_logprobs)
         return;
+    /* What encoding adds (a bos token, a space) stands at the front of the tokens. */
+    int64_t of_tokens =
+        openai_num_characters(&c->form->head, e->prompt_logprob_tokens, e->num_prompt_logprobs);
+    int64_t of_text = openai_text_characters(echo);
+    l->offset = of_text < of_tokens ? of_text - of_tokens : 0;
+    l->of_prompt = true;
     for (int32_t i = 0; i < e->num_prompt_logprobs; i++)
-        openai_logprobs_add(&all, &c->form->head, e->prompt_logprob_tokens[i],
+        openai_logprobs_add(l, &c->form->head, e->prompt_logprob_tokens[i],
                             i ? &e->prompt_logprobs[i] : NULL);
-    openai_logprobs_join(&all, &c->logprobs);
-    openai_logprobs_deinit(&c->logprobs);
-    c->logprobs = all;
 }
 
 void openai_choice_collect(struct openai_choice *c, const struct engine_event *e) {
@@ -196,8 +199,13 @@ void openai_choice_collect(struct openai_choice *c, const struct engine_event *e
     set_finish_reason(c, e);
 }
 
-void openai_choice_put(const struct openai_choice *c, struct buffer *out) {
+void openai_choice_put(const struct openai_choice *c, const struct openai_choice *first,
+                       struct buffer *out) {
+    struct openai_logprobs all = {0};
     bool logprobs = c->form->request->params.sampling.logprobs >= 0;
-    openai_put_choice(out, &c->form->head, c->index, &c->text, &c->calls,
-                      logprobs ? &c->logprobs : NULL, c->finish_reason);
+    openai_logprobs_join(&all, &first->prompt_logprobs);
+    openai_logprobs_join(&all, &c->logprobs);
+    openai_put_choice(out, &c->form->head, c->index, &c->text, &c->calls, logprobs ? &all : NULL,
+                      c->finish_reason);
+    openai_logprobs_deinit(&all);
 }

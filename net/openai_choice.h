@@ -32,7 +32,7 @@ struct openai_choice {
     bool begun; /* stream: its first chunk was made */
     struct buffer *out;
     struct buffer text, calls, arguments;
-    struct openai_logprobs logprobs;
+    struct openai_logprobs logprobs, prompt_logprobs;
     struct tool_calls parser;
     bool in_call;
 };
@@ -45,9 +45,11 @@ int32_t openai_choice_prompt(const struct openai_choice *c);
 /* A stream: appends the chunks of a token, or of the end but for usage and [DONE]. */
 void openai_choice_stream(struct openai_choice *c, const struct engine_event *e,
                           struct buffer *out);
-/* A whole answer: keeps what a token, or the end, brings; then puts it. */
+/* A whole answer: keeps what a token, or the end, brings; then puts it. first: the first choice of
+ * the same prompt, the only one whose logprobs of the prompt are asked for. */
 void openai_choice_collect(struct openai_choice *c, const struct engine_event *e);
-void openai_choice_put(const struct openai_choice *c, struct buffer *out);
+void openai_choice_put(const struct openai_choice *c, const struct openai_choice *first,
+                       struct buffer *out);
 
 #ifdef __cplusplus
 }
