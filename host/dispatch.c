@@ -432,6 +432,23 @@ int dispatch_check(const struct dispatch *d, const struct request_params *p, str
     return engine_check(d->strictest, p, error);
 }
 
+int dispatch_check_together(const struct dispatch *d, int32_t num_requests, int64_t num_tokens,
+                            int32_t longest, struct error *error) {
+    int64_t requests = (int64_t)d->max_queued_requests * d->num_replicas;
+    int64_t each = d->max_queued_tokens > longest ? d->max_queued_tokens : longest;
+    if (num_requests > requests)
+        return error_set(error, ERR_INVALID_REQUEST,
+                         "%d requests at once are more than the queue holds, %lld "
+                         "(--max-queued-requests)",
+                         num_requests, (long long)requests);
+    if (d->max_queued_tokens > 0 && num_tokens > each * d->num_replicas)
+        return error_set(error, ERR_INVALID_REQUEST,
+                         "%d requests at once with prompts of %lld tokens in all are more than the "
+                         "queue holds, %lld tokens (--max-queued-tokens)",
+                         num_requests, (long long)num_tokens, (long long)each * d->num_replicas);
+    return 0;
+}
+
 static size_t line_length(const char *at, const char *end) {
     const char *newline = memchr(at, '\n', (size_t)(end - at));
     return newline ? (size_t)(newline - at) + 1 : (size_t)(end - at);

@@ -96,6 +96,11 @@ const struct chat_template *dispatch_chat_template(const struct dispatch *d);
 /* max_model_len is what every replica can take; ranks are those of one replica. */
 void dispatch_model_info(const struct dispatch *d, struct engine_model_info *out);
 int dispatch_check(const struct dispatch *d, const struct request_params *p, struct error *error);
+/* Could so many requests wait together, had nothing else come, with prompts of num_tokens in all
+ * and at most `longest` each? 0, or ERR_INVALID_REQUEST with what the queues of all replicas take.
+ */
+int dispatch_check_together(const struct dispatch *d, int32_t num_requests, int64_t num_tokens,
+                            int32_t longest, struct error *error);
 /* The table of the first replica, and of the others what differs from it. */
 void dispatch_describe(struct dispatch *d, struct buffer *out);
 

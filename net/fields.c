@@ -23,12 +23,14 @@ int field_expected(struct field_error *error, const char *param, const char *wha
 }
 
 int field_error_from(struct field_error *error, int code, const struct error *e) {
-    static const char *const names[] = {"prompt", "messages",    "tokens",    "text",
-                                        "tools",  "tool_choice", "max_tokens"};
+    static const char *const names[] = {"prompt",     "messages", "tokens", "text",       "tools",
+                                        "max_tokens", "n",        "echo",   "tool_choice"};
     char param[sizeof error->param] = "";
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
-        if (!strncmp(e->text, names[i], strlen(names[i])))
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        size_t len = strlen(names[i]);
+        if (!strncmp(e->text, names[i], len) && e->text[len] && strchr(":[.", e->text[len]))
             snprintf(param, sizeof param, "%.*s", (int)strcspn(e->text, ":"), e->text);
+    }
     return field_error_set(error, code, param, "%s", e->text);
 }
 

@@ -73,6 +73,31 @@ static int check(struct openai_job *job, const struct openai_prompt *p, struct e
     return dispatch_check(job->dispatch, &params, e);
 }
 
+/* The prompts as a whole: what can never be queued is not told to come again, and the prompts'
+ * logprobs, which every answer repeats, keep to a bound. */
+static int check_together(const struct openai_job *job, struct error *e) {
+    const struct openai_request *r = &job->request;
+    int64_t tokens = 0, each = r->params.prompt_logprobs + 1;
+    int32_t longest = 0;
+    for (int32_t i = 0; i < r->num_prompts; i++) {
+        tokens += r->prompts[i].num_tokens;
+        longest = r->prompts[i].num_tokens > longest ? r->prompts[i].num_tokens : longest;
+    }
+    if (tokens * r->n * each > OPENAI_MAX_ECHOED_LOGPROBS)
+        return error_set(e, ERR_INVALID_REQUEST,
+                         "echo: %d answers to prompts of %lld tokens, with %lld logprobs for each "
+                         "token, are more than %d in all: ask for fewer at once",
+                         r->n, (long long)tokens, (long long)each, OPENAI_MAX_ECHOED_LOGPROBS);
+    int rc =
+        dispatch_check_together(job->dispatch, r->n * r->num_prompts, tokens * r->n, longest, e);
+    if (rc != 0) {
+        char text[400];
+        snprintf(text, sizeof text, "%.399s", e->text);
+        error_set(e, rc, "n: %s", text);
+    }
+    return rc;
+}
+
 static void prepare_prompts(struct openai_job *job) {
     struct openai_request *r = &job->request;
     struct error e = {0};
@@ -90,6 +115,9 @@ static void prepare_prompts(struct openai_job *job) {
             return;
         }
     }
+    int rc = check_together(job, &e);
+    if (rc != 0)
+        refuse(job, rc, &e);
 }
 
 /* ---- tokenize and detokenize ----------------------------------------------------------------- */

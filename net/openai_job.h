@@ -14,8 +14,13 @@
 extern "C" {
 #endif
 
-/* Longer bodies go to the worker pool: about a millisecond of tokenising. */
-enum { OPENAI_JOB_INLINE_BYTES = 8 * 1024 };
+enum {
+    /* Longer bodies go to the worker pool: about a millisecond of tokenising. */
+    OPENAI_JOB_INLINE_BYTES = 8 * 1024,
+    /* Logprobs of prompts in one answer, about 40 bytes each: those of 200,000 tokens with 20
+     * alternatives. */
+    OPENAI_MAX_ECHOED_LOGPROBS = 4 * 1024 * 1024,
+};
 
 /* Fill the first group, zero the rest. */
 struct openai_job {

@@ -52,7 +52,7 @@ static void put_request(char *out, size_t size, const char *path, const char *bo
 /* Asks on a connection of its own; the answer is the caller's to deinit. */
 static void ask(struct served *s, const char *path, const char *body, struct http_answer *a) {
     struct net_client c;
-    char request[2048];
+    char request[16384];
     memset(a, 0, sizeof *a);
     put_request(request, sizeof request, path, body);
     if (!net_client_open(&c, s->address, 0))
@@ -102,6 +102,97 @@ TEST(OpenaiProgram, AStreamIsTheTextOfTheWholeAnswer) {
     EXPECT_TRUE(done);
     EXPECT_STR_EQ(joined, whole);
     http_answer_deinit(&a);
+    stop(&s);
+}
+
+static json_t *ask_json(struct served *s, const char *body) {
+    struct http_answer a;
+    ask(s, "/v1/completions", body, &a);
+    EXPECT_INT_EQ(a.status, 200);
+    json_t *doc = json_loads(a.body.data ? a.body.data : "", 0, NULL);
+    http_answer_deinit(&a);
+    return doc;
+}
+
+static json_t *choice_of(json_t *doc, size_t i) {
+    return json_array_get(json_object_get(doc, "choices"), i);
+}
+
+/* Every answer to a prompt has its logprobs, and none is a beginning that the text has not. */
+TEST(OpenaiProgram, OffsetsOfLogprobsAreTheirPlacesInTheText) {
+    NEEDS_BINARY();
+    struct served s;
+    ASSERT_TRUE(serve(&s, NULL));
+    json_t *doc =
+        ask_json(&s, "{\"prompt\":[\"27+15=\",\"1+1=\"],\"n\":3,\"max_tokens\":12,"
+                     "\"temperature\":0,\"ignore_eos\":true,\"echo\":true,\"logprobs\":1}");
+    int hidden = 0;
+    for (size_t i = 0; i < 6; i++) {
+        json_t *choice = choice_of(doc, i), *l = json_object_get(choice, "logprobs");
+        json_t *tokens = json_object_get(l, "tokens"), *offsets = json_object_get(l, "text_offset");
+        const char *text = json_string_value(json_object_get(choice, "text"));
+        EXPECT_TRUE(json_is_null(json_array_get(json_object_get(l, "token_logprobs"), 0)));
+        EXPECT_TRUE(json_array_size(tokens) > 12 && text);
+        for (size_t k = 0; text && k < json_array_size(tokens); k++) {
+            const char *token = json_string_value(json_array_get(tokens, k));
+            size_t at = (size_t)json_integer_value(json_array_get(offsets, k));
+            bool special = !strncmp(token, "<|", 2);
+            hidden += special;
+            if (at > strlen(text) || (!special && strncmp(text + at, token, strlen(token))))
+                FAIL("choice %zu: token %zu, %s, at %zu of %s", i, k, token, at, text);
+        }
+    }
+    EXPECT_TRUE(hidden >= 6);
+    json_decref(doc);
+    stop(&s);
+}
+
+/* Whatever the token would have been that is made for it. */
+TEST(OpenaiProgram, APromptAloneEndsByItsLength) {
+    NEEDS_BINARY();
+    struct served s;
+    char text[1024];
+    ASSERT_TRUE(serve(&s, NULL));
+    json_t *doc =
+        ask_json(&s, "{\"prompt\":\"27+15=\",\"max_tokens\":0,\"echo\":true,\"stop\":\"4\"}");
+    EXPECT_STR_EQ(choice_text(doc, "finish_reason", text), "length");
+    EXPECT_STR_EQ(choice_text(doc, "text", text), "27+15=");
+    json_decref(doc);
+    stop(&s);
+}
+
+static void expect_refused(struct served *s, const char *body, const char *words) {
+    struct http_answer a;
+    ask(s, "/v1/completions", body, &a);
+    if (a.status != 400 || !strstr(a.body.data ? a.body.data : "", words))
+        FAIL("%d, %s", a.status, a.body.data);
+    http_answer_deinit(&a);
+}
+
+TEST(OpenaiProgram, WhatCanNeverBeQueuedIsNotToldToComeAgain) {
+    NEEDS_BINARY();
+    const char *const more[] = {"--max-queued-requests", "4", "--max-queued-tokens", "30", NULL};
+    struct served s;
+    ASSERT_TRUE(serve_with(&s, more));
+    expect_refused(
+        &s, "{\"prompt\":\"a\",\"max_tokens\":1,\"n\":5}",
+        "n: 5 requests at once are more than the queue holds, 4 (--max-queued-requests)");
+    expect_refused(&s, "{\"prompt\":\"a b c d e f g h i j k l m n\",\"max_tokens\":1,\"n\":4}",
+                   "30 tokens (--max-queued-tokens)");
+    json_decref(ask_json(&s, "{\"prompt\":\"a\",\"max_tokens\":1,\"n\":4}"));
+    stop(&s);
+}
+
+TEST(OpenaiProgram, LogprobsOfPromptsAreBoundedInAll) {
+    NEEDS_BINARY();
+    char body[8192] = "{\"n\":128,\"echo\":true,\"logprobs\":20,\"max_tokens\":0,\"prompt\":[1";
+    struct served s;
+    for (int i = 1; i < 1700; i++)
+        strcat(body, ",1");
+    strcat(body, "]}");
+    ASSERT_TRUE(serve(&s, NULL));
+    expect_refused(&s, body, "\"param\":\"echo\"");
+    json_decref(ask_json(&s, "{\"prompt\":\"a\",\"max_tokens\":1}"));
     stop(&s);
 }
 
