@@ -22,6 +22,15 @@ int field_expected(struct field_error *error, const char *param, const char *wha
     return field_error_set(error, ERR_INVALID_REQUEST, param, "%s: expected %s", param, what);
 }
 
+int field_take_string(const char **out, const char *param, json_t *value,
+                      struct field_error *error) {
+    const char *s = json_string_value(value);
+    if (!s || strlen(s) != json_string_length(value))
+        return field_expected(error, param, "a string without NUL");
+    *out = s;
+    return 0;
+}
+
 int field_error_from(struct field_error *error, int code, const struct error *e) {
     static const char *const names[] = {"prompt",     "messages", "tokens", "text",       "tools",
                                         "max_tokens", "n",        "echo",   "tool_choice"};
@@ -97,6 +106,29 @@ const char *field_path(const struct field_reader *r, const char *name) {
     return path;
 }
 
+static int unknown_name(const char *path, const char *key, const char *const *names, size_t count,
+                        struct field_error *error) {
+    const char *near = nearest_name(names, count, key);
+    return field_error_set(error, ERR_INVALID_REQUEST, path, "%s: unknown field%s%s%s", path,
+                           near ? " (did you mean " : "", near ? near : "", near ? "?)" : "");
+}
+
+int fields_check_names(json_t *object, const char *path, const char *const *names, size_t count,
+                       struct field_error *error) {
+    const char *key;
+    json_t *value;
+    json_object_foreach(object, key, value) {
+        char where[80];
+        size_t i = 0;
+        while (i < count && strcmp(key, names[i]))
+            i++;
+        snprintf(where, sizeof where, "%.38s.%.40s", path, key);
+        if (i == count)
+            return unknown_name(where, key, names, count, error);
+    }
+    return 0;
+}
+
 static int unknown_field(struct field_reader *r, const char *key, bool known_elsewhere) {
     const char *names[MAX_FIELDS];
     size_t count = 0;
@@ -107,9 +139,7 @@ static int unknown_field(struct field_reader *r, const char *key, bool known_els
     for (int i = 0; i < r->num_fields && count < MAX_FIELDS; i++)
         if (r->table[i].kinds & r->kind)
             names[count++] = r->table[i].name;
-    const char *near = nearest_name(names, count, key);
-    return field_error_set(r->error, ERR_INVALID_REQUEST, path, "%s: unknown field%s%s%s", path,
-                           near ? " (did you mean " : "", near ? near : "", near ? "?)" : "");
+    return unknown_name(path, key, names, count, r->error);
 }
 
 static int read_field(struct field_reader *r, const char *key, json_t *value) {
@@ -174,11 +204,7 @@ int field_read_bool(struct field_reader *r, const struct field *f, json_t *value
 }
 
 int field_read_string(struct field_reader *r, const struct field *f, json_t *value) {
-    const char *s = json_string_value(value);
-    if (!s || strlen(s) != json_string_length(value))
-        return field_expected(r->error, field_path(r, f->name), "a string without NUL");
-    *(const char **)at(r, f) = s;
-    return 0;
+    return field_take_string(at(r, f), field_path(r, f->name), value, r->error);
 }
 
 int field_read_nothing(struct field_reader *r, const struct field *f, json_t *value) {

@@ -37,6 +37,13 @@ int field_error_set(struct field_error *error, int code, const char *param, cons
 /* ERR_INVALID_REQUEST, "<param>: expected <what>". */
 int field_expected(struct field_error *error, const char *param, const char *what);
 
+/* A string without NUL, borrowed from the document. */
+int field_take_string(const char **out, const char *param, json_t *value,
+                      struct field_error *error);
+/* Are all members of an object at `path` among these names? */
+int fields_check_names(json_t *object, const char *path, const char *const *names, size_t count,
+                       struct field_error *error);
+
 /* Fills *error from an error of the tokenizer, the template or the engine, whose message names a
  * field first where it knows one ("messages[0].role: ..."). Returns code. */
 int field_error_from(struct field_error *error, int code, const struct error *e);

@@ -13,10 +13,14 @@ static const char schema_path[] = "response_format.json_schema.schema";
 /* {"name","description","schema","strict"}: the answer is held to the schema whether strict or not,
  * and a name is a name. */
 static int read_schema(struct openai_request *out, json_t *value, struct field_error *error) {
+    static const char *const names[] = {"name", "description", "schema", "strict"};
     json_t *schema = json_object_get(value, "schema");
     struct error e = {0};
     if (!json_is_object(value))
         return field_expected(error, "response_format.json_schema", "an object with a schema");
+    if (fields_check_names(value, "response_format.json_schema", names,
+                           sizeof names / sizeof *names, error) != 0)
+        return error->code;
     if (!schema || json_is_null(schema))
         return field_expected(error, schema_path, "a JSON schema");
     int rc = grammar_create_json_schema(schema, &out->params.grammar, &e);
@@ -25,8 +29,11 @@ static int read_schema(struct openai_request *out, json_t *value, struct field_e
 
 int openai_read_response_format(struct openai_request *out, json_t *value,
                                 struct field_error *error) {
+    static const char *const names[] = {"type", "json_schema"};
     const char *type = json_string_value(json_object_get(value, "type"));
     struct error e = {0};
+    if (fields_check_names(value, "response_format", names, 2, error) != 0)
+        return error->code;
     if (type && !strcmp(type, "text"))
         return 0;
     if (type && !strcmp(type, "json_object")) {

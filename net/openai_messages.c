@@ -61,13 +61,6 @@ static int read_content(struct openai_request *out, struct chat_message *m, cons
     return 0;
 }
 
-static int read_name(const char **out, const char *path, json_t *value, struct field_error *error) {
-    *out = json_string_value(value);
-    if (!*out || strlen(*out) != json_string_length(value))
-        return field_expected(error, path, "a string without NUL");
-    return 0;
-}
-
 /* {"id":"...","type":"function","function":{"name":"...","arguments":"{...}"}} */
 static int read_call(struct chat_tool_call *call, const char *path, json_t *value,
                      struct field_error *error) {
@@ -79,10 +72,10 @@ static int read_call(struct chat_tool_call *call, const char *path, json_t *valu
         (type && !json_is_null(type) && strcmp(json_string_value(type) ?: "", "function")))
         return field_expected(error, path, "{\"id\":...,\"type\":\"function\",\"function\":{...}}");
     snprintf(where, sizeof where, "%.50s.id", path);
-    if (id && !json_is_null(id) && read_name(&call->id, where, id, error) != 0)
+    if (id && !json_is_null(id) && field_take_string(&call->id, where, id, error) != 0)
         return error->code;
     snprintf(where, sizeof where, "%.50s.function.name", path);
-    if (read_name(&call->name, where, json_object_get(function, "name"), error) != 0)
+    if (field_take_string(&call->name, where, json_object_get(function, "name"), error) != 0)
         return error->code;
     snprintf(where, sizeof where, "%.50s.function.arguments", path);
     if (arguments && !json_is_null(arguments) && !json_is_string(arguments))
@@ -146,7 +139,7 @@ static int read_message(struct openai_request *out, size_t i, json_t *value,
         else if (!strcmp(key, "tool_calls"))
             rc = read_calls(out, m, path, v, error);
         else if (!strcmp(key, "tool_call_id"))
-            rc = read_name(&m->tool_call_id, path, v, error);
+            rc = field_take_string(&m->tool_call_id, path, v, error);
         else if (!is_left_out(key))
             rc = field_error_set(error, ERR_INVALID_REQUEST, path, "%s: unknown field", path);
         if (rc != 0)

@@ -7,24 +7,27 @@
 #include "host/mem.h"
 
 static bool is_function(json_t *value) {
-    const char *type = json_string_value(json_object_get(value, "type"));
-    return json_is_object(value) && (!type || !strcmp(type, "function")) &&
+    json_t *type = json_object_get(value, "type");
+    const char *word = json_string_value(type);
+    return (!type || json_is_null(type) || (word && !strcmp(word, "function"))) &&
            json_is_object(json_object_get(value, "function"));
 }
 
 static int read_tool(struct chat_tool *tool, const char *path, json_t *value,
                      struct field_error *error) {
+    static const char *const names[] = {"name", "description", "parameters", "strict"};
     json_t *function = json_object_get(value, "function");
-    json_t *name = json_object_get(function, "name");
     json_t *description = json_object_get(function, "description");
     json_t *parameters = json_object_get(function, "parameters");
     char where[80];
     if (!is_function(value))
         return field_expected(error, path, "{\"type\":\"function\",\"function\":{\"name\":...}}");
+    snprintf(where, sizeof where, "%.50s.function", path);
+    if (fields_check_names(function, where, names, sizeof names / sizeof *names, error) != 0)
+        return error->code;
     snprintf(where, sizeof where, "%.50s.function.name", path);
-    if (!json_is_string(name) || strlen(json_string_value(name)) != json_string_length(name))
-        return field_expected(error, where, "a string");
-    tool->name = json_string_value(name);
+    if (field_take_string(&tool->name, where, json_object_get(function, "name"), error) != 0)
+        return error->code;
     snprintf(where, sizeof where, "%.50s.function.description", path);
     if (description && !json_is_null(description) && !json_is_string(description))
         return field_expected(error, where, "a string");
@@ -76,10 +79,13 @@ int openai_read_tool_choice(struct openai_request *out, json_t *value, struct fi
     out->tool_choice = out->num_tools ? TOOL_CHOICE_AUTO : TOOL_CHOICE_NONE;
     if (!value || json_is_null(value))
         return 0;
-    if (is_function(value))
-        return find_tool(
-            out, json_string_value(json_object_get(json_object_get(value, "function"), "name")),
-            error);
+    if (is_function(value)) {
+        static const char *const names[] = {"name"};
+        json_t *function = json_object_get(value, "function");
+        if (fields_check_names(function, "tool_choice.function", names, 1, error) != 0)
+            return error->code;
+        return find_tool(out, json_string_value(json_object_get(function, "name")), error);
+    }
     if (word && !strcmp(word, "none"))
         out->tool_choice = TOOL_CHOICE_NONE;
     else if (word && !strcmp(word, "required") && out->num_tools)

@@ -115,6 +115,22 @@ static const struct bad bad[] = {
     {M, "{" MSG ",\"tools\":[{}]}", INV, "tools[0]", "function"},
     {M, "{" MSG ",\"tools\":[{\"type\":\"function\",\"function\":{\"name\":1}}]}", INV,
      "tools[0].function.name", "a string"},
+    {M, "{" MSG ",\"tools\":[{\"type\":5,\"function\":{\"name\":\"f\"}}]}", INV, "tools[0]",
+     "function"},
+    {M,
+     "{" MSG
+     ",\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\",\"parametres\":{}}}]}",
+     INV, "tools[0].function.parametres", "did you mean parameters?"},
+    {M,
+     "{" MSG ",\"tools\":[{\"function\":{\"name\":\"f\"}}],\"tool_choice\":{\"type\":\"function\","
+     "\"function\":{\"nam\":\"f\"}}}",
+     INV, "tool_choice.function.nam", "did you mean name?"},
+    {C, "{\"prompt\":\"a\",\"response_format\":{\"type\":\"text\",\"foo\":1}}", INV,
+     "response_format.foo", "unknown field"},
+    {C,
+     "{\"prompt\":\"a\",\"response_format\":{\"type\":\"json_schema\",\"json_schema\":{\"name\":"
+     "\"a\",\"schema\":{},\"strikt\":true}}}",
+     INV, "response_format.json_schema.strikt", "did you mean strict?"},
     {M, "{" MSG ",\"tool_choice\":\"required\"}", INV, "tool_choice", "there are no tools"},
     {M, "{" MSG ",\"tool_choice\":\"some\"}", INV, "tool_choice", "\"auto\""},
     {M, "{\"messages\":[{\"role\":\"assistant\",\"tool_calls\":[{\"id\":1}]}]}", INV,
