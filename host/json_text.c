@@ -332,6 +332,7 @@ int json_text_format(struct buffer *out, const char *s, size_t len, int indent, 
                      struct error *error) {
     struct json_scan scan = {0};
     size_t start = 0; /* of the string or scalar that is being read */
+    size_t most = out->len + JSON_TEXT_MAX_GROWTH * len + 4096;
     bool opened = false, scalar = false;
     for (size_t i = 0; i < len; i++) {
         enum json_step step = json_scan_byte(&scan, s[i]);
@@ -339,6 +340,12 @@ int json_text_format(struct buffer *out, const char *s, size_t len, int indent, 
             return error_set(error, ERR_INVALID_REQUEST,
                              "%s: not valid JSON at byte %zu of %zu (of at most %d levels)", where,
                              i, len, JSON_TEXT_MAX_DEPTH);
+        if (indent && out->len > most)
+            return error_set(
+                error, ERR_INVALID_REQUEST,
+                "%s: many values are nested deep, and %d spaces a level make them more "
+                "than %d times as long",
+                where, indent, JSON_TEXT_MAX_GROWTH);
         if (step == JSON_STEP_SCALAR)
             continue;
         if (scalar)

@@ -17,7 +17,10 @@
 extern "C" {
 #endif
 
-enum { JSON_TEXT_MAX_DEPTH = 64 };
+enum {
+    JSON_TEXT_MAX_DEPTH = 64,
+    JSON_TEXT_MAX_GROWTH = 16, /* by indentation, beside 4 KiB */
+};
 
 /* What a byte turned out to be. */
 enum json_step {
@@ -60,7 +63,8 @@ void json_text_put_string(struct buffer *out, const char *s, size_t len);
 /* Appends one JSON value as Python spells it once it has parsed it: json.dumps(value,
  * ensure_ascii=False, indent=indent), without line breaks for an indent of 0. Keys keep their
  * order; of a key that occurs twice, both stay. Returns 0, or ERR_INVALID_REQUEST, with `where` in
- * its message, for what is no JSON value. */
+ * its message, for what is no JSON value, and for what indentation would make more than
+ * JSON_TEXT_MAX_GROWTH times as long: a short list deep inside could be a prompt of any length. */
 int json_text_format(struct buffer *out, const char *s, size_t len, int indent, const char *where,
                      struct error *error);
 

@@ -202,3 +202,26 @@ TEST(JsonText, WhatIsNoJsonIsRefusedWithItsPlace) {
     EXPECT_INT_EQ(json_text_format(&out, "", 0, 0, "tools", &error), ERR_INVALID_REQUEST);
     buffer_deinit(&out);
 }
+
+/* 200 bytes for each two: a tool's enum deep inside would fill the memory with spaces. */
+TEST(JsonText, IndentationIsBounded) {
+    enum { LEVELS = 50, VALUES = 10000 };
+    struct buffer in = {0}, out = {0};
+    struct error error = {0};
+    for (int i = 0; i < LEVELS; i++)
+        buffer_putc(&in, '[');
+    for (int i = 0; i < VALUES; i++)
+        buffer_puts(&in, i ? ",1" : "1");
+    for (int i = 0; i < LEVELS; i++)
+        buffer_putc(&in, ']');
+    EXPECT_INT_EQ(json_text_format(&out, in.data, in.len, 4, "tools", &error), ERR_INVALID_REQUEST);
+    EXPECT_STR_EQ(error.text, "tools: many values are nested deep, and 4 spaces a level make them "
+                              "more than 16 times as long");
+    EXPECT_TRUE(out.len < JSON_TEXT_MAX_GROWTH * in.len + 8192);
+    buffer_clear(&out);
+    EXPECT_INT_EQ(json_text_format(&out, in.data, in.len, 0, "tools", &error), 0);
+    buffer_clear(&out);
+    EXPECT_INT_EQ(json_text_format(&out, "[[[[[[[[[[1]]]]]]]]]]", 21, 4, "tools", &error), 0);
+    buffer_deinit(&in);
+    buffer_deinit(&out);
+}
