@@ -116,7 +116,7 @@ int request_params_check(const struct request_params *p, const struct request_li
         (rc = check_range("prompt_logprobs", p->prompt_logprobs, -1, MAX_LOGPROBS, error)))
         return rc;
     if (p->max_tokens > 0 && p->min_tokens > p->max_tokens)
-        return error_set(error, ERR_INVALID_REQUEST, "min_tokens: %d is more than max_tokens, %d",
+        return error_set(error, ERR_INVALID_REQUEST, "min_tokens: %d is more than max_tokens (%d)",
                          p->min_tokens, p->max_tokens);
     if ((rc = check_sampling(&p->sampling, error)) ||
         (rc = check_logit_bias(p, limits->vocab_size, error)))

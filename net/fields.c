@@ -167,7 +167,7 @@ int fields_read(struct field_reader *r, json_t *object) {
 
 /* ---- readers --------------------------------------------------------------------------------- */
 
-static void *at(struct field_reader *r, const struct field *f) {
+void *field_at(const struct field_reader *r, const struct field *f) {
     return (char *)r->out + f->offset;
 }
 
@@ -175,7 +175,7 @@ int field_read_int(struct field_reader *r, const struct field *f, json_t *value)
     char what[96];
     if (json_is_integer(value) && (double)json_integer_value(value) >= f->min &&
         (double)json_integer_value(value) <= f->max) {
-        *(int32_t *)at(r, f) = (int32_t)json_integer_value(value);
+        *(int32_t *)field_at(r, f) = (int32_t)json_integer_value(value);
         return 0;
     }
     snprintf(what, sizeof what, "an integer from %.0f to %.0f", f->min, f->max);
@@ -187,7 +187,7 @@ int field_read_float(struct field_reader *r, const struct field *f, json_t *valu
     double d = json_number_value(value);
     float x = (float)d; /* must be in range as a float too: 1e-60 is not above 0 */
     if (json_is_number(value) && d >= f->min && d <= f->max && (!f->above_min || x > f->min)) {
-        *(float *)at(r, f) = x;
+        *(float *)field_at(r, f) = x;
         return 0;
     }
     snprintf(what, sizeof what,
@@ -199,12 +199,12 @@ int field_read_float(struct field_reader *r, const struct field *f, json_t *valu
 int field_read_bool(struct field_reader *r, const struct field *f, json_t *value) {
     if (!json_is_boolean(value))
         return field_expected(r->error, field_path(r, f->name), "true or false");
-    *(bool *)at(r, f) = json_is_true(value);
+    *(bool *)field_at(r, f) = json_is_true(value);
     return 0;
 }
 
 int field_read_string(struct field_reader *r, const struct field *f, json_t *value) {
-    return field_take_string(at(r, f), field_path(r, f->name), value, r->error);
+    return field_take_string(field_at(r, f), field_path(r, f->name), value, r->error);
 }
 
 int field_read_nothing(struct field_reader *r, const struct field *f, json_t *value) {

@@ -79,6 +79,9 @@ int fields_read(struct field_reader *r, json_t *object);
 /* "path.name" of a field, a long name cut. Valid until the next call of the same thread. */
 const char *field_path(const struct field_reader *r, const char *name);
 
+/* Where the value of a field goes. */
+void *field_at(const struct field_reader *r, const struct field *f);
+
 /* Readers: int32_t and float within [min, max], bool, const char * (borrowed from the
  * document, without NUL inside), and one that ignores what it is given. */
 int field_read_int(struct field_reader *r, const struct field *f, json_t *value);

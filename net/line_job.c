@@ -1,14 +1,11 @@
 #include "line_job.h"
 
-#include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "net/line_answer.h"
 #include "net/prompt.h"
-
-enum { TRIM_BYTES = 1 << 20 };
 
 static int encode_prompt(struct line_job *job, struct error *e) {
     struct line_request *r = &job->request;
@@ -44,10 +41,10 @@ static void prepare_prompt(struct line_job *job) {
 static int answer_tokens(struct line_job *job, struct error *e) {
     struct line_request *r = &job->request;
     struct token_list list = {0};
-    if (prompt_need_tokenizer(job->dispatch, "text", e) != 0)
-        return e->code;
-    tokenizer_encode(dispatch_tokenizer(job->dispatch), r->text, r->text_len,
-                     TOKENIZER_PARSE_SPECIAL, &list);
+    int rc = prompt_tokenize(job->dispatch, "text", r->text, r->text_len, TOKENIZER_PARSE_SPECIAL,
+                             &list, e);
+    if (rc != 0)
+        return rc;
     answer_tokenize(&job->answer, r->id, list.ids, list.len);
     free(list.ids);
     return 0;
@@ -56,14 +53,10 @@ static int answer_tokens(struct line_job *job, struct error *e) {
 static int answer_text(struct line_job *job, struct error *e) {
     struct line_request *r = &job->request;
     struct buffer text = {0};
-    if (prompt_need_tokenizer(job->dispatch, "tokens", e) != 0)
-        return e->code;
-    int rc = tokenizer_decode(dispatch_tokenizer(job->dispatch), r->params.tokens,
-                              (size_t)r->params.num_tokens, true, &text);
+    int rc = prompt_detokenize(job->dispatch, "tokens", r->params.tokens, r->params.num_tokens,
+                               &text, e);
     if (rc == 0)
         answer_detokenize(&job->answer, r->id, text.data, text.len);
-    else
-        error_set(e, rc, "tokens: an id has no token");
     buffer_deinit(&text);
     return rc;
 }
@@ -96,8 +89,7 @@ void line_job_run(struct line_job *job) {
     if (rc != 0)
         field_error_from(&job->error, rc, &e);
     line_request_drop_text(&job->request);
-    if (job->len > TRIM_BYTES)
-        malloc_trim(0); /* the document of a long line took many times its bytes */
+    prompt_trim(job->len);
 }
 
 void line_job_deinit(struct line_job *job) {

@@ -2,7 +2,7 @@
  * answer tokenize and detokenize.
  *
  * Pure but for the immutable tokenizer and template, so it runs on the loop for short
- * lines and in libuv's worker pool for long ones (LINE_JOB_INLINE_BYTES), where a prompt of
+ * lines and in libuv's worker pool for long ones (PROMPT_INLINE_BYTES), where a prompt of
  * megabytes stalls nobody else.
  */
 #pragma once
@@ -14,9 +14,6 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
-
-/* Longer lines go to the worker pool: about a millisecond of tokenising. */
-enum { LINE_JOB_INLINE_BYTES = 8 * 1024 };
 
 /* Fill the first group, zero the rest. */
 struct line_job {

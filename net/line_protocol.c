@@ -120,9 +120,9 @@ static int read_message(struct parser *p, size_t i, json_t *value) {
 static int read_messages(struct field_reader *r, const struct field *f, json_t *value) {
     struct parser *p = r->ctx;
     size_t count = json_array_size(value); /* 0 when it is no array */
-    if (count == 0 || count > LINE_MAX_MESSAGES) {
+    if (count == 0 || count > PARAM_MAX_MESSAGES) {
         char what[80];
-        snprintf(what, sizeof what, "an array of 1 to %d messages", LINE_MAX_MESSAGES);
+        snprintf(what, sizeof what, "an array of 1 to %d messages", PARAM_MAX_MESSAGES);
         return field_expected(p->error, f->name, what);
     }
     p->out->messages = xcalloc(count, sizeof *p->out->messages);
@@ -134,16 +134,6 @@ static int read_messages(struct field_reader *r, const struct field *f, json_t *
     }
     take_prompt(p, f);
     return 0;
-}
-
-static int read_seed(struct field_reader *r, const struct field *f, json_t *value) {
-    struct parser *p = r->ctx;
-    return param_read_seed(&p->out->params, f->name, value, p->error);
-}
-
-static int read_stop(struct field_reader *r, const struct field *f, json_t *value) {
-    struct parser *p = r->ctx;
-    return param_read_stop(&p->out->params, f->name, value, p->error);
 }
 
 /* ---- the grammar ---- */
@@ -162,19 +152,8 @@ static const struct field table[] = {
     {"text", IN(LINE_TOKENIZE), read_text, 0, 0, 0, false},
     {"key", IN(LINE_AUTH), read_text, 0, 0, 0, false},
     {"max_tokens", ASK, field_read_int, AT(params.max_tokens), 1, INT32_MAX, false},
-    {"min_tokens", ASK, field_read_int, AT(params.min_tokens), 0, INT32_MAX, false},
-    {"temperature", ASK, field_read_float, AT(params.sampling.temperature), 0, 100, false},
-    {"top_k", ASK, field_read_int, AT(params.sampling.top_k), -1, INT32_MAX, false},
     {"top_p", ASK, field_read_float, AT(params.sampling.top_p), 0, 1, true},
-    {"min_p", ASK, field_read_float, AT(params.sampling.min_p), 0, 1, false},
-    {"repetition_penalty", ASK, field_read_float, AT(params.sampling.repetition_penalty), 0.01, 100,
-     false},
-    {"presence_penalty", ASK, field_read_float, AT(params.sampling.presence_penalty), -2, 2, false},
-    {"frequency_penalty", ASK, field_read_float, AT(params.sampling.frequency_penalty), -2, 2,
-     false},
-    {"seed", ASK, read_seed, 0, 0, 0, false},
-    {"stop", ASK, read_stop, 0, 0, 0, false},
-    {"ignore_eos", ASK, field_read_bool, AT(params.ignore_eos), 0, 0, false},
+    PARAM_FIELDS(ASK, AT(params)),
     {"logprobs", ASK, field_read_int, AT(params.sampling.logprobs), 0, MAX_LOGPROBS, false},
     {"prompt_logprobs", ASK, field_read_int, AT(params.prompt_logprobs), 0, MAX_LOGPROBS, false},
     {"stream", ASK, field_read_bool, AT(stream), 0, 0, false},
@@ -246,9 +225,7 @@ static void recover_id(const char *line, size_t len, struct line_request *out) {
 
 /* Copies the server's defaults; they own nothing. */
 static void set_defaults(struct line_request *out, const struct line_context *context) {
-    out->params = *context->defaults;
-    out->params.tokens = NULL;
-    out->params.num_tokens = out->params.num_stop = 0;
+    param_defaults(&out->params, context->defaults);
     out->stream = true;
 }
 

@@ -23,10 +23,7 @@
 extern "C" {
 #endif
 
-enum {
-    LINE_MAX_ID_BYTES = 256, /* of an id that is a string */
-    LINE_MAX_MESSAGES = 4096,
-};
+enum { LINE_MAX_ID_BYTES = 256 }; /* of an id that is a string */
 
 enum line_kind {
     LINE_PLAIN,      /* not JSON: `text` is a prompt, the answer is text */

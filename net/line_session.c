@@ -11,6 +11,7 @@
 #include "net/line_answer.h"
 #include "net/line_job.h"
 #include "net/line_reader.h"
+#include "net/prompt.h"
 #include "net/request_log.h"
 
 enum {
@@ -460,11 +461,11 @@ static void handle_line(struct line_session *s, const char *line, size_t len) {
         refuse_http(s);
         return;
     }
-    if (needs_key(s) && len > LINE_JOB_INLINE_BYTES) {
+    if (needs_key(s) && len > PROMPT_INLINE_BYTES) {
         refuse_unread(s, *line == '{');
         return;
     }
-    if (len <= LINE_JOB_INLINE_BYTES) {
+    if (len <= PROMPT_INLINE_BYTES) {
         line_job_run(&job);
         finish_line(s, &job);
         line_job_deinit(&job);

@@ -13,6 +13,7 @@
 #include "net/keys.h"
 #include "net/openai_choice.h"
 #include "net/openai_job.h"
+#include "net/prompt.h"
 #include "net/request_log.h"
 #include "net/ticket.h"
 
@@ -362,7 +363,7 @@ void openai_call_start(struct openai *o, enum openai_kind kind, struct http_exch
     http_take_body(x, &c->job.body);
     http_watch(x, &watcher);
     c->work.data = c;
-    c->working = c->job.body.len > OPENAI_JOB_INLINE_BYTES;
+    c->working = c->job.body.len > PROMPT_INLINE_BYTES;
     if (c->working && uv_queue_work(o->loop, &c->work, work, after_work) == 0)
         return;
     c->working = false;

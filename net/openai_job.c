@@ -1,6 +1,5 @@
 #include "openai_job.h"
 
-#include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,8 +8,6 @@
 #include "net/json_out.h"
 #include "net/openai_format.h"
 #include "net/prompt.h"
-
-enum { TRIM_BYTES = 1 << 20 };
 
 static void refuse(struct openai_job *job, int code, const struct error *e) {
     field_error_from(&job->error, code, e);
@@ -29,10 +26,7 @@ static int make_echo(struct openai_job *job, int32_t index, struct error *e) {
         buffer_append(out, p->text, p->text_len);
         return 0;
     }
-    if (prompt_need_tokenizer(job->dispatch, "prompt", e) != 0)
-        return e->code;
-    return tokenizer_decode(dispatch_tokenizer(job->dispatch), p->tokens, (size_t)p->num_tokens,
-                            true, out);
+    return prompt_detokenize(job->dispatch, "prompt", p->tokens, p->num_tokens, out, e);
 }
 
 /* The tokens of a prompt; a template's stop strings become the request's. */
@@ -150,34 +144,27 @@ static int tokenize(struct openai_job *job, struct error *e) {
     struct openai_prompt *p = &r->prompts[0];
     struct token_list list = {0};
     unsigned flags = TOKENIZER_PARSE_SPECIAL | (r->add_special_tokens ? TOKENIZER_ADD_SPECIAL : 0);
+    int rc;
     if (r->messages) {
-        int rc = encode(job, p, e);
-        if (rc != 0)
-            return rc;
+        rc = encode(job, p, e);
     } else {
-        if (prompt_need_tokenizer(job->dispatch, "prompt", e) != 0)
-            return e->code;
-        tokenizer_encode(dispatch_tokenizer(job->dispatch), p->text, p->text_len, flags, &list);
+        rc = prompt_tokenize(job->dispatch, "prompt", p->text, p->text_len, flags, &list, e);
         p->tokens = list.ids;
         p->num_tokens = (int32_t)list.len;
     }
-    put_tokens(job, p->tokens, p->num_tokens);
-    return 0;
+    if (rc == 0)
+        put_tokens(job, p->tokens, p->num_tokens);
+    return rc;
 }
 
 static int detokenize(struct openai_job *job, struct error *e) {
     const struct openai_prompt *p = &job->request.prompts[0];
     struct buffer text = {0};
-    if (prompt_need_tokenizer(job->dispatch, "tokens", e) != 0)
-        return e->code;
-    int rc = tokenizer_decode(dispatch_tokenizer(job->dispatch), p->tokens, (size_t)p->num_tokens,
-                              true, &text);
+    int rc = prompt_detokenize(job->dispatch, "tokens", p->tokens, p->num_tokens, &text, e);
     if (rc == 0) {
         buffer_puts(&job->answer, "{\"prompt\":");
         json_out_text(&job->answer, text.data, text.len);
         buffer_putc(&job->answer, '}');
-    } else {
-        error_set(e, rc, "tokens: an id has no token");
     }
     buffer_deinit(&text);
     return rc;
@@ -202,8 +189,7 @@ void openai_job_run(struct openai_job *job) {
         refuse(job, rc, &e);
     openai_request_drop_text(&job->request);
     buffer_deinit(&job->body);
-    if (len > TRIM_BYTES)
-        malloc_trim(0); /* the document of a long body took many times its bytes */
+    prompt_trim(len);
 }
 
 void openai_job_deinit(struct openai_job *job) {

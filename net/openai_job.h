@@ -2,7 +2,7 @@
  * prompts and check them, answer tokenize and detokenize.
  *
  * Pure but for the immutable tokenizer and template, so it runs on the loop for short bodies and in
- * libuv's worker pool for long ones (OPENAI_JOB_INLINE_BYTES).
+ * libuv's worker pool for long ones (PROMPT_INLINE_BYTES).
  */
 #pragma once
 
@@ -14,13 +14,9 @@
 extern "C" {
 #endif
 
-enum {
-    /* Longer bodies go to the worker pool: about a millisecond of tokenising. */
-    OPENAI_JOB_INLINE_BYTES = 8 * 1024,
-    /* Logprobs of prompts in one answer, about 40 bytes each: those of 200,000 tokens with 20
-     * alternatives. */
-    OPENAI_MAX_ECHOED_LOGPROBS = 4 * 1024 * 1024,
-};
+/* Logprobs of prompts in one answer, about 40 bytes each: those of 200,000 tokens with 20
+ * alternatives. */
+enum { OPENAI_MAX_ECHOED_LOGPROBS = 4 * 1024 * 1024 };
 
 /* Fill the first group, zero the rest. */
 struct openai_job {

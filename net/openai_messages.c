@@ -152,9 +152,9 @@ static int read_message(struct openai_request *out, size_t i, json_t *value,
 
 int openai_read_messages(struct openai_request *out, json_t *value, struct field_error *error) {
     size_t count = json_array_size(value); /* 0 when it is no array */
-    if (count == 0 || count > OPENAI_MAX_MESSAGES) {
+    if (count == 0 || count > PARAM_MAX_MESSAGES) {
         char what[80];
-        snprintf(what, sizeof what, "an array of 1 to %d messages", OPENAI_MAX_MESSAGES);
+        snprintf(what, sizeof what, "an array of 1 to %d messages", PARAM_MAX_MESSAGES);
         return field_expected(error, "messages", what);
     }
     out->messages = xcalloc(count, sizeof *out->messages);

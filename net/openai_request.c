@@ -113,16 +113,6 @@ static int read_model(struct field_reader *r, const struct field *f, json_t *val
                            context_of(r)->model);
 }
 
-static int read_seed(struct field_reader *r, const struct field *f, json_t *value) {
-    struct openai_request *out = r->out;
-    return param_read_seed(&out->params, f->name, value, r->error);
-}
-
-static int read_stop(struct field_reader *r, const struct field *f, json_t *value) {
-    struct openai_request *out = r->out;
-    return param_read_stop(&out->params, f->name, value, r->error);
-}
-
 /* A number for completions; whether at all for a chat, whose number is top_logprobs. */
 static int read_logprobs(struct field_reader *r, const struct field *f, json_t *value) {
     struct openai_request *out = r->out;
@@ -205,17 +195,8 @@ static const struct field table[] = {
     {"best_of", TEXT, field_read_int, AT(best_of), 1, OPENAI_MAX_CHOICES, false},
     {"max_tokens", ASK, field_read_int, AT(params.max_tokens), 0, INT32_MAX, false},
     {"max_completion_tokens", CHAT, field_read_int, AT(max_completion_tokens), 1, INT32_MAX, false},
-    {"min_tokens", ASK, field_read_int, AT(params.min_tokens), 0, INT32_MAX, false},
-    {"temperature", ASK, field_read_float, AT(params.sampling.temperature), 0, 100, false},
-    {"top_k", ASK, field_read_int, AT(params.sampling.top_k), -1, INT32_MAX, false},
     {"top_p", ASK, field_read_float, AT(params.sampling.top_p), 0, 1, false},
-    {"min_p", ASK, field_read_float, AT(params.sampling.min_p), 0, 1, false},
-    {"repetition_penalty", ASK, field_read_float, AT(params.sampling.repetition_penalty), 0.01, 100, false},
-    {"presence_penalty", ASK, field_read_float, AT(params.sampling.presence_penalty), -2, 2, false},
-    {"frequency_penalty", ASK, field_read_float, AT(params.sampling.frequency_penalty), -2, 2, false},
-    {"seed", ASK, read_seed, 0, 0, 0, false},
-    {"stop", ASK, read_stop, 0, 0, 0, false},
-    {"ignore_eos", ASK, field_read_bool, AT(params.ignore_eos), 0, 0, false},
+    PARAM_FIELDS(ASK, AT(params)),
     {"echo", TEXT, field_read_bool, AT(echo), 0, 0, false},
     {"logprobs", ASK, read_logprobs, AT(params.sampling.logprobs), 0, MAX_LOGPROBS, false},
     {"top_logprobs", CHAT, field_read_int, AT(top_logprobs), 0, MAX_LOGPROBS, false},
@@ -336,9 +317,7 @@ static int check_whole(struct openai_request *r, struct field_error *error) {
 static void set_defaults(struct openai_request *out, enum openai_kind kind,
                          const struct openai_context *context) {
     out->kind = kind;
-    out->params = *context->defaults;
-    out->params.tokens = NULL;
-    out->params.num_tokens = out->params.num_stop = 0;
+    param_defaults(&out->params, context->defaults);
     if (kind == OPENAI_CHAT)
         out->params.max_tokens = 0; /* what fits: as the API has it */
     out->params.sampling.logprobs = -1;

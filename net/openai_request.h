@@ -23,7 +23,6 @@ extern "C" {
 
 enum {
     OPENAI_MAX_CHOICES = 128, /* prompts times n */
-    OPENAI_MAX_MESSAGES = 4096,
     OPENAI_MAX_TOOLS = 128,
     OPENAI_MAX_CALLS = 4096, /* of all messages together */
 };

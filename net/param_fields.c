@@ -7,24 +7,30 @@
 
 enum { MAX_ROLE_BYTES = 32 };
 
-int param_read_seed(struct request_params *out, const char *name, json_t *value,
-                    struct field_error *error) {
+void param_defaults(struct request_params *out, const struct request_params *defaults) {
+    *out = *defaults;
+    out->tokens = NULL;
+    out->num_tokens = out->num_stop = 0;
+}
+
+int param_read_seed(struct field_reader *r, const struct field *f, json_t *value) {
+    struct request_params *out = field_at(r, f);
     if (!json_is_integer(value))
-        return field_expected(error, name, "an integer");
+        return field_expected(r->error, f->name, "an integer");
     out->sampling.seed = (uint64_t)json_integer_value(value);
     out->has_seed = true;
     return 0;
 }
 
-int param_read_stop(struct request_params *out, const char *name, json_t *value,
-                    struct field_error *error) {
+int param_read_stop(struct field_reader *r, const struct field *f, json_t *value) {
+    struct request_params *out = field_at(r, f);
     bool many = json_is_array(value);
     size_t count = many ? json_array_size(value) : 1;
     if ((!many && !json_is_string(value)) || count > MAX_REQUEST_STOPS) {
         char what[80];
         snprintf(what, sizeof what, "a string or an array of at most %d strings",
                  MAX_REQUEST_STOPS);
-        return field_expected(error, name, what);
+        return field_expected(r->error, f->name, what);
     }
     for (size_t i = 0; i < count; i++) {
         json_t *v = many ? json_array_get(value, i) : value;
@@ -34,7 +40,7 @@ int param_read_stop(struct request_params *out, const char *name, json_t *value,
             char param[32], what[80];
             snprintf(param, sizeof param, many ? "stop[%zu]" : "stop", i);
             snprintf(what, sizeof what, "a string of 1 to %d bytes without NUL", MAX_STOP_BYTES);
-            return field_expected(error, param, what);
+            return field_expected(r->error, param, what);
         }
         out->stop[out->num_stop++] = xstrdup(s);
     }

@@ -1,8 +1,11 @@
 #include "prompt.h"
 
+#include <malloc.h>
 #include <stdlib.h>
 
 #include "host/mem.h"
+
+enum { TRIM_BYTES = 1 << 20 };
 
 /* Moves the ids over; the list's memory becomes the request's. */
 static int take_tokens(struct token_list *list, struct request_params *p, const char *field,
@@ -59,4 +62,26 @@ int prompt_encode_chat(const struct dispatch *d, const struct chat_request *requ
     if (request->num_tools > 0 && request->tool_choice != TOOL_CHOICE_NONE)
         p->kept_token = chat_template_kept_token(c, dispatch_tokenizer(d));
     return take_tokens(&list, p, "messages", error);
+}
+
+int prompt_tokenize(const struct dispatch *d, const char *field, const char *text, size_t len,
+                    unsigned flags, struct token_list *out, struct error *error) {
+    int rc = prompt_need_tokenizer(d, field, error);
+    if (rc == 0)
+        tokenizer_encode(dispatch_tokenizer(d), text, len, flags, out);
+    return rc;
+}
+
+int prompt_detokenize(const struct dispatch *d, const char *field, const int32_t *tokens,
+                      int32_t num_tokens, struct buffer *out, struct error *error) {
+    int rc = prompt_need_tokenizer(d, field, error);
+    if (rc != 0)
+        return rc;
+    rc = tokenizer_decode(dispatch_tokenizer(d), tokens, (size_t)num_tokens, true, out);
+    return rc ? error_set(error, rc, "%s: an id has no token", field) : 0;
+}
+
+void prompt_trim(size_t len) {
+    if (len > TRIM_BYTES)
+        malloc_trim(0);
 }

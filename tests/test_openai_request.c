@@ -178,6 +178,25 @@ TEST(OpenaiRequest, BadBodiesAreRefusedWithTheFieldAndWhatWasExpected) {
     }
 }
 
+TEST(OpenaiRequest, AMessageNamesAFieldOnlyWhereOneStands) {
+    static const char *const cases[][2] = {
+        {"messages[2].role: expected x", "messages[2].role"},
+        {"tools.x: wrong", "tools.x"},
+        {"n: too many", "n"},
+        {"prompts of 3 tokens: too many", ""},
+        {"no room", ""},
+        {"prompt", ""},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct field_error out = {0};
+        struct error e = {0};
+        error_set(&e, INV, "%s", cases[i][0]);
+        EXPECT_INT_EQ(field_error_from(&out, INV, &e), INV);
+        EXPECT_STR_EQ(out.param, cases[i][1]);
+        EXPECT_STR_EQ(out.message, cases[i][0]);
+    }
+}
+
 TEST(OpenaiRequest, DeepAndWideDocumentsAreRefusedBeforeTheyAreParsed) {
     enum { N = 100000 };
     char *body = xmalloc(2 * N);
