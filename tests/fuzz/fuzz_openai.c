@@ -108,7 +108,7 @@ static void check_answer(bool chat, enum tool_format format, bool stream, const 
         check_stream(&out);
     } else {
         const struct openai_usage usage = {1, 2, 3};
-        openai_choice_put(&choice, &out);
+        openai_choice_put(&choice, &choice, &out);
         openai_end(&out, &usage);
         check_json(out.data, out.len);
     }
