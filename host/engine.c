@@ -360,8 +360,7 @@ void engine_wait(struct engine *e, int32_t timeout_ms) {
     event_queue_wait(&e->events, timeout_ms);
 }
 
-/* Is the engine thread getting on with what it has to do? Under the lock. */
-static bool is_live(const struct engine *e, int64_t now_us) {
+bool engine_is_live(const struct engine *e, int64_t now_us) {
     if (e->step_deadline_us)
         return now_us <= e->step_deadline_us;
     return !e->submitted_since_us || now_us - e->submitted_since_us <= TAKE_UP_LIMIT_US;
@@ -374,7 +373,7 @@ void engine_stats(struct engine *e, struct engine_stats *out) {
     out->waiting = e->num_submitted + e->num_waiting;
     out->waiting_tokens = e->submitted_tokens + e->waiting_tokens;
     out->last_step_age_us = e->last_step_us ? now_us - e->last_step_us : -1;
-    out->healthy = e->stats.healthy && is_live(e, now_us);
+    out->healthy = e->stats.healthy && engine_is_live(e, now_us);
     pthread_mutex_unlock(&e->lock);
 }
 

@@ -92,6 +92,8 @@ struct intake {
     size_t num_handles;
 };
 
+/* engine.c: is the engine thread getting on with what it has to do? Under the lock. */
+bool engine_is_live(const struct engine *e, int64_t now_us);
 /* engine_step.c: takes in new requests and cancels; runs one step, if there is anything to compute.
  * Both stage events. */
 void engine_take_in(struct engine *e, struct intake *in);

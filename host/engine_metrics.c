@@ -97,9 +97,12 @@ int32_t engine_retry_after_s(struct engine *e) {
     pthread_mutex_lock(&e->lock);
     struct throughput_rates rates = throughput_rates(&e->shown_throughput, now_us);
     struct waiting_work work = {
+        .stuck = !e->stats.healthy || !engine_is_live(e, now_us),
         .requests = e->num_submitted + e->num_waiting,
         .prompt_tokens = e->submitted_tokens + e->waiting_tokens,
     };
+    if (rates.tokens_per_s == 0 && !work.stuck) /* it was idle */
+        rates = throughput_all_rates(&e->shown_throughput);
     const struct histogram *generated = &e->shown_metrics.histogram[HIST_GENERATION_TOKENS];
     int64_t ended = histogram_count(generated);
     if (ended > 0)

@@ -428,6 +428,31 @@ TEST(MetricsText, RetryAfterFollowsFromWhatWaitsAndWhatIsDone) {
     rig_close(&r);
 }
 
+/* Eight requests, nine seconds of nothing, then a burst while no step has ended yet. */
+TEST(MetricsText, ABurstAfterAPauseIsJudgedByWhatWasDoneBefore) {
+    struct rig r;
+    struct engine_options o;
+    rig_options(&o);
+    o.max_num_seqs = 1;
+    rig_open_with(&r, &o, RIG_VOCAB, 64, -1, NULL);
+    r.model.step_us = 1000;
+    for (int32_t i = 0; i < 8; i++)
+        rig_submit(&r, rig_client(&r, 10 * i, 4, 5));
+    rig_run(&r);
+    rig_sleep_ms(9000);
+    atomic_store(&r.model.hold, true);
+    for (int32_t i = 0; i < 24; i++)
+        rig_submit(&r, rig_client(&r, i, 4, 5));
+    EXPECT_INT_LE(engine_retry_after_s(r.engine), 3); /* 12 of 5 ms each */
+    rig_sleep_ms(1500); /* more than a second, and than ten times the slowest step */
+    EXPECT_INT_EQ(engine_retry_after_s(r.engine), 60);
+    for (int32_t i = 0; i < r.num_clients; i++)
+        engine_cancel(r.engine, r.clients[i].handle);
+    atomic_store(&r.model.hold, false);
+    rig_run(&r);
+    rig_close(&r);
+}
+
 /* Both replicas' steps are held. Each has room for one request that runs and five that wait. */
 TEST(MetricsText, ReplicasThatHoldTheirPromptTokensRefuse) {
     struct served s;
@@ -448,7 +473,7 @@ TEST(MetricsText, ReplicasThatHoldTheirPromptTokensRefuse) {
     EXPECT_INT_EQ(accepted + refused, 30);
     EXPECT_INT_GE(accepted, 10);
     EXPECT_INT_LE(accepted, 12); /* whether a request ran already when the last one came */
-    EXPECT_INT_EQ(dispatch_retry_after_s(s.d), 60); /* nothing has been computed yet */
+    EXPECT_INT_EQ(dispatch_retry_after_s(s.d), 5); /* nothing has been computed yet */
     struct buffer text = text_of(&s);
     EXPECT_NEAR(value_of(text.data, "request_failures_total", ",code=\"overloaded\""), refused, 0);
     buffer_deinit(&text);
