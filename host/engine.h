@@ -145,10 +145,12 @@ struct engine_event {
     int32_t token;
     bool has_logprobs;
     struct token_logprobs logprobs;
-    /* EVENT_DONE */
-    enum finish_reason finish_reason;
+    enum finish_reason finish_reason; /* EVENT_DONE */
+    /* EVENT_DONE, EVENT_ERROR: what the request took. queue_ms is 0 when it never ran, ttft_ms when
+     * it has no token. */
     int32_t prompt_tokens, completion_tokens, cached_tokens;
     double queue_ms, ttft_ms, total_ms;
+    /* EVENT_DONE */
     const int32_t *prompt_logprob_tokens;         /* [num_prompt_logprobs] or NULL */
     const struct token_logprobs *prompt_logprobs; /* [num_prompt_logprobs]; the first is empty */
     int32_t num_prompt_logprobs;

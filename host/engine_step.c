@@ -39,17 +39,14 @@ static double ms_between(int64_t from_us, int64_t to_us) {
     return to_us < 0 ? 0 : (double)(to_us - from_us) / 1000;
 }
 
-/* Stages the DONE event with the text in e->released, and drops the request. */
-static void finish(struct engine *e, struct request *r, enum finish_reason reason) {
-    struct sequence *seq = &r->seq;
-    int64_t now_us = clock_us();
-    struct engine_event event = {
-        .kind = EVENT_DONE,
+/* What every last event of a request says. */
+static struct engine_event last_event(const struct request *r, enum event_kind kind,
+                                      int64_t now_us) {
+    const struct sequence *seq = &r->seq;
+    return (struct engine_event){
+        .kind = kind,
         .user = r->user,
         .request = r->handle,
-        .text = e->released.data,
-        .text_len = e->released.len,
-        .finish_reason = reason,
         .prompt_tokens = seq->num_prompt,
         .completion_tokens = sequence_num_generated(seq),
         .cached_tokens = seq->cached_tokens,
@@ -57,6 +54,16 @@ static void finish(struct engine *e, struct request *r, enum finish_reason reaso
         .ttft_ms = ms_between(r->submitted_us, r->first_token_us),
         .total_ms = ms_between(r->submitted_us, now_us),
     };
+}
+
+/* Stages the DONE event with the text in e->released, and drops the request. */
+static void finish(struct engine *e, struct request *r, enum finish_reason reason) {
+    struct sequence *seq = &r->seq;
+    int64_t now_us = clock_us();
+    struct engine_event event = last_event(r, EVENT_DONE, now_us);
+    event.text = e->released.data;
+    event.text_len = e->released.len;
+    event.finish_reason = reason;
     if (r->prompt_logprobs && seq->prompt_logits_done == seq->num_prompt - 1) {
         event.prompt_logprob_tokens = seq->tokens;
         event.prompt_logprobs = r->prompt_logprobs;
@@ -69,13 +76,9 @@ static void finish(struct engine *e, struct request *r, enum finish_reason reaso
 }
 
 static void stage_error(struct engine *e, const struct request *r, int code, const char *text) {
-    const struct engine_event event = {
-        .kind = EVENT_ERROR,
-        .user = r->user,
-        .request = r->handle,
-        .error_code = code,
-        .error_text = text,
-    };
+    struct engine_event event = last_event(r, EVENT_ERROR, clock_us());
+    event.error_code = code;
+    event.error_text = text;
     event_stage(&e->staged, &event);
     metrics_count_failure(&e->metrics, code);
 }
@@ -417,8 +420,7 @@ void engine_step(struct engine *e) {
         struct request *r = request_of(step->seqs[i].seq);
         const struct step_result *result = &e->results[i];
         if (result->rc) {
-            log_error("request %llu ended: its logits are not finite",
-                      (unsigned long long)r->handle);
+            log_error("a request ended: its logits are not finite");
             engine_fail_request(e, r, "the model produced values that are not finite");
         } else if (step->seqs[i].samples) {
             emit_token(e, r, result->sample);

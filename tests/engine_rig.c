@@ -91,15 +91,15 @@ static void on_event(void *ctx, const struct engine_event *e) {
     }
     c->num_ends++;
     r->num_ended++;
+    c->done = *e;
+    EXPECT_INT_EQ(e->completion_tokens, c->num_tokens);
+    EXPECT_INT_EQ(e->prompt_tokens, c->num_prompt);
+    EXPECT_TRUE(e->total_ms >= e->ttft_ms && e->ttft_ms >= 0 && e->queue_ms >= 0);
     if (e->kind == EVENT_ERROR) {
         c->error_code = e->error_code;
         EXPECT_TRUE(e->error_text && e->error_text[0]);
         return;
     }
-    c->done = *e;
-    EXPECT_INT_EQ(e->completion_tokens, c->num_tokens);
-    EXPECT_INT_EQ(e->prompt_tokens, c->num_prompt);
-    EXPECT_TRUE(e->total_ms >= e->ttft_ms && e->ttft_ms >= 0 && e->queue_ms >= 0);
     copy_prompt_logprobs(c, e);
 }
 

@@ -29,7 +29,7 @@ struct client {
     float logprobs[RIG_MAX_LEN];
     int32_t num_tokens, num_ends;
     struct buffer text;
-    struct engine_event done; /* pointers are void after the drain */
+    struct engine_event done; /* the last event; pointers are void after the drain */
     struct token_logprobs prompt_logprobs[RIG_MAX_LEN];
     struct logprob prompt_top[RIG_MAX_LEN][MAX_LOGPROBS];
     int32_t error_code;

@@ -202,6 +202,12 @@ TEST(Metrics, LateRequestsEndQueuedOrRunningAndFreeTheirBlocks) {
     EXPECT_INT_GT(running->num_tokens, 0);
     EXPECT_INT_LT(running->num_tokens, 200);
     EXPECT_INT_EQ(queued->num_tokens, 0);
+    /* Their last events say what they took, as those of requests that are done do. */
+    EXPECT_INT_EQ(running->done.prompt_tokens, 10);
+    EXPECT_INT_EQ(running->done.completion_tokens, running->num_tokens);
+    EXPECT_TRUE(running->done.ttft_ms > 0 && running->done.total_ms >= 100);
+    EXPECT_INT_EQ(queued->done.completion_tokens, 0);
+    EXPECT_TRUE(queued->done.ttft_ms == 0 && queued->done.total_ms >= 100);
     EXPECT_INT_GE(took_us, 100000);
     EXPECT_INT_LT(took_us, 900000); /* 200 tokens take a second */
     engine_stats(r.engine, &s);
