@@ -156,8 +156,9 @@ static void compose(struct line *l, enum log_level level, const char *id, const 
         put_string(l, "outcome", finished->outcome);
         if (finished->status)
             put_printf(l, ",\"status\":%d", finished->status);
-        put_printf(l, ",\"prompt_tokens\":%d,\"completion_tokens\":%d,\"total_ms\":%.3f",
-                   finished->prompt_tokens, finished->completion_tokens, finished->total_ms);
+        put_printf(l, ",\"prompt_tokens\":%lld,\"completion_tokens\":%lld,\"total_ms\":%.3f",
+                   (long long)finished->prompt_tokens, (long long)finished->completion_tokens,
+                   finished->total_ms);
     }
     /* Last, because it may be cut. */
     put_string(l, "msg", text);
@@ -257,9 +258,9 @@ void log_finished(const struct log_finished *f) {
     }
     if (f->status)
         snprintf(status, sizeof status, "%d ", f->status);
-    snprintf(text, sizeof text, "%s%s%s%s%s, %d + %d tokens, %.1f ms", status, f->outcome,
-             f->key ? " (" : "", f->key ? f->key : "", f->key ? ")" : "", f->prompt_tokens,
-             f->completion_tokens, f->total_ms);
+    snprintf(text, sizeof text, "%s%s%s%s%s, %lld + %lld tokens, %.1f ms", status, f->outcome,
+             f->key ? " (" : "", f->key ? f->key : "", f->key ? ")" : "",
+             (long long)f->prompt_tokens, (long long)f->completion_tokens, f->total_ms);
     emit(level, f->id, text, f);
 }
 

@@ -52,8 +52,8 @@ struct log_finished {
     const char *id;
     const char *key;     /* name of the API key; NULL: the server has none */
     const char *outcome; /* finish reason, or the error's protocol code */
-    int32_t status;      /* of HTTP; 0: another protocol */
-    int32_t prompt_tokens, completion_tokens;
+    int32_t status;      /* of HTTP; 0: none, or another protocol */
+    int64_t prompt_tokens, completion_tokens;
     double total_ms;
 };
 

@@ -96,6 +96,9 @@ struct http_route {
     http_route_fn fn;
     void *ctx;
     bool always; /* is called while the model loads and while the server drains, too */
+    /* Its requests have lines in the log (request_log.h): the session's where it refuses one in
+     * place of the route, else the route's own. */
+    bool logged;
 };
 
 #ifdef __cplusplus

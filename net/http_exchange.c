@@ -7,6 +7,7 @@
 #include "host/log.h"
 #include "net/http_error.h"
 #include "net/http_internal.h"
+#include "net/request_log.h"
 
 const struct http_request *http_request_of(const struct http_exchange *x) {
     return &x->request;
@@ -74,7 +75,7 @@ static void put_head(struct http_exchange *x, int status, const char *content_ty
     if (content_type)
         buffer_printf(out, "Content-Type: %s\r\n", content_type);
     http_counters_add(&x->session->shared->counters, x->route ? x->route->path : NULL, status);
-    log_debug("http: %s: %d of %s", x->id, status, x->request.path);
+    log_request(LOG_DEBUG, x->id, "http: %d of %s", status, x->request.path);
 }
 
 /* ---- whole ---- */
@@ -136,13 +137,34 @@ static void refuse_encoding(struct http_exchange *x, const struct http_error *e)
 }
 
 /* There is no model yet, or none any more. */
+static int unavailable_code(const struct http_exchange *x) {
+    return x->session->shared->draining ? ERR_SHUTTING_DOWN : ERR_LOADING;
+}
+
 static void refuse_unavailable(struct http_exchange *x) {
-    int code = x->session->shared->draining ? ERR_SHUTTING_DOWN : ERR_LOADING;
+    int code = unavailable_code(x);
     http_answer_error(x, code, NULL, error_text(code));
+}
+
+static void log_refusal(const struct http_exchange *x, int status) {
+    const char *outcome = http_error_of_status(status).code;
+    if (status == 401)
+        outcome = error_name(ERR_UNAUTHORIZED);
+    else if (status == 503)
+        outcome = error_name(unavailable_code(x));
+    request_log_end(&(struct ended_request){
+        .id = x->id,
+        .key = x->request.key,
+        .outcome = outcome,
+        .status = status,
+        .arrival_us = x->request.arrival_us,
+    });
 }
 
 void http_refuse(struct http_exchange *x, int status, const char *text) {
     struct http_error e = http_error_of_status(status);
+    if (x->route && x->route->logged)
+        log_refusal(x, status);
     if (status == 401)
         http_answer_error(x, ERR_UNAUTHORIZED, NULL,
                           "a valid API key is needed: Authorization: Bearer KEY");

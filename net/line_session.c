@@ -1,11 +1,11 @@
 #include "line_session.h"
 
+#include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "host/clock.h"
-#include "host/log.h"
 #include "host/mem.h"
 #include "net/keys.h"
 #include "net/line_answer.h"
@@ -41,11 +41,13 @@ struct client_request {
     bool cancelled;
     bool stream;
     bool wants_logprobs;
-    char *id;                     /* owned JSON literal; NULL for plain */
-    struct request_params params; /* of a plain prompt that waits for its turn */
-    struct api_key *asker;        /* the key that was shown when it came; NULL: none was */
-    struct api_key *key;          /* the same, while it counts for its limits */
-    int32_t completion_tokens;
+    char *id;                                 /* owned JSON literal; NULL for plain */
+    struct request_params params;             /* of a plain prompt that waits for its turn */
+    struct api_key *asker;                    /* that was shown when it came; NULL: none was */
+    struct api_key *key;                      /* the same, while it counts for its limits */
+    int32_t prompt_tokens, completion_tokens; /* that were taken up, and generated */
+    int64_t arrival_us;
+    const char *outcome;          /* for the log: finish reason or error; NULL: not decided yet */
     struct field_error error;     /* code != 0: what its turn will say instead */
     struct buffer text, logprobs; /* collected for "stream":false */
 };
@@ -82,6 +84,7 @@ static struct client_request *client_request_create(struct line_session *s, stru
     r->wants_logprobs = job->request.params.sampling.logprobs >= 0;
     r->id = job->request.id;
     r->params = job->request.params;
+    r->arrival_us = job->arrival_us;
     r->error = job->error;
     r->asker = s->key;
     job->request.id = NULL;
@@ -116,7 +119,31 @@ static void unlink_from_session(struct client_request *r) {
     r->session = NULL;
 }
 
+/* In the log, of plain prompts and of objects without an id. */
+static const char plain_id[] = "\"plain\"", no_id[] = "null";
+
+/* An id that is a string without its quotes and escapes, which the log has its own of. */
+static void log_ended(const char *id, struct ended_request *ended) {
+    json_t *value = json_loads(id, JSON_DECODE_ANY | JSON_ALLOW_NUL, NULL);
+    const char *string = json_string_value(value);
+    ended->id = string ? string : id;
+    request_log_end(ended);
+    json_decref(value);
+}
+
+static void log_end(const struct client_request *r) {
+    struct ended_request ended = {
+        .key = r->asker,
+        .outcome = r->outcome ? r->outcome : finish_reason_name(FINISH_CANCELLED),
+        .prompt_tokens = r->prompt_tokens,
+        .completion_tokens = r->completion_tokens,
+        .arrival_us = r->arrival_us,
+    };
+    log_ended(r->id ? r->id : plain_id, &ended);
+}
+
 static void client_request_destroy(struct client_request *r) {
+    log_end(r);
     unlink_from_session(r);
     if (r->submitted) {
         if (r->all_prev)
@@ -166,11 +193,12 @@ static int client_request_submit(struct client_request *r) {
 
 /* The client does not want it any more. The engine's last event frees it. */
 static void client_request_abandon(struct client_request *r) {
-    unlink_from_session(r);
-    if (r->submitted)
-        dispatch_cancel(r->shared->dispatch, r->handle);
-    else
+    if (!r->submitted) {
         client_request_destroy(r);
+        return;
+    }
+    unlink_from_session(r);
+    dispatch_cancel(r->shared->dispatch, r->handle);
 }
 
 static struct client_request *find_request(struct line_session *s, const char *id) {
@@ -226,6 +254,7 @@ static void on_done(struct client_request *r, const struct engine_event *e) {
 /* An error as the last line of a request, in the form of its kind. */
 static void send_failure(struct client_request *r, int code, const char *param, const char *text) {
     struct conn *c = r->session->conn;
+    r->outcome = error_name(code);
     if (r->plain) {
         if (r->begun)
             buffer_putc(conn_out(c), '\n');
@@ -240,12 +269,12 @@ static void on_failed(struct client_request *r, const struct engine_event *e) {
     send_failure(r, e->error_code, NULL, e->error_text ? e->error_text : error_text(e->error_code));
 }
 
-static void log_end(const struct client_request *r, const struct engine_event *e) {
-    const char *literal = r->id ? r->id : "plain";
-    bool quoted = literal[0] == '"';
-    char id[128];
-    snprintf(id, sizeof id, "%.*s", (int)strlen(literal) - 2 * quoted, literal + quoted);
-    request_log_end(id, r->key, 0, e);
+/* What the client was told stays. */
+static void decide(struct client_request *r, const struct engine_event *e) {
+    bool done = e->kind == EVENT_DONE;
+    r->prompt_tokens = e->prompt_tokens;
+    if (!r->outcome)
+        r->outcome = done ? finish_reason_name(e->finish_reason) : error_name(e->error_code);
 }
 
 static void on_event(struct ticket *ticket, const struct engine_event *e) {
@@ -261,7 +290,7 @@ static void on_event(struct ticket *ticket, const struct engine_event *e) {
             on_failed(r, e);
     }
     if (e->kind != EVENT_TOKEN) {
-        log_end(r, e);
+        decide(r, e);
         client_request_destroy(r);
     }
 }
@@ -286,6 +315,20 @@ static bool too_many_requests(struct line_session *s, struct field_error *e) {
     return true;
 }
 
+static void log_refusal(const struct line_session *s, const char *id, const struct line_job *job,
+                        int code) {
+    struct ended_request ended = {
+        .key = s->key, .outcome = error_name(code), .arrival_us = job->arrival_us};
+    log_ended(id, &ended);
+}
+
+/* A completion that is refused before it is a request of the session. */
+static void refuse(struct line_session *s, const struct line_job *job,
+                   const struct field_error *e) {
+    log_refusal(s, job->request.id ? job->request.id : no_id, job, e->code);
+    send_error(s, job->request.id, e);
+}
+
 static void start_completion(struct line_session *s, struct line_job *job) {
     struct field_error e = {0};
     if (!job->request.id)
@@ -293,7 +336,7 @@ static void start_completion(struct line_session *s, struct line_job *job) {
     if (find_request(s, job->request.id))
         field_error_set(&e, ERR_DUPLICATE_ID, "id", "%s", error_text(ERR_DUPLICATE_ID));
     if (e.code || too_many_requests(s, &e)) {
-        send_error(s, job->request.id, &e);
+        refuse(s, job, &e);
         return;
     }
     struct client_request *r = client_request_create(s, job);
@@ -377,6 +420,8 @@ static void finish_line(struct line_session *s, struct line_job *job) {
         field_error_set(&job->error, ERR_UNAUTHORIZED, NULL, "%s", key_is_needed);
     if (job->request.kind == LINE_PLAIN)
         client_request_create(s, job);
+    else if (job->error.code && job->request.kind == LINE_COMPLETION)
+        refuse(s, job, &job->error);
     else if (job->error.code)
         send_error(s, job->request.id, &job->error);
     else if (job->request.kind == LINE_COMPLETION)
@@ -435,8 +480,10 @@ static void refuse_http(struct line_session *s) {
 
 /* No work is done for strangers: a long line of theirs is not even parsed, of a short one no more
  * is read than whether it shows a key. */
-static void refuse_unread(struct line_session *s, bool json) {
+static void refuse_unread(struct line_session *s, const struct line_job *job) {
     struct buffer *out = conn_out(s->conn);
+    bool json = *job->line == '{';
+    log_refusal(s, json ? no_id : plain_id, job, ERR_UNAUTHORIZED);
     if (json)
         answer_error(out, NULL, ERR_UNAUTHORIZED, NULL, key_is_needed);
     else
@@ -462,7 +509,7 @@ static void handle_line(struct line_session *s, const char *line, size_t len) {
         return;
     }
     if (needs_key(s) && len > PROMPT_INLINE_BYTES) {
-        refuse_unread(s, *line == '{');
+        refuse_unread(s, &job);
         return;
     }
     if (len <= PROMPT_INLINE_BYTES) {

@@ -80,8 +80,16 @@ static void detokenize(void *ctx, struct http_exchange *x) {
 
 void openai_init(struct openai *o, uv_loop_t *loop, const struct request_params *defaults) {
     const struct http_route routes[OPENAI_NUM_ROUTES] = {
-        {.method = HTTP_POST, .path = "/v1/completions", .fn = completions, .ctx = o},
-        {.method = HTTP_POST, .path = "/v1/chat/completions", .fn = chat_completions, .ctx = o},
+        {.method = HTTP_POST,
+         .path = "/v1/completions",
+         .fn = completions,
+         .ctx = o,
+         .logged = true},
+        {.method = HTTP_POST,
+         .path = "/v1/chat/completions",
+         .fn = chat_completions,
+         .ctx = o,
+         .logged = true},
         {.method = HTTP_GET, .path = "/v1/models", .fn = answer_models, .ctx = o},
         {.method = HTTP_GET, .path = "/v1/models/*", .fn = answer_model, .ctx = o},
         {.method = HTTP_POST, .path = "/tokenize", .fn = tokenize, .ctx = o},

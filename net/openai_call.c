@@ -39,12 +39,47 @@ struct openai_call {
     struct choice *choices; /* owned */
     int32_t num_choices, num_open;
     struct openai_usage usage;
-    int64_t generated; /* tokens, shown or not */
+    int64_t generated;   /* tokens, shown or not */
+    const char *outcome; /* for the log; NULL: not decided yet */
+    int32_t status;      /* that the client has, with it */
+    int64_t arrival_us;
     struct buffer scratch;
 };
 
 static bool is_stream(const struct openai_call *c) {
     return c->job.request.stream;
+}
+
+/* ---- the log --------------------------------------------------------------------------------- */
+
+static bool is_completion(const struct openai_call *c) {
+    return c->job.kind == OPENAI_COMPLETION || c->job.kind == OPENAI_CHAT;
+}
+
+/* What comes first is what became of the call; how its other choices end follows from that. */
+static void decide(struct openai_call *c, const char *outcome, int32_t status) {
+    if (c->outcome)
+        return;
+    c->outcome = outcome;
+    c->status = http_stream_begun(c->x) ? 200 : status;
+}
+
+static void decide_error(struct openai_call *c, int code) {
+    decide(c, error_name(code), http_error_of(code).status);
+}
+
+static void log_end(const struct openai_call *c) {
+    if (!c->outcome || !is_completion(c))
+        return;
+    request_log_end(&(struct ended_request){
+        .id = strchr(c->form.head.id, '-') + 1, /* the request's, behind "chatcmpl" */
+        .key = c->key,
+        .outcome = c->outcome,
+        .status = c->status,
+        .prompt_tokens = c->usage.prompt_tokens,
+        .completion_tokens = c->generated,
+        .arrival_us = c->arrival_us,
+    });
 }
 
 /* ---- life ------------------------------------------------------------------------------------ */
@@ -58,6 +93,7 @@ void openai_call_destroy(struct openai_call *c) {
         c->next->prev = c->prev;
     if (c->charged)
         api_key_end(c->key, c->charged, c->generated, clock_us());
+    log_end(c);
     for (int32_t i = 0; i < c->num_choices; i++)
         openai_choice_deinit(&c->choices[i].answer);
     free(c->choices);
@@ -89,6 +125,7 @@ static void tell_retry(struct openai_call *c, int64_t seconds) {
 
 /* Answers with an error, in the place where one can still be. The call may be gone afterwards. */
 static void fail(struct openai_call *c, int code, const char *param, const char *message) {
+    decide_error(c, code);
     if (!http_stream_begun(c->x)) {
         if (code == ERR_OVERLOADED)
             tell_retry(c, dispatch_retry_after_s(c->api->dispatch));
@@ -107,6 +144,7 @@ static void fail(struct openai_call *c, int code, const char *param, const char 
 }
 
 static void on_gone(void *ctx) {
+    decide(ctx, finish_reason_name(FINISH_CANCELLED), 0);
     abandon(ctx);
 }
 
@@ -171,10 +209,6 @@ static void add_usage(struct openai_call *c, const struct choice *ch,
     }
 }
 
-static int32_t status_of(const struct engine_event *e) {
-    return http_error_of(e->error_code).status;
-}
-
 static void on_event(struct ticket *t, const struct engine_event *e) {
     struct choice *ch = (struct choice *)(void *)t;
     struct openai_call *c = ch->call;
@@ -185,15 +219,16 @@ static void on_event(struct ticket *t, const struct engine_event *e) {
     }
     ch->open = false;
     c->num_open--;
-    request_log_end(c->form.head.id, c->key, e->kind == EVENT_DONE ? 200 : status_of(e), e);
+    add_usage(c, ch, e);
     if (e->kind == EVENT_ERROR && c->x) {
         fail(c, e->error_code, NULL, e->error_text ? e->error_text : error_text(e->error_code));
         return;
     }
-    if (e->kind == EVENT_DONE)
-        add_usage(c, ch, e);
-    if (e->kind == EVENT_DONE && c->x)
+    if (c->x) {
+        if (c->num_open == 0)
+            decide(c, finish_reason_name(e->finish_reason), 200);
         take_event(c, ch, e);
+    }
     destroy_if_over(c);
 }
 
@@ -261,6 +296,7 @@ static bool charge_key(struct openai_call *c) {
     }
     if (rc == ERR_OVERLOADED)
         tell_retry(c, (int64_t)ceil(retry_s));
+    decide_error(c, rc);
     http_answer_error(c->x, rc, rc == ERR_INVALID_REQUEST ? "n" : NULL, e.text);
     abandon(c);
     return false;
@@ -325,7 +361,7 @@ static void finish_job(struct openai_call *c) {
         destroy_if_over(c);
     } else if (c->job.error.code) {
         fail(c, c->job.error.code, c->job.error.param, c->job.error.message);
-    } else if (c->job.kind == OPENAI_COMPLETION || c->job.kind == OPENAI_CHAT) {
+    } else if (is_completion(c)) {
         submit(c);
     } else {
         http_answer(c->x, 200, "application/json", c->job.answer.data, c->job.answer.len);
@@ -351,6 +387,7 @@ void openai_call_start(struct openai *o, enum openai_kind kind, struct http_exch
     c->api = o;
     c->x = x;
     c->key = http_request_of(x)->key;
+    c->arrival_us = http_request_of(x)->arrival_us;
     c->next = o->calls;
     if (o->calls)
         o->calls->prev = c;

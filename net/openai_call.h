@@ -6,7 +6,9 @@
  * The status is decided by what is known before anything was generated: 400 for what cannot be,
  * 429 where the engine or the key's limits refuse, else 200. A failure after the first chunk of a
  * stream comes as an error event in it. When the client is gone, or one choice has failed, the
- * others are cancelled; the call lives until the engine's last event for each of them.
+ * others are cancelled; the call lives until the engine's last event for each of them, and is then
+ * logged in one line: with the first error, else the reason of the choice that ended last, and the
+ * tokens of all choices.
  */
 #pragma once
 

@@ -1,7 +1,8 @@
-/* request_log: the line in the log that a request which has ended gets (--log-requests). */
+/* request_log: the line in the log that a request for a completion gets when it has ended, however
+ * it has: done, cancelled, failed or refused (--log-requests). */
 #pragma once
 
-#include "host/engine.h"
+#include <stdint.h>
 
 #ifdef __cplusplus
 extern "C" {
@@ -9,10 +10,16 @@ extern "C" {
 
 struct api_key;
 
-/* e is EVENT_DONE or EVENT_ERROR. id: the request's own; key: NULL without keys; status: of HTTP,
- * 0 in another protocol. */
-void request_log_end(const char *id, const struct api_key *key, int32_t status,
-                     const struct engine_event *e);
+struct ended_request {
+    const char *id;            /* as the client gave it, or as it was made; any bytes */
+    const struct api_key *key; /* NULL: none */
+    const char *outcome;       /* finish reason, or the error's protocol code */
+    int32_t status;            /* of HTTP; 0: none was sent, or another protocol */
+    int64_t prompt_tokens, completion_tokens;
+    int64_t arrival_us; /* clock_us() */
+};
+
+void request_log_end(const struct ended_request *r);
 
 #ifdef __cplusplus
 }

@@ -234,16 +234,16 @@ void http_rig_init(struct http_rig *r) {
     net_fixture_init(&r->f);
     r->f.options.http = "127.0.0.1:0";
     const struct http_route routes[] = {
-        {HTTP_POST, "/echo", false, echo, r, false},
-        {HTTP_GET, "/big", false, big, r, false},
-        {HTTP_GET, "/later", false, later, r, false},
-        {HTTP_GET, "/stream", false, stream, r, false},
-        {HTTP_GET, "/hold", false, hold, r, false},
-        {HTTP_GET, "/quiet", false, hold, r, false},
-        {HTTP_GET, "/flood", false, flood, r, false},
-        {HTTP_GET, "/tree/*", false, tree, r, false},
-        {HTTP_GET, "/open", true, tree, r, false},
-        {HTTP_POST, "/error", false, fail, r, false},
+        {HTTP_POST, "/echo", false, echo, r, false, false},
+        {HTTP_GET, "/big", false, big, r, false, false},
+        {HTTP_GET, "/later", false, later, r, false, false},
+        {HTTP_GET, "/stream", false, stream, r, false, false},
+        {HTTP_GET, "/hold", false, hold, r, false, false},
+        {HTTP_GET, "/quiet", false, hold, r, false, false},
+        {HTTP_GET, "/flood", false, flood, r, false, false},
+        {HTTP_GET, "/tree/*", false, tree, r, false, false},
+        {HTTP_GET, "/open", true, tree, r, false, false},
+        {HTTP_POST, "/error", false, fail, r, false, false},
     };
     memcpy(r->routes, routes, sizeof routes);
     r->f.routes = r->routes;

@@ -255,8 +255,8 @@ static void reload(void *ctx, struct http_exchange *x) {
 }
 
 TEST(Tls, ACertificateIsLoadedAnewForNewConnections) {
-    const struct http_route routes[] = {{HTTP_GET, "/reload", true, reload, NULL, true},
-                                        {HTTP_GET, NULL, false, NULL, NULL, false}};
+    const struct http_route routes[] = {{HTTP_GET, "/reload", true, reload, NULL, true, false},
+                                        {HTTP_GET, NULL, false, NULL, NULL, false, false}};
     static const char ask[] = "GET /reload HTTP/1.1\r\n" HOST "\r\n";
     struct tls_files files;
     struct http_rig r;
