@@ -1,6 +1,7 @@
 #include "host/process.h"
 
 #include <dirent.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -20,14 +21,15 @@ static void read_memory(struct process_info *out) {
     fclose(f);
 }
 
-/* The process's start as the kernel counts it: ticks since the machine's. */
-static void read_start(struct process_info *out) {
+/* Seconds since 1970 at the process's start, which the kernel counts in ticks since the machine's;
+ * 0: not known. */
+static double find_start(void) {
     enum { START_TIME_FIELD = 22 };
     char line[1024];
     struct timespec now, since_boot;
     FILE *f = fopen("/proc/self/stat", "r");
     if (!f)
-        return;
+        return 0;
     size_t n = fread(line, 1, sizeof line - 1, f);
     fclose(f);
     line[n] = 0;
@@ -36,12 +38,23 @@ static void read_start(struct process_info *out) {
         at = strchr(at + 1, ' ');
     long long ticks;
     if (!at || sscanf(at, "%lld", &ticks) != 1)
-        return;
+        return 0;
     clock_gettime(CLOCK_REALTIME, &now);
     clock_gettime(CLOCK_BOOTTIME, &since_boot);
     double boot =
         (double)(now.tv_sec - since_boot.tv_sec) + (double)(now.tv_nsec - since_boot.tv_nsec) / 1e9;
-    out->start_time = boot + (double)ticks / (double)sysconf(_SC_CLK_TCK);
+    return boot + (double)ticks / (double)sysconf(_SC_CLK_TCK);
+}
+
+/* Found out once: whoever compares two of them looks for restarts, and another look would give
+ * another microsecond, or another hour once the machine's clock was set. */
+static void read_start(struct process_info *out) {
+    static _Atomic double start_time;
+    double none = 0;
+    if (atomic_load(&start_time) == 0)
+        atomic_compare_exchange_strong(&start_time, &none, find_start());
+    if (atomic_load(&start_time) > 0)
+        out->start_time = atomic_load(&start_time);
 }
 
 static void count_fds(struct process_info *out) {

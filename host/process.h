@@ -13,7 +13,7 @@ struct process_info {
     int64_t open_fds, max_fds;
     int64_t major_faults; /* pages that had to be read from a disk */
     double cpu_seconds;   /* of all threads, user and system */
-    double start_time;    /* seconds since 1970 */
+    double start_time;    /* seconds since 1970; the same in every answer */
 };
 
 void process_info(struct process_info *out);

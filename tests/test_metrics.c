@@ -82,6 +82,16 @@ TEST(Metrics, TheProcessIsKnown) {
     EXPECT_TRUE(p.start_time > 1.6e9);
 }
 
+TEST(Metrics, TheProcessHasStartedOnce) {
+    struct process_info first, p;
+    process_info(&first);
+    for (int32_t i = 0; i < 1000; i++) {
+        process_info(&p);
+        if (!EXPECT_TRUE(p.start_time == first.start_time))
+            break;
+    }
+}
+
 /* ---- of an engine ---------------------------------------------------------------------------- */
 
 /* Three requests of 10, 20 and 40 prompt tokens and 1, 5 and 8 generated; steps of 2 ms. */
