@@ -371,14 +371,16 @@ void dispatch_stats(struct dispatch *d, struct dispatch_stats *out) {
     }
 }
 
-static void add_expert_tokens(struct dispatch_metrics *out, const struct model_metrics *m) {
-    size_t n = (size_t)m->num_layers * (size_t)m->num_experts;
-    if (!m->expert_tokens)
-        return;
-    if (!out->expert_tokens)
-        out->expert_tokens = xcalloc(n, sizeof *out->expert_tokens);
-    for (size_t i = 0; i < n; i++)
-        out->expert_tokens[i] += m->expert_tokens[i];
+/* Unless a replica does not tell its own: the sum must not fall. */
+static void add_up_expert_tokens(struct dispatch_metrics *out, int32_t num_replicas) {
+    size_t n = (size_t)out->parts[0].num_layers * (size_t)out->parts[0].num_experts;
+    for (int32_t r = 0; r < num_replicas; r++)
+        if (!out->parts[r].expert_tokens)
+            return;
+    out->expert_tokens = xcalloc(n, sizeof *out->expert_tokens);
+    for (int32_t r = 0; r < num_replicas; r++)
+        for (size_t i = 0; i < n; i++)
+            out->expert_tokens[i] += out->parts[r].expert_tokens[i];
 }
 
 void dispatch_metrics(struct dispatch *d, struct dispatch_metrics *out) {
@@ -392,8 +394,8 @@ void dispatch_metrics(struct dispatch *d, struct dispatch_metrics *out) {
         engine_metrics(d->replica[i], &m);
         metrics_add(&out->total, &m);
         engine_model_metrics(d->replica[i], &out->parts[i]);
-        add_expert_tokens(out, &out->parts[i]);
     }
+    add_up_expert_tokens(out, d->num_replicas);
 }
 
 void dispatch_metrics_deinit(struct dispatch_metrics *m) {

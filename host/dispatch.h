@@ -45,7 +45,8 @@ struct dispatch_metrics {
     bool prefix_caching;
     int64_t uptime_us;                        /* since all replicas were loaded */
     struct model_metrics parts[MAX_REPLICAS]; /* [stats.num_replicas] */
-    int64_t *expert_tokens;                   /* [L, E] of all replicas; owned; NULL: not counted */
+    /* [L, E] of all replicas; owned; NULL: not counted, or not told by one of them. */
+    int64_t *expert_tokens;
 };
 
 /* The options of one replica out of o->replicas: its part of o->gpus, in their order. ERR_CONFIG

@@ -60,14 +60,16 @@ void engine_metrics(struct engine *e, struct metrics *out) {
     pthread_mutex_unlock(&e->lock);
 }
 
-/* Bytes that the steps since the last look had to read, per second of them, over the limit. */
+/* Bytes that the steps since the last look had to read, per second of them, over the limit. A
+ * window in which a step runs and none has ended yet goes on until one has. */
 static void look_at_bandwidth(struct engine *e, struct model_metrics *out) {
     enum { LEAST_WINDOW_US = 1000000 };
     struct bandwidth_window *w = &e->bandwidth;
     double step_s = e->shown_metrics.histogram[HIST_STEP].sum;
+    double bytes = (double)(out->read_bytes - w->read_bytes), s = step_s - w->step_s;
+    bool unfinished = s == 0 && e->step_deadline_us;
     int64_t now_us = clock_us();
-    if (now_us - w->start_us >= LEAST_WINDOW_US) {
-        double bytes = (double)(out->read_bytes - w->read_bytes), s = step_s - w->step_s;
+    if (now_us - w->start_us >= LEAST_WINDOW_US && !unfinished) {
         w->utilization = s > 0 && out->bandwidth_limit > 0 ? bytes / s / out->bandwidth_limit : 0;
         w->start_us = now_us;
         w->read_bytes = out->read_bytes;

@@ -382,10 +382,12 @@ int model_run(struct model *m, const struct batch *batch, float **logits, struct
     m->batch = batch;
     m->step++;
     *logits = m->logits;
-    model_count_step(m, batch);
     if (model_group_send(m, batch, error) != 0)
         return ERR_INTERNAL;
-    return ranks_run(m->ranks, model_forward, m, error);
+    int rc = ranks_run(m->ranks, model_forward, m, error);
+    if (rc == 0)
+        model_count_step(m, batch);
+    return rc;
 }
 
 /* A rank_fn. */

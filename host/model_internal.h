@@ -116,7 +116,7 @@ int model_group_gather_logits(struct model *m, struct rank *r, int32_t num_rows,
  * once everything else is allocated. */
 int model_counters_create(struct model *m, struct error *error);
 void model_counters_destroy(struct model *m);
-/* Before a step runs. */
+/* A step has run. */
 void model_count_step(struct model *m, const struct batch *batch);
 
 /* The forward pass of one rank, a rank_fn; ctx is the model. */

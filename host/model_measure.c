@@ -204,14 +204,17 @@ static void tell_experts(const struct model *m, const int64_t *totals, struct mo
     tell_loads(m, out);
 }
 
+/* Without the totals what they are part of is left out: a counter must not fall. */
 void model_measure(struct model *m, struct model_metrics *out) {
+    const struct model_counters *k = m->counters;
     int64_t *totals = read_totals(m);
+    model_metrics_deinit(out); /* of an earlier call */
     out->num_layers = m->config->num_hidden_layers;
     out->num_experts = m->config->router.num_experts;
     tell_ranks(m, out);
     if (totals && m->options.count_experts)
         tell_experts(m, totals, out);
-    if (m->counters && m->counters->bandwidth_limit > 0)
-        tell_bandwidth(m->counters, totals, out);
+    if (k && k->bandwidth_limit > 0 && (totals || !k->totals))
+        tell_bandwidth(k, totals, out);
     free(totals);
 }

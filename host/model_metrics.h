@@ -27,10 +27,11 @@ struct rank_metrics {
 /* Start it zeroed; model_metrics_deinit frees what it holds. */
 struct model_metrics {
     int32_t num_layers, num_experts; /* L, E; E is 0 in dense models */
-    int64_t *expert_tokens;          /* [L, E] tokens routed to each; owned; NULL: not counted */
-    int32_t num_ranks;               /* of the layout */
+    /* [L, E] tokens routed to each; owned; NULL: not counted, or not told now. */
+    int64_t *expert_tokens;
+    int32_t num_ranks; /* of the layout */
     struct rank_metrics rank[MAX_RANKS];
-    bool has_bandwidth;
+    bool has_bandwidth;           /* it is measured, and the device has told what it takes: */
     double bandwidth_limit;       /* bytes a second that this process's ranks can read together */
     double bandwidth_utilization; /* of it, in the latest steps; 0 before there was one */
     int64_t read_bytes;           /* that steps had to read */

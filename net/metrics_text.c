@@ -231,9 +231,9 @@ static void put_bandwidth(struct writer *w) {
     const struct model_metrics *parts = w->m->parts;
     double limit = 0, used = 0;
     int64_t bytes = 0;
-    if (!parts[0].has_bandwidth)
-        return;
     for (int32_t i = 0; i < w->m->stats.num_replicas; i++) {
+        if (!parts[i].has_bandwidth)
+            return;
         limit += parts[i].bandwidth_limit;
         used += parts[i].bandwidth_limit * parts[i].bandwidth_utilization;
         bytes += parts[i].read_bytes;

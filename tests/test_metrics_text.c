@@ -30,13 +30,17 @@ struct served {
 
 static struct served *starting;
 
+static int64_t read_bytes; /* that the models' steps had to read */
+static bool one_is_busy;   /* replica 1 does not tell of its memory and experts */
+
 /* Layer 1 is dense; the model has routed 6 tokens to two experts each, and rank 0 holds more. */
 static void measure(void *ctx, struct model_metrics *out) {
     static const int64_t tokens[NUM_LAYERS][NUM_EXPERTS] = {{4, 2}, {0, 0}, {1, 5}};
-    (void)ctx;
-    if (!out->expert_tokens)
+    bool silent = one_is_busy && ctx == &starting->model[1];
+    if (!out->expert_tokens && !silent)
         out->expert_tokens = xcalloc((size_t)NUM_LAYERS * NUM_EXPERTS, sizeof(int64_t));
-    memcpy(out->expert_tokens, tokens, sizeof tokens);
+    if (!silent)
+        memcpy(out->expert_tokens, tokens, sizeof tokens);
     out->num_layers = NUM_LAYERS;
     out->num_experts = NUM_EXPERTS;
     out->num_ranks = NUM_RANKS;
@@ -47,9 +51,9 @@ static void measure(void *ctx, struct model_metrics *out) {
                                          .comm_us = {[COMM_ALL_REDUCE] = 1500000}};
     out->rank[1] = (struct rank_metrics){
         .weight_bytes = 100, .kv_bytes = 20, .expert_tokens = 3, .has_comm = true};
-    out->has_bandwidth = true;
+    out->has_bandwidth = !silent;
     out->bandwidth_limit = 1e10;
-    out->read_bytes = 12345678901;
+    out->read_bytes = read_bytes;
 }
 
 static int start(const struct engine_options *o, void (*wake)(void *), void *wake_ctx,
@@ -115,6 +119,8 @@ static void open_with(struct served *s, const struct engine_options *options, in
     for (int32_t i = 0; i < replicas; i++)
         fake_model_init(&s->model[i], RIG_VOCAB, 100, o.max_num_seqs + 8);
     starting = s;
+    read_bytes = 12345678901;
+    one_is_busy = false;
     int rc = dispatch_create_with(&o, start, NULL, NULL, &s->d, &error);
     CHECK(rc == 0, "dispatch_create_with: %s", error.text);
     s->sources = (struct metrics_sources){.dispatch = s->d, .http = &s->http};
@@ -396,6 +402,54 @@ TEST(StatsJson, WhatIsNotKnownIsNullOrEmpty) {
     EXPECT_INT_EQ(json_array_size(json_object_get(root, "ranks")), 0);
     json_decref(root);
     buffer_deinit(&text);
+    close_served(&s);
+}
+
+/* Sums over replicas cannot do without one of them: a counter would fall. */
+TEST(MetricsText, SumsOfWhatAReplicaDoesNotTellAreMissing) {
+    struct served s;
+    open_served(&s, 2, true);
+    one_is_busy = true;
+    struct buffer text = text_of(&s);
+    EXPECT_TRUE(strstr(text.data, "expert_tokens_total") == NULL);
+    EXPECT_TRUE(strstr(text.data, "memory_read_bytes_total") == NULL);
+    EXPECT_TRUE(strstr(text.data, "rank_memory_bytes") != NULL);
+    buffer_deinit(&text);
+    one_is_busy = false;
+    text = text_of(&s);
+    EXPECT_NEAR(value_of(text.data, "memory_read_bytes_total", ""), 2 * 12345678901.0, 0);
+    EXPECT_TRUE(strstr(text.data, "expert_tokens_total") != NULL);
+    buffer_deinit(&text);
+    close_served(&s);
+}
+
+static double utilization(struct served *s) {
+    struct buffer text = text_of(s);
+    double value = value_of(text.data, "memory_bandwidth_utilization", "");
+    buffer_deinit(&text);
+    return value;
+}
+
+/* The first looks at four steps of 10 ms or more; a step that takes longer than the window between
+ * two looks belongs to the window in which it ends. */
+TEST(MetricsText, UtilizationWaitsForAStepThatRuns) {
+    struct served s;
+    open_served(&s, 1, true);
+    s.model[0].step_us = 10000;
+    serve(&s, 1);
+    double before = utilization(&s);
+    EXPECT_TRUE(before > 0);
+    atomic_store(&s.model[0].hold, true);
+    EXPECT_INT_EQ(submit(&s, 1), 0);
+    rig_sleep_ms(1200);
+    EXPECT_NEAR(utilization(&s), before, 0);
+    read_bytes += 6000000000; /* in a second at least, of 10 GB/s */
+    atomic_store(&s.model[0].hold, false);
+    wait_for_ends(&s, 2);
+    double during = utilization(&s);
+    EXPECT_TRUE(during > 0 && during <= 0.55);
+    rig_sleep_ms(1200);
+    EXPECT_NEAR(utilization(&s), 0, 0); /* nothing runs */
     close_served(&s);
 }
 

@@ -31,32 +31,41 @@ static void noting_router(struct backend *b, struct routing *out, const void *x,
     noted_calls++;
 }
 
-/* The routing of one sequence of n tokens, into `noted`. */
-static void note_routing(const int32_t *tokens, int32_t n) {
-    static struct ops noting;
+/* A model without an engine. */
+struct bare {
     struct model_config config;
     struct weights weights;
-    struct model *m = NULL;
+    struct model *m;
+};
+
+/* more: what else the options say. */
+static void bare_open(struct bare *b, const struct ops *ops, const struct model_options *more) {
+    struct error error = {0};
+    struct model_options options = *more;
+    options.ops = ops;
+    options.num_ranks = more->num_ranks ? more->num_ranks : 1;
+    options.threads = options.num_ranks;
+    options.max_tokens = options.max_model_len = MAX_TOKENS;
+    options.max_seqs = 1;
+    options.max_logits = 2;
+    options.num_kv_blocks = MAX_TOKENS / KV_BLOCK_SIZE;
+    CHECK(model_config_load("configs/demo-moe", &b->config, &error) == 0 &&
+              weights_open("configs/demo-moe", &b->config, &b->weights, &error) == 0 &&
+              model_create(&b->config, &b->weights, &options, &b->m, &error) == 0,
+          "%s", error.text);
+}
+
+static void bare_close(struct bare *b) {
+    model_destroy(b->m);
+    weights_close(&b->weights);
+}
+
+/* One step of one sequence of n tokens. */
+static int bare_run(struct bare *b, const int32_t *tokens, int32_t n) {
     struct error error = {0};
     int32_t positions[MAX_TOKENS], slots[MAX_TOKENS], table[MAX_TOKENS / KV_BLOCK_SIZE];
     int32_t bounds[] = {0, n}, last = n - 1;
     float *logits;
-    noting = ref_ops;
-    noting.router = noting_router;
-    memset(noted, 0, sizeof noted);
-    noted_calls = 0;
-    CHECK(model_config_load("configs/demo-moe", &config, &error) == 0 &&
-              weights_open("configs/demo-moe", &config, &weights, &error) == 0,
-          "%s", error.text);
-    const struct model_options options = {.ops = &noting,
-                                          .num_ranks = 1,
-                                          .threads = 1,
-                                          .max_tokens = MAX_TOKENS,
-                                          .max_seqs = 1,
-                                          .max_logits = 2,
-                                          .max_model_len = MAX_TOKENS,
-                                          .num_kv_blocks = MAX_TOKENS / KV_BLOCK_SIZE};
-    CHECK(model_create(&config, &weights, &options, &m, &error) == 0, "%s", error.text);
     for (int32_t i = 0; i < n; i++)
         positions[i] = slots[i] = i;
     for (int32_t i = 0; i < MAX_TOKENS / KV_BLOCK_SIZE; i++)
@@ -72,10 +81,22 @@ static void note_routing(const int32_t *tokens, int32_t n) {
                                 .slot_mapping = slots,
                                 .num_logits = 1,
                                 .logits_rows = &last};
-    CHECK(model_run(m, &batch, &logits, &error) == 0, "%s", error.text);
+    return model_run(b->m, &batch, &logits, &error);
+}
+
+/* The routing of one sequence of n tokens, into `noted`. */
+static void note_routing(const int32_t *tokens, int32_t n) {
+    static struct ops noting;
+    const struct model_options plain = {0};
+    struct bare b;
+    noting = ref_ops;
+    noting.router = noting_router;
+    memset(noted, 0, sizeof noted);
+    noted_calls = 0;
+    bare_open(&b, &noting, &plain);
+    EXPECT_INT_EQ(bare_run(&b, tokens, n), 0);
     EXPECT_INT_EQ(noted_calls, L);
-    model_destroy(m);
-    weights_close(&weights);
+    bare_close(&b);
 }
 
 /* ---- an engine that counts ------------------------------------------------------------------- */
@@ -246,4 +267,65 @@ TEST(ModelMetrics, AStepReadsTheExpertsThatItRoutesTo) {
     EXPECT_INT_EQ(m.read_bytes, m.rank[0].weight_bytes - (int64_t)untouched * EXPERT_BYTES +
                                     (int64_t)n * KV_TOKEN_BYTES);
     model_metrics_deinit(&m);
+}
+
+static bool device_answers;
+
+static bool peek(struct backend *b, void *to, const void *from, size_t bytes) {
+    (void)b;
+    if (device_answers)
+        memcpy(to, from, bytes);
+    return device_answers;
+}
+
+/* A device that is too busy to give its counters: what they are part of is missing, not lower. */
+TEST(ModelMetrics, WhatTheDeviceDoesNotTellIsMissing) {
+    static const int32_t tokens[] = {5, 6, 7, 8};
+    static struct ops busy;
+    const struct model_options counting = {.count_experts = true, .measure_bandwidth = true};
+    struct model_metrics m = {0};
+    struct bare b;
+    busy = ref_ops;
+    busy.peek = peek;
+    bare_open(&b, &busy, &counting);
+    EXPECT_INT_EQ(bare_run(&b, tokens, 4), 0);
+    device_answers = true;
+    model_measure(b.m, &m);
+    int64_t bytes = m.read_bytes;
+    EXPECT_TRUE(m.has_bandwidth && m.expert_tokens);
+    EXPECT_INT_GT(bytes, 0);
+    device_answers = false;
+    model_measure(b.m, &m);
+    EXPECT_FALSE(m.has_bandwidth);
+    EXPECT_TRUE(m.expert_tokens == NULL);
+    EXPECT_NEAR(m.rank[0].expert_tokens, 0, 0);
+    EXPECT_INT_GT(m.rank[0].weight_bytes, 0);
+    device_answers = true;
+    model_measure(b.m, &m);
+    EXPECT_TRUE(m.has_bandwidth);
+    EXPECT_INT_EQ(m.read_bytes, bytes);
+    model_metrics_deinit(&m);
+    bare_close(&b);
+}
+
+/* Routers have counted experts when a step fails; all else is counted when it has not.
+ * One token takes two experts of each layer, whichever they are. */
+TEST(ModelMetrics, AStepThatFailedCountsExpertsOnly) {
+    static const int32_t token = 5;
+    const struct model_options failing = {.num_ranks = 2,
+                                          .measure_bandwidth = true,
+                                          .fault = {.kind = FAULT_KILL, .rank = 1, .step = 1}};
+    struct model_metrics m = {0};
+    struct error error = {0};
+    struct bare b;
+    bare_open(&b, &ref_ops, &failing);
+    EXPECT_INT_EQ(bare_run(&b, &token, 1), ERR_INTERNAL);
+    EXPECT_INT_EQ(model_recover(b.m, &error), 0);
+    model_measure(b.m, &m);
+    int64_t failed = m.read_bytes;
+    EXPECT_INT_EQ(bare_run(&b, &token, 1), 0);
+    model_measure(b.m, &m);
+    EXPECT_INT_GT(m.read_bytes - failed, failed);
+    model_metrics_deinit(&m);
+    bare_close(&b);
 }
