@@ -7,11 +7,15 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 #include <sys/un.h>
 #include <unistd.h>
 
 #include "host/clock.h"
 #include "host/log.h"
+
+/* For a manager that does not read: by then it has troubles of its own. */
+enum { LONGEST_WAIT_S = 5 };
 
 /* The socket's address; its length, 0 when there is none. */
 static socklen_t find_address(struct sockaddr_un *a) {
@@ -27,21 +31,19 @@ static socklen_t find_address(struct sockaddr_un *a) {
     return (socklen_t)(offsetof(struct sockaddr_un, sun_path) + len + (path[0] == '/'));
 }
 
-bool notify_send(const char *fmt, ...) {
+/* flags: MSG_DONTWAIT or 0. */
+static bool send_text(int flags, const char *fmt, va_list ap) {
+    const struct timeval longest = {.tv_sec = LONGEST_WAIT_S};
     struct sockaddr_un a;
     char text[1024];
-    va_list ap;
     socklen_t len = find_address(&a);
     if (len == 0)
         return false;
-    va_start(ap, fmt);
     vsnprintf(text, sizeof text, fmt, ap);
-    va_end(ap);
     int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
     ssize_t sent = -1;
-    if (fd >= 0)
-        sent =
-            sendto(fd, text, strlen(text), MSG_NOSIGNAL | MSG_DONTWAIT, (struct sockaddr *)&a, len);
+    if (fd >= 0 && setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &longest, sizeof longest) == 0)
+        sent = sendto(fd, text, strlen(text), MSG_NOSIGNAL | flags, (struct sockaddr *)&a, len);
     if (sent < 0)
         log_warn("cannot tell the service manager '%.*s' (NOTIFY_SOCKET): %s",
                  (int)strcspn(text, "\n"), text, strerror(errno));
@@ -50,9 +52,25 @@ bool notify_send(const char *fmt, ...) {
     return sent >= 0;
 }
 
+bool notify_send(const char *fmt, ...) {
+    va_list ap;
+    va_start(ap, fmt);
+    bool sent = send_text(MSG_DONTWAIT, fmt, ap);
+    va_end(ap);
+    return sent;
+}
+
+bool notify_state(const char *fmt, ...) {
+    va_list ap;
+    va_start(ap, fmt);
+    bool sent = send_text(0, fmt, ap);
+    va_end(ap);
+    return sent;
+}
+
 void notify_reloading(void) {
-    notify_send("RELOADING=1\nMONOTONIC_USEC=%lld\nSTATUS=reading keys and certificates again",
-                (long long)clock_us());
+    notify_state("RELOADING=1\nMONOTONIC_USEC=%lld\nSTATUS=reading keys and certificates again",
+                 (long long)clock_us());
 }
 
 /* A variable that holds a number above 0, or 0. */

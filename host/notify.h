@@ -15,10 +15,14 @@
 extern "C" {
 #endif
 
-/* Sends the lines, "READY=1\nSTATUS=..."; false when nobody is told. Never waits. */
+/* Sends the lines, "STATUS=..."; false when nobody is told. Never waits: for what is sent again or
+ * may be missed. */
 bool notify_send(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+/* The same for what the manager acts on and is told once, "READY=1\nSTATUS=...": waits up to 5
+ * seconds while it has more messages to read than it keeps. */
+bool notify_state(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
-/* RELOADING=1 with the time, which READY=1 has to follow. */
+/* RELOADING=1 with the time, which READY=1 has to follow. Waits likewise. */
 void notify_reloading(void);
 
 /* Microseconds within which WATCHDOG=1 is expected again and again; 0: it is not. */

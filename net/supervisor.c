@@ -17,9 +17,27 @@ struct supervisor {
     uv_async_t reload;     /* SIGHUP came */
     uv_timer_t watchdog;
     int32_t open_handles;
-    char status[700]; /* of a server that serves */
+    char serving[700]; /* what is said of a server that serves */
+    char told[700];    /* what was last said */
     bool ready, stopping;
 };
+
+/* ---- status ---- */
+
+static const char *status_of(const struct supervisor *s) {
+    if (s->stopping)
+        return "letting running requests end";
+    if (!s->ready)
+        return "loading the model";
+    const char *health = server_status(s->server);
+    return strcmp(health, "ok") != 0 ? health : s->serving;
+}
+
+/* For a message that says it. */
+static const char *status_to_tell(struct supervisor *s) {
+    snprintf(s->told, sizeof s->told, "%s", status_of(s));
+    return s->told;
+}
 
 /* ---- reload ---- */
 
@@ -28,7 +46,8 @@ static void on_reload(uv_async_t *handle) {
     struct error e = {0};
     if (s->stopping)
         return;
-    notify_reloading();
+    if (s->ready)
+        notify_reloading();
     int rc = keys_reload(s->keys, &e);
     if (rc != 0)
         log_error("SIGHUP: %s; the keys stay as they were", e.text);
@@ -38,7 +57,7 @@ static void on_reload(uv_async_t *handle) {
     if (rc == 0 && tls_rc == 0)
         log_info("SIGHUP: keys and certificates were read again");
     if (s->ready)
-        notify_send("READY=1\nSTATUS=%s", s->status);
+        notify_state("READY=1\nSTATUS=%s", status_to_tell(s));
 }
 
 static void ask_for_reload(void *supervisor) {
@@ -50,11 +69,11 @@ static void ask_for_reload(void *supervisor) {
 
 static void on_watchdog(uv_timer_t *timer) {
     struct supervisor *s = timer->data;
-    const char *status = server_status(s->server);
-    if (!strcmp(status, "ok") || !strcmp(status, "shutting_down"))
+    const char *health = server_status(s->server);
+    if (!strcmp(health, "ok") || !strcmp(health, "shutting_down"))
         notify_send("WATCHDOG=1");
-    else
-        notify_send("STATUS=%s", status);
+    if (strcmp(status_of(s), s->told) != 0)
+        notify_send("STATUS=%s", status_to_tell(s));
 }
 
 /* ---- lifecycle ---- */
@@ -71,22 +90,22 @@ struct supervisor *supervisor_create(struct server *server, struct keys *keys) {
     uv_unref((uv_handle_t *)&s->reload);
     uv_unref((uv_handle_t *)&s->watchdog);
     signals_on_reload(ask_for_reload, s);
-    notify_send("STATUS=loading the model");
+    notify_send("STATUS=%s", status_to_tell(s));
     return s;
 }
 
 void supervisor_ready(struct supervisor *s, const char *addresses) {
     uint64_t period_ms = (uint64_t)notify_watchdog_us() / 2000;
     s->ready = true;
-    snprintf(s->status, sizeof s->status, "serving%s", addresses);
-    notify_send("READY=1\nSTATUS=%s", s->status);
+    snprintf(s->serving, sizeof s->serving, "serving%s", addresses);
+    notify_state("READY=1\nSTATUS=%s", status_to_tell(s));
     if (period_ms > 0)
         uv_timer_start(&s->watchdog, on_watchdog, 0, period_ms);
 }
 
 void supervisor_stopping(struct supervisor *s) {
     s->stopping = true;
-    notify_send("STOPPING=1\nSTATUS=letting running requests end");
+    notify_state("STOPPING=1\nSTATUS=%s", status_to_tell(s));
 }
 
 static void on_closed(uv_handle_t *handle) {

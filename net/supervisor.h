@@ -1,9 +1,10 @@
 /* supervisor: the server as whoever runs it sees it: the service manager and the operator.
  *
  *   on start    STATUS= says that the model loads
- *   ready       READY=1; from then on WATCHDOG=1 at half of the time that the service manager
- *               gives, as long as the loop runs and /health would answer 200
- *   SIGHUP      RELOADING=1, keys and certificates are read again, READY=1
+ *   ready       READY=1; from then on, at half of the time that the service manager gives,
+ *               WATCHDOG=1 as long as the loop runs and the server is well or drains, and STATUS=
+ *               where it has changed
+ *   SIGHUP      keys and certificates are read again, from ready on between RELOADING=1 and READY=1
  *   stopping    STOPPING=1
  *
  * A server whose steps no longer advance (--stall-timeout) is so killed and started again by a

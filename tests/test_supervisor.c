@@ -2,6 +2,7 @@
 #include <fcntl.h>
 #include <jansson.h>
 #include <poll.h>
+#include <pthread.h>
 #include <pty.h>
 #include <signal.h>
 #include <stddef.h>
@@ -10,6 +11,7 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -177,6 +179,78 @@ TEST(Supervisor, AStalledServerIsNotCalledHealthy) {
     close(fd);
     unsetenv("NOTIFY_SOCKET");
     unsetenv("WATCHDOG_USEC");
+}
+
+/* One step over a long prompt, in the reference's slow code, takes longer than --stall-timeout. */
+TEST(Supervisor, AServerThatGetsOnAgainIsCalledServingAgain) {
+    NEEDS_BINARY();
+    static const char *const args[] = {"--stall-timeout",          "1",    "--device", "ref",
+                                       "--max-num-batched-tokens", "4096", NULL};
+    enum { PROMPT = 500 };
+    struct buffer request = {0};
+    struct net_client client;
+    struct service s;
+    char line[256];
+    int fd = open_notify('/');
+    setenv("WATCHDOG_USEC", "200000", 1);
+    ASSERT_TRUE(start(&s, args));
+    ASSERT_TRUE(program_read_line(&s.program, line, sizeof line));
+    ASSERT_TRUE(net_client_open(&client, line + strlen("moeserve: ready line="), 0));
+    buffer_puts(&request, "{\"max_tokens\":1,\"tokens\":[5");
+    for (int i = 1; i < PROMPT; i++)
+        buffer_puts(&request, ",6");
+    buffer_puts(&request, "]}\n");
+    net_client_send(&client, request.data, request.len);
+    buffer_deinit(&request);
+    expect_message(fd, "STATUS=loading", "READY=1\n");
+    expect_message(fd, "WATCHDOG", "STATUS=stalled");
+    expect_message(fd, "WATCHDOG", "STATUS=serving line=127.0.0.1:");
+    expect_message(fd, NULL, "WATCHDOG=1");
+    net_client_close(&client);
+    stop(&s);
+    close(fd);
+    unsetenv("NOTIFY_SOCKET");
+    unsetenv("WATCHDOG_USEC");
+}
+
+/* systemd expects READY=1 behind RELOADING=1, which a server that loads has yet to say. */
+TEST(Supervisor, AReloadWhileTheModelLoadsIsNotTold) {
+    NEEDS_BINARY();
+    struct service s;
+    int fd = open_notify('/');
+    ASSERT_TRUE(start(&s, NULL));
+    expect_message(fd, NULL, "STATUS=loading");
+    kill(s.program.pid, SIGHUP);
+    expect_message(fd, NULL, "READY=1\nSTATUS=serving line=127.0.0.1:");
+    EXPECT_TRUE(says(&s, "moeserve: SIGHUP: keys and certificates were read again\n"));
+    EXPECT_TRUE(is_ready(&s));
+    stop(&s);
+    close(fd);
+    unsetenv("NOTIFY_SOCKET");
+}
+
+static void *read_late(void *fd) {
+    char text[64];
+    usleep(200000);
+    while (recv(*(int *)fd, text, sizeof text, 0) > 0 && strncmp(text, "READY", 5) != 0)
+        continue;
+    return NULL;
+}
+
+/* A manager that has more messages to read than it keeps misses none that it has to act on. */
+TEST(Supervisor, WhatTheManagerActsOnWaitsForRoom) {
+    const struct timeval longest = {.tv_sec = 10};
+    pthread_t reader;
+    int fd = open_notify('/');
+    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &longest, sizeof longest);
+    for (int i = 0; i < 100000 && notify_send("STATUS=%d", i); i++)
+        continue;
+    EXPECT_FALSE(notify_send("STATUS=one more"));
+    pthread_create(&reader, NULL, read_late, &fd);
+    EXPECT_TRUE(notify_state("READY=1"));
+    pthread_join(reader, NULL);
+    close(fd);
+    unsetenv("NOTIFY_SOCKET");
 }
 
 TEST(Supervisor, ANotifySocketThatIsWrongIsNoReasonToFail) {
