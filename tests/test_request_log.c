@@ -124,7 +124,7 @@ static void ask(struct logged *s, const char *id, const char *key, const char *b
 
 TEST(RequestLog, EveryRequestOfHttpHasOneLineUnderItsOwnId) {
     NEEDS_BINARY();
-    static const char *const more[] = {"--api-key", "k", "--max-body-bytes", "1024", NULL};
+    static const char *const more[] = {"--api-key", "k", "--max-body-bytes", "1024", "-v", NULL};
     static const struct ended want[] = {
         {"one", "length", 200, 3, 3, "key-1"},
         {"three", "length", 200, 3, 12, "key-1"},
@@ -145,6 +145,8 @@ TEST(RequestLog, EveryRequestOfHttpHasOneLineUnderItsOwnId) {
     ask(&s, "stranger", "other", "{\"prompt\":[5]}", 401);
     ask(&s, "large", "k", large, 413);
     stop(&s);
+    EXPECT_TRUE(strstr(s.text, "\"level\":\"debug\",\"request\":\"one\","
+                               "\"msg\":\"http: 200 of /v1/completions\"}\n") != NULL);
     for (size_t i = 0; i < sizeof want / sizeof *want; i++)
         expect_ended(&s, &want[i]);
     EXPECT_TRUE(next_ended(&s) == NULL);
