@@ -471,6 +471,11 @@ int api_key_begin(struct api_key *key, int32_t num_requests, int64_t prompt_toke
     return 0;
 }
 
+void api_key_refund(struct api_key *key, int64_t prompt_tokens) {
+    if (key && key->is.tokens_per_minute > 0)
+        key->missing -= (double)prompt_tokens < key->missing ? (double)prompt_tokens : key->missing;
+}
+
 void api_key_end(struct api_key *key, int32_t num_requests, int64_t completion_tokens,
                  int64_t now_us) {
     if (!key)

@@ -57,6 +57,8 @@ const char *api_key_name(const struct api_key *key);
  * seconds after which it may be tried again. key may be NULL: no limits. */
 int api_key_begin(struct api_key *key, int32_t num_requests, int64_t prompt_tokens, int64_t now_us,
                   double *retry_s, struct error *error);
+/* Of a request that was begun and then not taken: its prompt's tokens were not computed. */
+void api_key_refund(struct api_key *key, int64_t prompt_tokens);
 /* That many have ended, with so many tokens generated in all. */
 void api_key_end(struct api_key *key, int32_t num_requests, int64_t completion_tokens,
                  int64_t now_us);

@@ -178,11 +178,14 @@ static int client_request_submit(struct client_request *r) {
     struct error e = {0};
     if (count_for_key(r) != 0)
         return r->error.code;
-    r->session->waiting_tokens -= r->params.num_tokens;
+    int32_t num_tokens = r->params.num_tokens;
+    r->session->waiting_tokens -= num_tokens;
     int rc = dispatch_submit(shared->dispatch, &r->params, &r->ticket, &r->handle, &e);
     memset(&r->params, 0, sizeof r->params); /* the engine's, also on failure */
-    if (rc != 0)
+    if (rc != 0) {
+        api_key_refund(r->key, num_tokens);
         return field_error_set(&r->error, rc, NULL, "%s", *e.text ? e.text : error_text(rc));
+    }
     r->submitted = true;
     r->all_next = shared->requests;
     if (shared->requests)

@@ -279,15 +279,21 @@ static void init_choices(struct openai_call *c) {
     }
 }
 
+/* Of the prompts from the `first` on. */
+static int64_t count_prompt_tokens(const struct openai_request *r, int32_t first) {
+    int64_t tokens = 0;
+    for (int32_t i = first; i < r->num_prompts; i++)
+        tokens += r->prompts[i].num_tokens;
+    return tokens;
+}
+
 /* May the key begin a request for each choice? Answers where it may not. A prompt's tokens count
  * once however many answers it gets, as in the usage. */
 static bool charge_key(struct openai_call *c) {
     const struct openai_request *r = &c->job.request;
     struct error e = {0};
-    int64_t tokens = 0;
+    int64_t tokens = count_prompt_tokens(r, 0);
     double retry_s = 0;
-    for (int32_t i = 0; i < r->num_prompts; i++)
-        tokens += r->prompts[i].num_tokens;
     int32_t num_choices = r->num_prompts * r->n;
     int rc = api_key_begin(c->key, num_choices, tokens, clock_us(), &retry_s, &e);
     if (rc == 0) {
@@ -315,7 +321,9 @@ static void submit(struct openai_call *c) {
         struct error e = {0};
         params_of(c, ch, &params);
         int rc = dispatch_submit(c->api->dispatch, &params, &ch->ticket, &ch->handle, &e);
-        if (rc != 0) {
+        if (rc != 0) { /* prompts of which the engine has no choice yet are not computed */
+            int32_t n = c->job.request.n;
+            api_key_refund(c->key, count_prompt_tokens(&c->job.request, (i + n - 1) / n));
             fail(c, rc, NULL, *e.text ? e.text : error_text(rc));
             return;
         }

@@ -267,6 +267,26 @@ TEST(Keys, EachOfSeveralAnswersIsARequest) {
     keys_destroy(k);
 }
 
+TEST(Keys, WhatWasNotTakenCostsNothing) {
+    struct error e;
+    double retry;
+    struct keys *k = keys_of("a tokens-per-minute=60\nb\n", &e);
+    ASSERT_TRUE(k != NULL);
+    struct api_key *a = find(k, "a");
+    for (int i = 0; i < 5; i++) {
+        ASSERT_INT_EQ(api_key_begin(a, 1, 50, 0, &retry, &e), 0);
+        api_key_refund(a, 50);
+        api_key_end(a, 1, 0, 0);
+    }
+    /* Never more than it had. */
+    api_key_refund(a, 1000);
+    ASSERT_INT_EQ(api_key_begin(a, 1, 60, 0, &retry, &e), 0);
+    EXPECT_INT_EQ(api_key_begin(a, 1, 1, 0, &retry, &e), ERR_OVERLOADED);
+    api_key_refund(find(k, "b"), 50);
+    api_key_refund(NULL, 50);
+    keys_destroy(k);
+}
+
 /* 60 tokens a minute are one a second. */
 TEST(Keys, TokensOfAMinuteComeBackAllTheTime) {
     struct error e;

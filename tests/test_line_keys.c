@@ -115,3 +115,41 @@ TEST(LineKeys, AKeyThatAReloadTakesAwayHoldsNoLonger) {
     EXPECT_INT_EQ(program_wait(&p), 0);
     net_client_close(&c);
 }
+
+/* One request runs, one waits, and there is room for no more. */
+TEST(LineKeys, WhatTheQueueRefusesIsNotCharged) {
+    static const char *const texts[] = {"first-key-0123456789"};
+    const struct keys_options o = {.texts = texts, .num_texts = 1, .tokens_per_minute = 12};
+    struct net_fixture f;
+    struct net_client c;
+    struct keys *keys;
+    ASSERT_INT_EQ(keys_create(&o, &keys, NULL), 0);
+    net_fixture_init(&f);
+    f.options.keys = keys;
+    f.engine_options.max_num_seqs = 1;
+    f.engine_options.max_queued_requests = 1;
+    ASSERT_TRUE(net_fixture_start(&f));
+    ASSERT_TRUE(net_client_open(&c, net_fixture_address(&f), 0));
+    net_client_puts(&c, AUTH("first-key-0123456789"));
+    EXPECT_STR_EQ(net_client_line(&c), "{\"id\":0,\"ok\":true}");
+    for (int i = 0; i < 2; i++) {
+        net_client_puts(&c, "{\"prompt\":\"a\",\"max_tokens\":1500,\"ignore_eos\":true}");
+        struct engine_stats stats;
+        do { /* each is where it belongs before the next */
+            usleep(1000);
+            net_fixture_stats(&f, &stats);
+        } while ((i ? stats.waiting : stats.running) != 1);
+    }
+    for (int i = 0; i < 5; i++) {
+        net_client_puts(&c, "{\"id\":7,\"prompt\":\"Once upon a time\"}");
+        json_t *end = net_client_until_done(&c, "7", NULL);
+        const json_t *error = json_object_get(end, "error");
+        const char *text = json_string_value(json_object_get(error, "message"));
+        if (!EXPECT_TRUE(text && strstr(text, "waiting already")))
+            FAIL("request %d: %s", i, text ? text : "");
+        json_decref(end);
+    }
+    net_client_close(&c);
+    net_fixture_stop(&f);
+    keys_destroy(keys);
+}
