@@ -23,14 +23,21 @@ int cmd_config(int argc, char **argv);
 bool cmd_start(struct options *o, unsigned command, int argc, char **argv, const char *usage,
                int *status);
 
+/* Logs why a command ends; its exit status: 2 for wrong options (ERR_CONFIG), which no new start
+ * makes right, else 1. */
+int cmd_fail(const struct error *e);
+
 /* The demo model stands in for --model. Its path lives as long as the options. */
 int cmd_choose_model(struct options *o, struct error *e);
+/* ERR_NOT_FOUND where the model's folder has no config.json. */
+int cmd_check_model(const struct options *o, struct error *e);
 
 /* Level and format of the log as the options say, and the options' own warnings. */
 void cmd_set_up_log(const struct options *o);
 
-/* Joins the processes that were started together, if any (group.h), for `lead` in the first of them
- * and for engine_follow in the others; returns what that returned. */
+/* Joins the processes that were started together, if any (group.h), and checks that each has the
+ * model, for `lead` in the first of them and for engine_follow in the others; returns what that
+ * returned. */
 int cmd_in_group(struct options *o, int (*lead)(void *ctx, struct error *e), void *ctx,
                  struct error *e);
 

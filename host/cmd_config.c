@@ -1,4 +1,4 @@
-/* moeserve config: what the options of a command come to, and whether they are right. Nothing is
+/* moeserve config: what the options of a command come to, and whether they are right. No model is
  * loaded and no port is opened. */
 #include <stdio.h>
 #include <string.h>
@@ -7,13 +7,15 @@
 #include "host/log.h"
 #include "host/options.h"
 #include "net/keys.h"
+#include "net/server_check.h"
 
 static const char USAGE[] =
     "usage: moeserve config [--print | --check] [--for serve|generate|plan] [OPTION ...]\n"
     "\n"
     "  --print  the options as an INI file for --config, each with where it is from; secrets are\n"
     "           left out [the default]\n"
-    "  --check  says nothing when all is right, and leaves with status 0\n"
+    "  --check  says nothing when all is right, and leaves with status 0; checks addresses, keys,\n"
+    "           certificate and that there is a model, too\n"
     "  --for COMMAND\n"
     "           whose options: serve, generate or plan [serve]\n"
     "\n"
@@ -60,10 +62,13 @@ static int take_own(struct request *r, int argc, char **argv, struct error *e) {
     return left;
 }
 
-static int check_keys(const struct options *o, struct error *e) {
-    struct keys *keys;
-    int rc = keys_create(&o->keys, &keys, e);
-    keys_destroy(keys);
+/* What serve would refuse before it loads the model. */
+static int check_server(const struct options *o, struct error *e) {
+    struct server_options server = o->server;
+    int rc = keys_create(&o->keys, &server.keys, e);
+    if (rc == 0)
+        rc = server_check_options(&server, e);
+    keys_destroy(server.keys);
     return rc;
 }
 
@@ -74,10 +79,12 @@ static int run(struct request *r, struct options *o, int argc, char **argv, stru
     cmd_set_up_log(o);
     if (rc == 0)
         rc = cmd_choose_model(o, e);
+    if (rc == 0 && r->check)
+        rc = cmd_check_model(o, e);
     if (rc == 0 && r->command != CMD_PLAN)
         rc = options_read_generation_config(o, o->engine.model, &taken, e);
     if (rc == 0 && r->command == CMD_SERVE)
-        rc = check_keys(o, e);
+        rc = check_server(o, e);
     if (rc == 0 && !r->check) {
         options_print(o, r->command, &text);
         fwrite(text.data, 1, text.len, stdout);

@@ -126,12 +126,8 @@ int cmd_generate(int argc, char **argv) {
             o.generation.has_seed = o.seed_given;
             o.generation.sampling.seed = o.engine.seed;
             rc = cmd_in_group(&o, generate, &task, &e);
-            status = rc == 0 ? 0 : 1;
-        } else {
-            status = 2;
         }
-        if (rc != 0)
-            log_error("%s", e.text);
+        status = rc == 0 ? 0 : cmd_fail(&e);
     }
     buffer_deinit(&task.text);
     options_deinit(&o);

@@ -221,7 +221,9 @@ static void print_drawing(const struct plan *p) {
 
 static int plan(const struct options *o, struct error *error) {
     struct plan p = {.options = o};
-    int rc = model_config_load(o->engine.model, &p.config, error);
+    int rc = cmd_check_model(o, error);
+    if (rc == 0)
+        rc = model_config_load(o->engine.model, &p.config, error);
     if (rc == 0)
         rc = pose(&p, error);
     if (rc)
@@ -244,11 +246,8 @@ int cmd_plan(int argc, char **argv) {
     struct error e = {0};
     int status;
     if (cmd_start(&o, CMD_PLAN, argc, argv, "plan --model DIR [OPTION ...]", &status)) {
-        int rc = plan(&o, &e);
-        if (rc != 0) {
-            log_error("%s", e.text);
-            status = rc == ERR_CONFIG ? 2 : 1;
-        }
+        if (plan(&o, &e) != 0)
+            status = cmd_fail(&e);
     }
     options_deinit(&o);
     return status;

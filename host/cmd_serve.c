@@ -1,4 +1,5 @@
 /* moeserve serve: the server on its own loop, one engine or several replicas behind it. */
+#include <errno.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -8,6 +9,7 @@
 #include "host/cmd.h"
 #include "host/demo_model.h"
 #include "host/dispatch.h"
+#include "host/file.h"
 #include "host/group.h"
 #include "host/limits.h"
 #include "host/log.h"
@@ -19,9 +21,21 @@
 #include "net/server.h"
 #include "net/supervisor.h"
 
-static int fail(const struct error *e, int status) {
+int cmd_fail(const struct error *e) {
     log_error("%s", e->text);
-    return status;
+    return e->code == ERR_CONFIG ? 2 : 1;
+}
+
+int cmd_check_model(const struct options *o, struct error *e) {
+    char *path = path_join(o->engine.model, "config.json");
+    int why = access(path, R_OK) == 0 ? 0 : errno;
+    free(path);
+    if (why == 0)
+        return 0;
+    return error_set(e, ERR_NOT_FOUND,
+                     "--model %s: expected the folder of a checkpoint, but its config.json cannot "
+                     "be read: %s",
+                     o->engine.model, strerror(why));
 }
 
 int cmd_choose_model(struct options *o, struct error *e) {
@@ -65,7 +79,7 @@ bool cmd_start(struct options *o, unsigned command, int argc, char **argv, const
     options_hide_secrets(command, argc, argv);
     cmd_set_up_log(o);
     if (rc != 0) {
-        *status = fail(&e, 2);
+        *status = cmd_fail(&e);
         return false;
     }
     *status = 0;
@@ -82,7 +96,7 @@ bool cmd_start(struct options *o, unsigned command, int argc, char **argv, const
     }
     bool samples = command != CMD_PLAN;
     if (cmd_choose_model(o, &e) != 0 || (samples && suggested_sampling(o, &e) != 0)) {
-        *status = fail(&e, 1);
+        *status = cmd_fail(&e);
         return false;
     }
     return true;
@@ -155,6 +169,8 @@ int cmd_in_group(struct options *o, int (*lead)(void *ctx, struct error *e), voi
                            "--replicas %d: replicas are of one process, and there are %d of them",
                            o->engine.replicas, group_size(group));
     }
+    if (rc == 0)
+        rc = cmd_check_model(o, e);
     if (rc == 0 && o->engine.num_gpus > 0)
         limits_raise_locked_memory(group_size(group) > 1);
     if (rc == 0)
@@ -208,7 +224,7 @@ int cmd_serve(int argc, char **argv) {
     if (cmd_start(&o, CMD_SERVE, argc, argv, "[serve] [OPTION ...]", &status)) {
         o.engine.progress = log_get_level() >= LOG_INFO && log_get_format() == LOG_TEXT;
         if (cmd_in_group(&o, serve, &o, &e) != 0)
-            status = fail(&e, 1);
+            status = cmd_fail(&e);
         if (e.code == ERR_INTERNAL) { /* ranks may be stuck, and what runs at exit wait for them */
             fflush(NULL);
             _exit(status);

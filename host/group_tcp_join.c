@@ -297,11 +297,12 @@ static int open_listener(const struct group_env *env, int *out, struct error *er
     *out = fd;
     if (fd >= 0)
         return 0;
-    return error_set(
-        error, ERR_CONFIG, "process 0 cannot listen on MASTER_ADDR=%s, MASTER_PORT=%s: %s%s",
-        env->addr, env->port, strerror(problem),
-        problem == EADDRNOTAVAIL ? "; MASTER_ADDR must be an address of the machine of process 0"
-                                 : "");
+    bool elsewhere = problem == EADDRNOTAVAIL;
+    return error_set(error, elsewhere ? ERR_CONFIG : ERR_IO,
+                     "process 0 cannot listen on MASTER_ADDR=%s, MASTER_PORT=%s: %s%s", env->addr,
+                     env->port, strerror(problem),
+                     elsewhere ? "; MASTER_ADDR must be an address of the machine of process 0"
+                               : "");
 }
 
 static int let_all_in(struct door *d, int64_t deadline_us, struct error *error) {

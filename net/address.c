@@ -77,7 +77,8 @@ static int resolve_host(const char *text, struct address *out, struct error *err
     bool any = *host == '\0' || !strcmp(host, "*");
     int gai = getaddrinfo(any ? "0.0.0.0" : host, port, &hints, &list);
     if (gai != 0)
-        return error_set(error, ERR_CONFIG, "%.100s: %s", text, gai_strerror(gai));
+        return error_set(error, gai == EAI_AGAIN ? ERR_IO : ERR_CONFIG, "%.100s: %s", text,
+                         gai_strerror(gai));
     const struct addrinfo *chosen = choose(list, host);
     memcpy(&out->socket, chosen->ai_addr, chosen->ai_addrlen);
     out->len = chosen->ai_addrlen;

@@ -221,7 +221,7 @@ static int read_key_file(struct reading *r, struct error *error) {
     size_t len = 0;
     int rc = file_read(path, MAX_FILE_BYTES, &data, &len, &inner);
     if (rc != 0)
-        return error_set(error, ERR_IO, "--api-key-file %.3000s", inner.text);
+        return error_set(error, ERR_CONFIG, "--api-key-file %.3000s", inner.text);
     warn_if_others_may_read(path);
     const char *p = data, *end = data + len;
     while (rc == 0 && p < end) {

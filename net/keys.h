@@ -36,7 +36,8 @@ struct keys_options {
     int64_t tokens_per_minute; /* likewise */
 };
 
-/* ERR_CONFIG or ERR_IO with a message that never quotes a key. Strings are copied. */
+/* ERR_CONFIG with a message that never quotes a key, also for a file that cannot be read. Strings
+ * are copied. */
 int keys_create(const struct keys_options *o, struct keys **out, struct error *error);
 void keys_destroy(struct keys *k); /* NULL is fine */
 /* Reads the file again. On an error the keys stay as they were. */

@@ -37,6 +37,7 @@
 #include "net/line_answer.h"
 #include "net/line_session.h"
 #include "net/listener.h"
+#include "net/server_check.h"
 #include "net/ticket.h"
 #include "net/tls.h"
 
@@ -110,19 +111,15 @@ void server_options_default(struct server_options *o) {
 
 /* ---- listening ---- */
 
-/* Whoever reaches the address may use the server; so nobody else's machine shall, without a key. */
+/* Of the address that is bound, as a name may have several. */
 static int check_exposure(const struct server *s, const struct listener *l, const char *option,
                           struct error *error) {
-    if (listener_is_local(l) || (s->options.keys && keys_required(s->options.keys)))
-        return 0;
-    if (!s->options.insecure)
-        return error_set(error, ERR_CONFIG,
-                         "%s %s: other machines could use the server without a key; give one with "
-                         "--api-key or --api-key-file, or allow it with --insecure",
-                         option, listener_address(l));
-    log_warn("everybody who reaches %s may use the server (%s, --insecure)", listener_address(l),
-             option);
-    return 0;
+    bool local = listener_is_local(l), keyed = s->options.keys && keys_required(s->options.keys);
+    int rc = server_check_exposure(&s->options, option, listener_address(l), local, error);
+    if (rc == 0 && !local && !keyed)
+        log_warn("everybody who reaches %s may use the server (%s, --insecure)",
+                 listener_address(l), option);
+    return rc;
 }
 
 static int open_service(struct server *s, struct service *service, const char *address,
@@ -157,19 +154,14 @@ static int open_http(struct server *s, struct error *error) {
 
 static int load_certificate(struct server *s, struct error *error) {
     const struct server_options *o = &s->options;
-    if (!o->tls_cert && !o->tls_key)
+    if (!o->tls_cert)
         return 0;
-    if (!o->tls_cert || !o->tls_key)
-        return error_set(error, ERR_CONFIG, "--tls-cert and --tls-key must be given together");
     int rc = tls_server_create(o->tls_cert, o->tls_key, &s->tls, error);
     s->line.port.tls = s->http.port.tls = s->tls;
     return rc;
 }
 
 static int open_services(struct server *s, struct error *error) {
-    if (!strcmp(s->options.listen, "off") && !strcmp(s->options.http, "off"))
-        return error_set(error, ERR_CONFIG,
-                         "--listen off and --http off: the server would hear nobody");
     int rc = open_service(s, &s->line, s->options.listen, "--listen", error);
     return rc ? rc : open_http(s, error);
 }
@@ -495,7 +487,9 @@ int server_create(const struct server_options *o, struct server **out, struct er
     s->wake.data = s;
     prepare_conns(s);
     prepare_services(s);
-    rc = load_certificate(s, error);
+    rc = server_check_options(o, error);
+    if (rc == 0)
+        rc = load_certificate(s, error);
     if (rc == 0)
         rc = open_services(s, error);
     if (rc != 0) {

@@ -69,8 +69,8 @@ struct server_options {
 
 void server_options_default(struct server_options *o);
 
-/* Binds the addresses. ERR_CONFIG for one that does not parse or resolve, or that other machines
- * reach without a key (`insecure`); ERR_IO for one that cannot be bound. */
+/* Binds the addresses. ERR_CONFIG for options that server_check.h refuses; ERR_IO for an address
+ * that cannot be bound. */
 int server_create(const struct server_options *o, struct server **out, struct error *error);
 /* Before server_run. The table is borrowed; routes of tables that were added earlier win. */
 void server_add_routes(struct server *s, const struct http_route *routes);

@@ -456,8 +456,23 @@ TEST(Config, TheCommandPrintsAndChecks) {
     EXPECT_STR_EQ(line, "");
     const char *bad[] = {"config", "--check", "--ranks", "0", NULL};
     EXPECT_INT_EQ(program_run(bad, line, sizeof line), 2);
-    const char *no_keys[] = {"config", "--check", "--api-key-file", "/no/such", NULL};
-    EXPECT_INT_EQ(program_run(no_keys, line, sizeof line), 2);
+    static const char *const refused[][4] = {
+        {"--api-key-file", "/no/such"},
+        {"--model", "/no/such"},
+        {"--listen", "0.0.0.0:7070"},
+        {"--http", "[::]:8000"},
+        {"--listen", "off", "--http", "off"},
+        {"--tls-cert", "/dev/null"},
+        {"--tls-cert", "/dev/null", "--tls-key", "/dev/null"},
+    };
+    for (size_t i = 0; i < sizeof refused / sizeof *refused; i++) {
+        const char *const *r = refused[i];
+        const char *args[] = {"config", "--check", r[0], r[1], r[2], r[3], NULL};
+        if (!EXPECT_INT_EQ(program_run(args, line, sizeof line), 2))
+            FAIL("%s %s", r[0], r[1]);
+    }
+    const char *exposed[] = {"config", "--check", "--listen", "0.0.0.0:7070", "--insecure", NULL};
+    EXPECT_INT_EQ(program_run(exposed, line, sizeof line), 0);
     const char *no_command[] = {"config", "--for=bench", NULL};
     EXPECT_INT_EQ(program_run(no_command, line, sizeof line), 2);
 }

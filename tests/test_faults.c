@@ -35,7 +35,7 @@ TEST(Faults, AFaultThatIsNoneIsRefused) {
     char line[256];
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         const char *const wrong[] = {"generate", "-p", "1", "--fault", bad[i], NULL};
-        if (!EXPECT_INT_EQ(program_run(wrong, line, sizeof line), 1))
+        if (!EXPECT_INT_EQ(program_run(wrong, line, sizeof line), 2))
             FAIL("%s", bad[i]);
     }
 }

@@ -152,10 +152,10 @@ TEST(Keys, AFileMayHoldNulBytesOrBeMissing) {
     EXPECT_INT_EQ(keys_create(&o, &k, &e), ERR_CONFIG);
     EXPECT_TRUE(strstr(e.text, ":1: a key is of printable ASCII") != NULL);
     unlink(key_file());
-    EXPECT_INT_EQ(keys_create(&o, &k, &e), ERR_IO);
+    EXPECT_INT_EQ(keys_create(&o, &k, &e), ERR_CONFIG);
     EXPECT_TRUE(strstr(e.text, "keys.txt: No such file") != NULL);
     mkfifo(key_file(), 0600); /* nobody writes: it must not be waited for */
-    EXPECT_INT_EQ(keys_create(&o, &k, &e), ERR_IO);
+    EXPECT_INT_EQ(keys_create(&o, &k, &e), ERR_CONFIG);
     unlink(key_file());
 }
 
@@ -217,7 +217,7 @@ TEST(Keys, AReloadThatFailsChangesNothing) {
     write_keys("beta\ngamma oops\n", 16);
     EXPECT_INT_EQ(keys_reload(k, &e), ERR_CONFIG);
     unlink(key_file());
-    EXPECT_INT_EQ(keys_reload(k, &e), ERR_IO);
+    EXPECT_INT_EQ(keys_reload(k, &e), ERR_CONFIG);
     EXPECT_STR_EQ(name_of(k, "alpha"), "a");
     EXPECT_STR_EQ(name_of(k, "beta"), "key-2");
     EXPECT_STR_EQ(name_of(k, "gamma"), "(none)");
