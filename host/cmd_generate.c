@@ -39,17 +39,15 @@ static int read_stdin(struct buffer *out, struct error *e) {
     return 0;
 }
 
-static void print_summary(const struct engine_event *e) {
+static void log_summary(const struct engine_event *e) {
     double decode_ms = e->total_ms - e->ttft_ms;
     double rate = e->completion_tokens > 1 && decode_ms > 0
                       ? (e->completion_tokens - 1) * 1000.0 / decode_ms
                       : 0;
-    fprintf(
-        stderr,
-        "moeserve: %d prompt tokens, %d generated (%s), first after %.1f ms, all after %.1f ms, "
-        "%.1f tok/s\n",
-        e->prompt_tokens, e->completion_tokens, finish_reason_name(e->finish_reason), e->ttft_ms,
-        e->total_ms, rate);
+    log_info("%d prompt tokens, %d generated (%s), first after %.1f ms, all after %.1f ms, "
+             "%.1f tok/s",
+             e->prompt_tokens, e->completion_tokens, finish_reason_name(e->finish_reason),
+             e->ttft_ms, e->total_ms, rate);
 }
 
 static void on_event(void *ctx, const struct engine_event *e) {
@@ -67,7 +65,7 @@ static void on_event(void *ctx, const struct engine_event *e) {
     }
     if (putchar('\n') == EOF || fflush(stdout) != 0)
         g->broken_output = true;
-    print_summary(e);
+    log_summary(e);
 }
 
 static int encode(struct options *o, struct dispatch *dispatch, const char *text, size_t len,
@@ -122,7 +120,8 @@ int cmd_generate(int argc, char **argv) {
         else
             rc = read_stdin(&task.text, &e);
         if (rc == 0) {
-            o.engine.progress = isatty(STDERR_FILENO) && log_get_level() >= LOG_INFO;
+            o.engine.progress = isatty(STDERR_FILENO) && log_get_level() >= LOG_INFO &&
+                                log_get_format() == LOG_TEXT;
             o.generation.has_seed = o.seed_given;
             o.generation.sampling.seed = o.engine.seed;
             rc = cmd_in_group(&o, generate, &task, &e);

@@ -128,10 +128,12 @@ static void on_draining(void *ctx) {
     supervisor_stopping(s->supervisor);
 }
 
-/* For people as it is, for programs a line at a time. */
+/* For people as it is, for programs a line at a time; for neither below level info. */
 static void print_table(struct dispatch *dispatch) {
     struct buffer table = {0};
     char *save = NULL;
+    if (log_get_level() < LOG_INFO)
+        return;
     dispatch_describe(dispatch, &table);
     buffer_putc(&table, '\0');
     if (log_get_format() == LOG_TEXT)

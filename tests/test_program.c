@@ -1,4 +1,5 @@
 /* The program itself, started as a user starts it: exit statuses, the ready line, signals. */
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <signal.h>
 #include <stdio.h>
@@ -6,6 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "host/file.h"
 #include "tests/program.h"
 #include "tests/shim.h"
 
@@ -50,6 +52,46 @@ TEST(Program, ExitStatusesTellWhatWentWrong) {
         EXPECT_INT_EQ(program_run(cases[i].args, line, sizeof line), cases[i].status);
         if (!strstr(line, cases[i].prints))
             FAIL("%s: prints '%s'", cases[i].args[0], line);
+    }
+}
+
+/* Starts it, reads a line of its standard output, ends it, and returns what it wrote to standard
+ * error, to be freed. */
+static char *log_of(const char *const *args) {
+    char path[512], line[256], *text = NULL;
+    size_t len;
+    struct program p;
+    struct error e = {0};
+    snprintf(path, sizeof path, "%s/stderr.txt", shim_scratch_dir());
+    int fd = open(path, O_CREAT | O_TRUNC | O_WRONLY | O_CLOEXEC, 0600);
+    EXPECT_TRUE(program_start_with(&p, args, fd));
+    close(fd);
+    program_read_line(&p, line, sizeof line);
+    kill(p.pid, SIGTERM);
+    program_wait(&p);
+    EXPECT_INT_EQ(file_read(path, 1 << 20, &text, &len, &e), 0);
+    return text;
+}
+
+TEST(Program, NothingIsLoggedBelowTheLevelOrInAnotherFormat) {
+    NEEDS_BINARY();
+    static const struct {
+        const char *args[14], *first; /* that each line begins with; NULL: there is none */
+    } cases[] = {
+        {{"generate", "-p", "1+1=", "--max-tokens", "1", "--log-format", "json"}, "{\"ts\":"},
+        {{"generate", "-p", "1+1=", "--max-tokens", "1"}, "moeserve: "},
+        {{"generate", "-p", "1+1=", "--max-tokens", "1", "--log-level", "error"}, NULL},
+        {{"--listen", "127.0.0.1:0", "--http", "off", "-q"}, NULL},
+        {{"--listen", "127.0.0.1:0", "--http", "off", "--log-format", "json"}, "{\"ts\":"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        const char *first = cases[i].first;
+        char *text = log_of(cases[i].args), *save = NULL;
+        EXPECT_INT_EQ(*text != '\0', first != NULL);
+        for (char *l = strtok_r(text, "\n", &save); l; l = strtok_r(NULL, "\n", &save))
+            if (!first || strncmp(l, first, strlen(first)))
+                FAIL("case %zu: '%s'", i, l);
+        free(text);
     }
 }
 
