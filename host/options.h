@@ -39,6 +39,7 @@ struct option_source {
     enum option_origin origin;
     const char *name; /* of the file, or of the variable */
     int32_t line;     /* of the file, from 1 */
+    int32_t order;    /* among all values in the order they were set, from 1 */
 };
 
 /* Of an option that may be repeated. */
@@ -69,6 +70,7 @@ struct options {
     const char *log_level;         /* with what verbose and quiet say */
     bool verbose, quiet, log_requests;
     struct option_source source[MAX_OPTIONS];  /* by their place in the table */
+    int32_t num_set;                           /* values so far */
     const char *warnings[MAX_OPTION_WARNINGS]; /* to be logged, a line each */
     int32_t num_warnings;
     bool help, version;

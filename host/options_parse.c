@@ -200,19 +200,26 @@ static int choose_device(struct options *o, struct error *error) {
     return 0;
 }
 
-/* --verbose and --quiet are short for a level; what is closer to the user wins. */
+/* --verbose and --quiet are short for a level; of the three the one that was set last counts, and
+ * those that do not are as if they had not been given. */
 static void choose_log_level(struct options *o) {
     struct option_source *level = option_source(o, option_named("log-level"));
-    const struct option_source *verbose = option_source(o, option_named("verbose"));
-    const struct option_source *quiet = option_source(o, option_named("quiet"));
-    if (o->quiet && quiet->origin > level->origin) {
-        o->log_level = "warn";
-        *level = *quiet;
-    }
-    if (o->verbose && verbose->origin >= level->origin) {
-        o->log_level = "debug";
-        *level = *verbose;
-    }
+    const struct {
+        bool *on;
+        struct option_source *source;
+        const char *level;
+    } shorts[] = {{&o->verbose, option_source(o, option_named("verbose")), "debug"},
+                  {&o->quiet, option_source(o, option_named("quiet")), "warn"}};
+    for (int i = 0; i < 2; i++)
+        if (*shorts[i].on && shorts[i].source->order > level->order) {
+            o->log_level = shorts[i].level;
+            *level = *shorts[i].source;
+        }
+    for (int i = 0; i < 2; i++)
+        if (*shorts[i].on && shorts[i].source->order < level->order) {
+            *shorts[i].on = false;
+            *shorts[i].source = (struct option_source){0};
+        }
 }
 
 static int check_together(struct options *o, struct error *error) {

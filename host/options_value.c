@@ -168,6 +168,7 @@ int option_set(struct options *o, const struct option *opt, const char *value,
     if (!ok)
         return bad_value(opt, value, error);
     *option_source(o, opt) = *from;
+    option_source(o, opt)->order = ++o->num_set;
     return 0;
 }
 

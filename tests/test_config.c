@@ -165,6 +165,11 @@ TEST(Config, PrintedDefaultsAreDefaults) {
     }
 }
 
+/* What --device, --min-tokens or --quiet of the same file rule out. */
+static bool is_ruled_out(const struct option *opt) {
+    return option_in_list("gpus max-tokens verbose", opt->name);
+}
+
 /* Every option of serve at once, so that each has a line in one file. */
 TEST(Config, OneFileCoversEveryOption) {
     struct options defaults, o;
@@ -173,8 +178,7 @@ TEST(Config, OneFileCoversEveryOption) {
     char value[64];
     options_init(&defaults);
     for (int i = 0; i < num_options; i++)
-        if (is_value(&option_table[i], CMD_SERVE) && strcmp(option_table[i].name, "gpus") &&
-            strcmp(option_table[i].name, "max-tokens")) {
+        if (is_value(&option_table[i], CMD_SERVE) && !is_ruled_out(&option_table[i])) {
             another_value(&defaults, &option_table[i], value, sizeof value);
             buffer_printf(&text, "%s = ", option_table[i].name);
             ini_put_value(&text, value);
@@ -183,8 +187,7 @@ TEST(Config, OneFileCoversEveryOption) {
     if (!EXPECT_INT_EQ(parse_file(&o, CMD_SERVE, text.data, text.len, &e), 0))
         FAIL("%s", e.text);
     for (int i = 0; i < num_options; i++)
-        if (is_value(&option_table[i], CMD_SERVE) && strcmp(option_table[i].name, "gpus") &&
-            strcmp(option_table[i].name, "max-tokens") &&
+        if (is_value(&option_table[i], CMD_SERVE) && !is_ruled_out(&option_table[i]) &&
             same_value(&o, &defaults, &option_table[i]))
             FAIL("--%s was not set", option_table[i].name);
     buffer_deinit(&text);
@@ -359,6 +362,42 @@ TEST(Config, AFlagBesideAnotherSourceDecidesTheLogLevel) {
         EXPECT_INT_EQ(parse(&o, CMD_SERVE, cases[i].flag, NULL, &e), 0);
         EXPECT_STR_EQ(o.log_level, cases[i].level);
         options_deinit(&o);
+    }
+}
+
+/* Of --log-level, --verbose and --quiet the last one counts, and what is printed says that alone.
+ */
+TEST(Config, TheLastOfSeveralDecidesTheLogLevel) {
+    static const struct {
+        const char *file, *one, *two, *level;
+    } cases[] = {
+        {"", "--log-level=debug", "-q", "warn"},
+        {"", "-q", "--log-level=debug", "debug"},
+        {"", "-v", "-q", "warn"},
+        {"", "-q", "-v", "debug"},
+        {"", "--log-level=error", "--no-quiet", "error"},
+        {"log-level = info\nquiet = true\n", NULL, NULL, "warn"},
+        {"quiet = true\nlog-level = info\n", NULL, NULL, "info"},
+        {"verbose = true\n", "-q", NULL, "warn"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct options o, again;
+        struct error e = {0};
+        struct buffer text = {0};
+        char path[256], one[32], two[32], *argv[] = {"serve", "--config", path, one, two, NULL};
+        snprintf(path, sizeof path, "%s", write_file(cases[i].file, strlen(cases[i].file)));
+        snprintf(one, sizeof one, "%s", cases[i].one ? cases[i].one : "");
+        snprintf(two, sizeof two, "%s", cases[i].two ? cases[i].two : "");
+        options_init(&o);
+        EXPECT_INT_EQ(options_parse(&o, CMD_SERVE, 3 + (*one != 0) + (*two != 0), argv, &e), 0);
+        if (!EXPECT_STR_EQ(o.log_level, cases[i].level))
+            FAIL("case %zu", i);
+        options_print(&o, CMD_SERVE, &text);
+        EXPECT_INT_EQ(parse_file(&again, CMD_SERVE, text.data, text.len, &e), 0);
+        EXPECT_STR_EQ(again.log_level, cases[i].level);
+        buffer_deinit(&text);
+        options_deinit(&o);
+        options_deinit(&again);
     }
 }
 
