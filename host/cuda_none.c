@@ -6,7 +6,9 @@ const struct ops *cuda_ops(const int32_t *devices, int32_t num_devices, bool bat
     (void)devices;
     (void)num_devices;
     (void)batch_invariant;
-    error_set(error, ERR_UNSUPPORTED,
-              "--gpus: this build has no CUDA backend; --gpus 0 serves on the CPU");
+    error_set(
+        error, ERR_UNSUPPORTED,
+        "--gpus, --device cuda: this build has no CUDA backend; without these options it serves "
+        "on the CPU");
     return NULL;
 }

@@ -143,8 +143,8 @@ static int resolve_max_model_len(const struct engine_options *o, const struct en
         return 0;
     if (o->max_model_len > 0)
         return error_set(error, ERR_CONFIG,
-                         "max_model_len %d: the KV cache holds %lld tokens; lower max_model_len or "
-                         "raise kv_cache_memory_bytes, num_kv_blocks or gpu_memory_utilization",
+                         "--max-model-len %d: the KV cache holds %lld tokens; lower it or raise "
+                         "--kv-cache-memory-bytes, --num-kv-blocks or --gpu-memory-utilization",
                          o->max_model_len, (long long)kv_tokens);
     log_info("max_model_len is %lld, not the model's %d: that is what %d KV blocks hold",
              (long long)kv_tokens, *out, model->num_kv_blocks);
@@ -155,18 +155,19 @@ static int resolve_max_model_len(const struct engine_options *o, const struct en
 int engine_check_options(const struct engine_options *o, int32_t model_max_len,
                          struct error *error) {
     if (o->max_num_seqs < 1 || o->max_num_batched_tokens < 1 || o->max_queued_requests < 1)
-        return error_set(error, ERR_CONFIG,
-                         "max_num_seqs, max_num_batched_tokens and max_queued_requests must be at "
-                         "least 1 (are %d, %d and %d)",
-                         o->max_num_seqs, o->max_num_batched_tokens, o->max_queued_requests);
+        return error_set(
+            error, ERR_CONFIG,
+            "--max-num-seqs, --max-num-batched-tokens and --max-queued-requests must be "
+            "at least 1 (are %d, %d and %d)",
+            o->max_num_seqs, o->max_num_batched_tokens, o->max_queued_requests);
     if (o->max_num_batched_tokens < o->max_num_seqs)
         return error_set(
             error, ERR_CONFIG,
-            "max_num_batched_tokens %d is below max_num_seqs %d: every running "
+            "--max-num-batched-tokens %d is below --max-num-seqs %d: every running "
             "sequence needs a token in each step; raise the former or lower the latter",
             o->max_num_batched_tokens, o->max_num_seqs);
     if (o->max_model_len > model_max_len)
-        return error_set(error, ERR_CONFIG, "max_model_len %d: the model takes at most %d tokens",
+        return error_set(error, ERR_CONFIG, "--max-model-len %d: the model takes at most %d tokens",
                          o->max_model_len, model_max_len);
     return 0;
 }

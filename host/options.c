@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "host/error.h"
+#include "host/layout.h"
 #include "host/mem.h"
 #include "host/nearest.h"
 #include "host/options_internal.h"
@@ -38,13 +39,13 @@ const struct option option_table[] = {
      "memory of each GPU or rank, such as 24G, or one size for each of them: 24G,24G,12G"},
     {"layout", "", OPT_BOOL, CMD_PLAN, AT(layout), 0, 0, NULL,
      "draw what every rank holds"},
-    {"ranks", "-tp --tp --tensor-parallel-size", OPT_INT, ALL, AT(engine.ranks), 1, 256, NULL,
+    {"ranks", "-tp --tp --tensor-parallel-size", OPT_INT, ALL, AT(engine.ranks), 1, MAX_RANKS, NULL,
      "CPU ranks that the model, or each of its replicas, is spread over"},
     {"replicas", "-dp --dp --data-parallel-size --dp-size", OPT_INT, CMD_SERVE, AT(engine.replicas), 1, MAX_REPLICAS, NULL,
      "copies of the model that share the requests; the GPUs, or the CPU threads, are divided among them"},
     {"enable-expert-parallel", "", OPT_BOOL, ALL, AT(engine.enable_expert_parallel), 0, 0, NULL,
      "whole experts per rank instead of a slice of each"},
-    {"expert-parallel-size", "--ep --ep-size", OPT_INT, ALL, AT(engine.expert_parallel_size), 0, 256, NULL,
+    {"expert-parallel-size", "--ep --ep-size", OPT_INT, ALL, AT(engine.expert_parallel_size), 0, MAX_RANKS, NULL,
      "groups of ranks that own whole experts; 0: chosen by the layout"},
     {"comm-timeout", "", OPT_NUMBER, BOTH, AT(engine.comm_timeout_s), 0.1, 3600, NULL,
      "seconds in which a lost or stuck rank is noticed, and the server has recovered or answered everyone and left"},

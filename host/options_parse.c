@@ -13,6 +13,7 @@
 struct argument {
     const struct option *option; /* NULL: not known */
     const char *value;           /* after '=', or the next argument; NULL: none */
+    bool before_option;          /* it takes a value, but what follows looks like an option */
     bool negated;                /* --no-... */
     int used;                    /* arguments taken: 1 or 2 */
 };
@@ -36,8 +37,9 @@ static void take_apart(unsigned command, char **argv, int left, struct argument 
     if (eq) {
         a->value = eq + 1;
     } else if (a->option->type != OPT_BOOL && left > 1) {
-        a->value = argv[1];
-        a->used = 2;
+        a->before_option = !strncmp(argv[1], "--", 2);
+        a->value = a->before_option ? NULL : argv[1];
+        a->used = a->before_option ? 1 : 2;
     }
 }
 
@@ -50,7 +52,9 @@ static int apply(struct options *o, const char *arg, const struct argument *a,
     if (a->negated)
         return error_set(error, ERR_CONFIG, "%.*s: takes no value", name_len, arg);
     if (!a->value)
-        return error_set(error, ERR_CONFIG, "%s: a value is missing", arg);
+        return error_set(error, ERR_CONFIG, "%s: a value is missing%s%s%s", arg,
+                         a->before_option ? " (one that begins with -- is given as " : "",
+                         a->before_option ? arg : "", a->before_option ? "=VALUE)" : "");
     return option_set(o, a->option, a->value, &here, error);
 }
 

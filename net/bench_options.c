@@ -181,7 +181,7 @@ static int take(struct bench_options *o, int left, char **argv, struct error *er
         *(bool *)((char *)o + opt->offset) = !negated;
         return 1;
     }
-    if (!eq && left < 2)
+    if (!eq && (left < 2 || !strncmp(argv[1], "--", 2)))
         return error_set(error, ERR_CONFIG, "--%s: a value is missing", opt->name);
     int rc = set_value(o, opt, eq ? eq + 1 : argv[1], error);
     return rc != 0 ? rc : eq ? 1 : 2;

@@ -431,6 +431,8 @@ TEST(BenchOptions, MistakesAreNamed) {
     static const char *const cases[][2] = {
         {"--num-promts 3", "unknown option --num-promts (did you mean --num-prompts?)"},
         {"--num-prompts", "--num-prompts: a value is missing"},
+        {"--json --num-prompts=3", "--json: a value is missing"},
+        {"--json -- --ranks=2", "--json: a value is missing"},
         {"--num-prompts 0", "--num-prompts 0: expected a whole number from 1 to 10000000"},
         {"--num-prompts 1.5", "--num-prompts 1.5: expected a whole number from 1 to 10000000"},
         {"--request-rate nan",

@@ -311,7 +311,7 @@ TEST(Config, MistakesOfTheEnvironmentAreNamed) {
     setenv("MOESERVE_RANKS", "many", 1);
     EXPECT_INT_EQ(parse(&o, CMD_SERVE, NULL, NULL, &e), ERR_CONFIG);
     EXPECT_STR_EQ(e.text,
-                  "environment MOESERVE_RANKS: --ranks many: expected an integer from 1 to 256");
+                  "environment MOESERVE_RANKS: --ranks many: expected an integer from 1 to 16");
     options_deinit(&o);
     unsetenv("MOESERVE_RANKS");
     setenv("MOESERVE_RANSK", "2", 1);
@@ -446,6 +446,8 @@ TEST(Config, NoMessageQuotesASecret) {
     } cases[] = {
         {"--api-key=", NULL, "--api-key: expected a value"},
         {"--api-key", NULL, "--api-key: a value is missing"},
+        {"--api-key", "--SECRET",
+         "--api-key: a value is missing (one that begins with -- is given as --api-key=VALUE)"},
         {"--apikey=SECRET", NULL, "unknown option --apikey (did you mean --api-key?)"},
         {"--no-api-key=SECRET", NULL, "unknown option --no-api-key (see --help)"},
         {"--api-key=x", "SECRET", "unexpected argument behind --api-key"},

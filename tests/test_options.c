@@ -85,6 +85,10 @@ TEST(Options, BothFormsOfAValueAndOfAFlagWork) {
     EXPECT_NEAR(o.server.defaults.sampling.temperature, 0.5, 0);
     EXPECT_TRUE(o.engine.seed == UINT64_MAX && o.seed_given);
     options_deinit(&o);
+    ASSERT_INT_EQ(parse(&o, CMD_SERVE, "--model=--a --served-model-name -b", &e), 0);
+    EXPECT_STR_EQ(o.engine.model, "--a");
+    EXPECT_STR_EQ(o.engine.served_model_name, "-b");
+    options_deinit(&o);
     ASSERT_INT_EQ(parse(&o, CMD_SERVE, "--ranks 2 --ranks 5 --enable-prefix-caching=off", &e), 0);
     EXPECT_INT_EQ(o.engine.ranks, 5);
     EXPECT_FALSE(o.engine.enable_prefix_caching);
@@ -158,13 +162,16 @@ TEST(Options, WhatIsWrongIsSaidOnOneLine) {
         {"-x", "unknown option -x (see --help)"},
         {"x", "unexpected argument 'x' (a command comes first; see --help)"},
         {"--model", "--model: a value is missing"},
-        {"--ranks 0", "--ranks 0: expected an integer from 1 to 256"},
-        {"--ranks 257", "--ranks 257: expected an integer from 1 to 256"},
+        {"--model --ranks 2", "--model: a value is missing (one that begins with -- is given as"},
+        {"--max-body-bytes --listen :1", "--max-body-bytes: a value is missing (one that"},
+        {"-m --x", "(one that begins with -- is given as -m=VALUE)"},
+        {"--ranks 0", "--ranks 0: expected an integer from 1 to 16"},
+        {"--ranks 17", "--ranks 17: expected an integer from 1 to 16"},
         {"--replicas 17", "--replicas 17: expected an integer from 1 to 16"},
-        {"--ranks two", "--ranks two: expected an integer from 1 to 256"},
-        {"--ranks=", "--ranks : expected an integer from 1 to 256"},
-        {"--ranks 1.5", "--ranks 1.5: expected an integer from 1 to 256"},
-        {"--ranks 99999999999999999999", "expected an integer from 1 to 256"},
+        {"--ranks two", "--ranks two: expected an integer from 1 to 16"},
+        {"--ranks=", "--ranks : expected an integer from 1 to 16"},
+        {"--ranks 1.5", "--ranks 1.5: expected an integer from 1 to 16"},
+        {"--ranks 99999999999999999999", "expected an integer from 1 to 16"},
         {"--temperature -1", "--temperature -1: expected a number from 0 to 100"},
         {"--temperature nan", "--temperature nan: expected a number from 0 to 100"},
         {"--top-p 0", "--top-p 0: expected a number from"},

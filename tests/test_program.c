@@ -95,6 +95,30 @@ TEST(Program, NothingIsLoggedBelowTheLevelOrInAnotherFormat) {
     }
 }
 
+TEST(Program, MessagesNameTheOptionToChange) {
+    NEEDS_BINARY();
+    static const struct {
+        const char *args[10], *says;
+    } cases[] = {
+        {{"--model", "/no/such"}, "--model /no/such: expected the folder of a checkpoint"},
+        {{"plan", "--model", "/no/such"}, "--model /no/such: expected the folder of a checkpoint"},
+        {{"--max-model-len", "99999"}, "--max-model-len 99999: the model takes at most"},
+        {{"--max-model-len", "99", "--num-kv-blocks", "2"},
+         "--max-model-len 99: the KV cache holds 32 tokens; lower it or raise --kv-cache-memory"},
+        {{"--max-num-seqs", "9", "--max-num-batched-tokens", "8"},
+         "--max-num-batched-tokens 8 is below --max-num-seqs 9"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        const char *args[16] = {"--listen", "127.0.0.1:0", "--http", "off"};
+        bool serves = cases[i].args[0][0] == '-';
+        memcpy(args + (serves ? 4 : 0), cases[i].args, sizeof cases[i].args);
+        char *text = log_of(args);
+        if (!strstr(text, cases[i].says))
+            FAIL("'%s', not '%s'", text, cases[i].says);
+        free(text);
+    }
+}
+
 /* A configuration for a server, with which generate runs on all that is there. */
 TEST(Program, GenerateIsOneReplica) {
     NEEDS_BINARY();
