@@ -48,6 +48,8 @@ static const char *placeholder(const struct option *opt) {
         return " X";
     case OPT_LISTEN:
         return " HOST:PORT";
+    case OPT_ORIGIN:
+        return " ORIGIN";
     case OPT_SECRETS:
         return " KEY";
     default:

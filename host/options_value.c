@@ -43,6 +43,36 @@ bool option_parse_bytes(const char *s, double *out) {
     return *end == '\0';
 }
 
+#define DIGITS  "0123456789"
+#define LETTERS "abcdefghijklmnopqrstuvwxyz"
+
+/* The length of what may be a host: a name, an address, or an IPv6 address in brackets. */
+static size_t host_length(const char *s) {
+    if (*s != '[')
+        return strspn(s, DIGITS LETTERS "ABCDEFGHIJKLMNOPQRSTUVWXYZ-._");
+    size_t len = strspn(s + 1, DIGITS "abcdefABCDEF:.");
+    return len && s[len + 1] == ']' ? len + 2 : 0;
+}
+
+/* ":8443", but not the one that browsers leave out, as the scheme has it anyway. */
+static bool is_port(const char *s, const char *scheme) {
+    size_t digits = *s == ':' ? strspn(s + 1, DIGITS) : 0;
+    bool left_out = (!strncmp(scheme, "http:", 5) && !strcmp(s, ":80")) ||
+                    (!strncmp(scheme, "https:", 6) && !strcmp(s, ":443"));
+    return digits > 0 && digits < 6 && s[1 + digits] == '\0' && !left_out;
+}
+
+static bool is_origin(const char *s) {
+    const char *host = s + strspn(s, DIGITS LETTERS "+-.");
+    if (!strcmp(s, "*"))
+        return true;
+    if (host == s || strncmp(host, "://", 3) != 0)
+        return false;
+    host += 3;
+    size_t len = host_length(host);
+    return len > 0 && (host[len] == '\0' || is_port(host + len, s));
+}
+
 static int bad_value(const struct option *opt, const char *value, struct error *error) {
     switch (opt->type) {
     case OPT_BOOL:
@@ -60,6 +90,12 @@ static int bad_value(const struct option *opt, const char *value, struct error *
                          value, opt->min, opt->max);
     case OPT_SEED:
         return error_set(error, ERR_CONFIG, "--%s %s: expected an integer from 0 to 2^64 - 1",
+                         opt->name, value);
+    case OPT_ORIGIN:
+        return error_set(error, ERR_CONFIG,
+                         "--%s %.200s: expected * or an origin as browsers send it, such as "
+                         "https://chat.example or http://10.0.0.5:3000: no path, no slash at the "
+                         "end, no port that is the scheme's own",
                          opt->name, value);
     case OPT_CHOICE:
         return error_set(error, ERR_CONFIG, "--%s %s: expected one of: %s", opt->name, value,
@@ -159,8 +195,11 @@ int option_set(struct options *o, const struct option *opt, const char *value,
         ok = true;
         break;
     case OPT_CHOICE:
+    case OPT_ORIGIN:
     case OPT_STRING:
-        ok = opt->type == OPT_STRING || option_in_list(opt->choices, value);
+        ok = opt->type == OPT_CHOICE   ? option_in_list(opt->choices, value)
+             : opt->type == OPT_ORIGIN ? is_origin(value)
+                                       : true;
         if (ok)
             *(const char **)at = keep_copy(o, value);
         break;

@@ -63,6 +63,8 @@ static void another_value(const struct options *defaults, const struct option *o
         snprintf(out, size, "18446744073709551615");
     else if (opt->type == OPT_NUMBER)
         snprintf(out, size, "%.9g", (double)(float)(opt->min + (opt->max - opt->min) / 3));
+    else if (opt->type == OPT_ORIGIN)
+        snprintf(out, size, "https://a.example:8443");
     else if (opt->type == OPT_LISTEN)
         snprintf(out, size, "[::1]:9");
     else if (opt->type == OPT_STRING)

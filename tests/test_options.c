@@ -207,6 +207,46 @@ TEST(Options, WhatIsWrongIsSaidOnOneLine) {
     }
 }
 
+TEST(Options, AnOriginIsOneThatBrowsersSend) {
+    static const char *const good[] = {"*",
+                                       "https://chat.example",
+                                       "http://localhost:3000",
+                                       "https://A.Example:80",
+                                       "http://[::1]:8080",
+                                       "chrome-extension://abcdef",
+                                       "https://xn--bcher-kva.example"};
+    static const char *const bad[] = {"foo",
+                                      "x.org",
+                                      "https://x/",
+                                      "https://x/y",
+                                      "https://",
+                                      "://x",
+                                      "https://x:",
+                                      "https://x:port",
+                                      "https://x:123456",
+                                      "http://x:80",
+                                      "https://x:443",
+                                      "https://a@x",
+                                      "null",
+                                      "https://x,y",
+                                      "http://[::1",
+                                      "https://b\xc3\xbc"
+                                      "cher.example"};
+    for (size_t i = 0; i < sizeof good / sizeof *good + sizeof bad / sizeof *bad; i++) {
+        bool is_good = i < sizeof good / sizeof *good;
+        const char *origin = is_good ? good[i] : bad[i - sizeof good / sizeof *good];
+        struct options o;
+        struct error e;
+        char line[128];
+        snprintf(line, sizeof line, "--cors-origin %s", origin);
+        if (!EXPECT_INT_EQ(parse(&o, CMD_SERVE, line, &e), is_good ? 0 : ERR_CONFIG))
+            FAIL("%s", origin);
+        if (!is_good && !strstr(e.text, "--cors-origin"))
+            FAIL("%s: %s", origin, e.text);
+        options_deinit(&o);
+    }
+}
+
 TEST(Options, AFileIsReadAndFlagsWin) {
     struct options o;
     struct error e;
