@@ -4,12 +4,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <time.h>
 #include <uv.h>
 
 #include "host/buffer.h"
 #include "host/cmd.h"
+#include "host/limits.h"
 #include "host/log.h"
 #include "host/mem.h"
 #include "net/bench_client.h"
@@ -18,7 +18,7 @@
 #include "net/bench_report.h"
 #include "net/bench_server.h"
 
-enum { MAX_ERRORS_SHOWN = 5, STATUS_INTERRUPTED = 130 };
+enum { MAX_ERRORS_SHOWN = 5, SPARE_FILES = 64, STATUS_INTERRUPTED = 130 };
 
 static const int end_signals[] = {SIGINT, SIGTERM, SIGHUP};
 enum { NUM_END_SIGNALS = sizeof end_signals / sizeof *end_signals };
@@ -26,6 +26,7 @@ enum { NUM_END_SIGNALS = sizeof end_signals / sizeof *end_signals };
 /* One run. */
 struct bench {
     struct bench_options options;
+    char *api_key; /* owned; NULL: none */
     uv_loop_t loop;
     uv_signal_t signals[NUM_END_SIGNALS];
     int stop;                    /* a signal came */
@@ -57,13 +58,25 @@ static void close_loop(struct bench *b) {
     CHECK(rc == 0, "uv_loop_close: %s", uv_strerror(rc));
 }
 
-/* Every request in flight takes a file descriptor, here and in a server that is started. */
-static void raise_file_limit(void) {
-    struct rlimit limit;
-    if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
-        limit.rlim_cur = limit.rlim_max;
-        setrlimit(RLIMIT_NOFILE, &limit);
+/* The key that was given, which `ps` does not show any longer; or the first one of the variable,
+ * which a server that is started takes, too. */
+static void take_key(struct bench *b) {
+    char *given = b->options.api_key, *save = NULL;
+    const char *variable = getenv("MOESERVE_API_KEY");
+    if (given) {
+        b->api_key = xstrdup(given);
+        memset(given, '*', strlen(given));
+    } else if (variable) {
+        char *words = xstrdup(variable), *first = strtok_r(words, " \t\r\n", &save);
+        b->api_key = first ? xstrdup(first) : NULL;
+        free(words);
     }
+}
+
+/* Every request in flight takes a file descriptor, here and in a server that is started. */
+static void raise_file_limit(const struct bench_settings *s) {
+    int32_t most = s->max_concurrency ? s->max_concurrency : s->num_prompts;
+    limits_raise_files((uint64_t)most + SPARE_FILES, "the requests in flight");
 }
 
 /* ---- steps ---------------------------------------------------------------------------------- */
@@ -136,8 +149,8 @@ static int measure(struct bench *b, struct bench_summary *out, struct error *err
     double duration_s;
     int rc = s->server ? 0 : start_server(b, error);
     if (rc == 0)
-        rc = bench_client_create(&b->loop, s->server, (int64_t)(s->timeout_s * 1e6), &b->stop,
-                                 &b->client, error);
+        rc = bench_client_create(&b->loop, s->server, b->api_key, (int64_t)(s->timeout_s * 1e6),
+                                 &b->stop, &b->client, error);
     if (rc == 0)
         rc = bench_model_query(b->client, &b->model, error);
     if (rc != 0)
@@ -218,7 +231,8 @@ int cmd_bench(int argc, char **argv) {
         return 0;
     }
     signal(SIGPIPE, SIG_IGN);
-    raise_file_limit();
+    raise_file_limit(&b.options.settings);
+    take_key(&b);
     open_loop(&b);
     int rc = measure(&b, &summary, &error);
     if (rc == 0)
@@ -230,5 +244,6 @@ int cmd_bench(int argc, char **argv) {
     close_loop(&b);
     bench_prompts_deinit(&b.prompts);
     free(b.model.name);
+    free(b.api_key);
     return b.stop ? STATUS_INTERRUPTED : rc == 0 && bench_is_valid(&summary) ? 0 : 1;
 }

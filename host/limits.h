@@ -12,7 +12,8 @@
 extern "C" {
 #endif
 
-/* So many files are to be open at once; `why` is the option that asks for them. */
+/* So many files are to be open at once; `why` says for what, or is the option that asks for them.
+ */
 void limits_raise_files(uint64_t need, const char *why);
 
 /* As much locked memory as there may be: network cards that NCCL uses between machines lock what

@@ -5,8 +5,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "host/buffer.h"
 #include "host/clock.h"
 #include "host/json.h"
+#include "host/json_text.h"
 #include "host/mem.h"
 #include "net/bench_conn.h"
 #include "net/bench_workload.h"
@@ -24,6 +26,7 @@ struct bench_client {
     uv_loop_t *loop; /* borrowed */
     const int *stop; /* borrowed */
     struct sockaddr_storage address;
+    struct buffer auth; /* the line that shows the key; empty: there is none */
     int64_t timeout_us;
     uv_timer_t tick;    /* runs while a call or a run waits */
     uv_timer_t arrival; /* the next arrival of an open loop */
@@ -164,6 +167,16 @@ static void fail_conn(struct bench_client *c, struct bench_conn *conn, const cha
 
 /* ---- answers -------------------------------------------------------------------------------- */
 
+/* What a server said instead of an answer; borrowed from it. */
+static const char *failure_text(const struct bench_client *c, const json_t *failure) {
+    const char *code = json_string_value(json_object_get(failure, "code"));
+    const char *message = json_string_value(json_object_get(failure, "message"));
+    if (code && !strcmp(code, "unauthorized"))
+        return c->auth.len ? "the server does not know this key (--api-key, MOESERVE_API_KEY)"
+                           : "the server asks for a key: give it with --api-key";
+    return message ? message : "error";
+}
+
 static void on_call_line(struct bench_client *c, struct bench_conn *conn, const char *line,
                          size_t len) {
     struct error error = {0};
@@ -178,8 +191,7 @@ static void on_call_line(struct bench_client *c, struct bench_conn *conn, const 
         end_call(c, answer, NULL);
         return;
     }
-    const char *message = json_string_value(json_object_get(failure, "message"));
-    end_call(c, NULL, message ? message : "error");
+    end_call(c, NULL, failure_text(c, failure));
     json_decref(answer);
 }
 
@@ -236,10 +248,35 @@ static void on_item_line(struct bench_client *c, struct bench_conn *conn, const 
     }
 }
 
+/* From here on requests may be sent. */
+static void enter(struct bench_client *c, struct bench_conn *conn) {
+    conn->ready = true;
+    c->connecting--;
+    if (conn->request == REQUEST_NONE)
+        make_idle(c, conn);
+    else
+        send_request(c, conn);
+}
+
+/* The answer to the key. */
+static void on_auth_line(struct bench_client *c, struct bench_conn *conn, const char *line,
+                         size_t len) {
+    struct error error = {0};
+    json_t *answer = json_parse(line, len, "answer", ERR_INVALID_JSON, &error);
+    json_t *failure = json_object_get(answer, "error");
+    if (!answer || failure)
+        fail_conn(c, conn, answer ? failure_text(c, failure) : error.text);
+    else
+        enter(c, conn);
+    json_decref(answer);
+}
+
 static void on_line(struct bench_conn *conn, const char *line, size_t len, int64_t now_us) {
     struct bench_client *c = conn->owner;
     conn->heard_us = now_us;
-    if (conn->request == REQUEST_CALL)
+    if (!conn->ready)
+        on_auth_line(c, conn, line, len);
+    else if (conn->request == REQUEST_CALL)
         on_call_line(c, conn, line, len);
     else if (conn->request >= 0)
         on_item_line(c, conn, line, len, now_us);
@@ -250,12 +287,10 @@ static void on_line(struct bench_conn *conn, const char *line, size_t len, int64
 
 static void on_ready(struct bench_conn *conn) {
     struct bench_client *c = conn->owner;
-    conn->ready = true;
-    c->connecting--;
-    if (conn->request == REQUEST_NONE)
-        make_idle(c, conn);
+    if (c->auth.len)
+        bench_conn_send(conn, c->auth.data, c->auth.len);
     else
-        send_request(c, conn);
+        enter(c, conn);
 }
 
 static void on_lost(struct bench_conn *conn, const char *why) {
@@ -407,8 +442,15 @@ static int resolve(struct bench_client *c, const char *address, struct error *er
     return 0;
 }
 
-int bench_client_create(uv_loop_t *loop, const char *address, int64_t timeout_us, const int *stop,
-                        struct bench_client **out, struct error *error) {
+static void put_auth(struct buffer *out, const char *api_key) {
+    buffer_puts(out, "{\"id\":0,\"op\":\"auth\",\"key\":");
+    json_text_put_string(out, api_key, strlen(api_key));
+    buffer_puts(out, "}\n");
+}
+
+int bench_client_create(uv_loop_t *loop, const char *address, const char *api_key,
+                        int64_t timeout_us, const int *stop, struct bench_client **out,
+                        struct error *error) {
     struct bench_client *c = xcalloc(1, sizeof *c);
     int rc = resolve(c, address, error);
     if (rc != 0) {
@@ -418,6 +460,8 @@ int bench_client_create(uv_loop_t *loop, const char *address, int64_t timeout_us
     c->loop = loop;
     c->stop = stop;
     c->timeout_us = timeout_us;
+    if (api_key)
+        put_auth(&c->auth, api_key);
     c->scratch = xmalloc(BENCH_READ_BYTES);
     uv_timer_init(loop, &c->tick);
     uv_timer_init(loop, &c->arrival);
@@ -440,6 +484,7 @@ void bench_client_destroy(struct bench_client *c) {
     uv_close((uv_handle_t *)&c->arrival, on_timer_closed);
     while (c->open)
         uv_run(c->loop, UV_RUN_ONCE);
+    buffer_deinit(&c->auth);
     free(c->conns);
     free(c->scratch);
     free(c);

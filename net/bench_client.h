@@ -43,10 +43,12 @@ struct bench_load {
     double duration_s;       /* out: from the start to the last end */
 };
 
-/* `address` is HOST:PORT. timeout_us: a request (or a connection) that hears nothing for so long
- * has failed. `stop` is borrowed. */
-int bench_client_create(uv_loop_t *loop, const char *address, int64_t timeout_us, const int *stop,
-                        struct bench_client **out, struct error *error);
+/* `address` is HOST:PORT. api_key is shown on every connection, before anything else; NULL: none;
+ * it is copied. timeout_us: a request (or a connection) that hears nothing for so long has failed.
+ * `stop` is borrowed. */
+int bench_client_create(uv_loop_t *loop, const char *address, const char *api_key,
+                        int64_t timeout_us, const int *stop, struct bench_client **out,
+                        struct error *error);
 /* Closes all connections; the loop must still exist. */
 void bench_client_destroy(struct bench_client *c);
 

@@ -41,7 +41,7 @@ struct bench_conn {
     struct bench_conn *next_idle;
     size_t place;     /* where the owner keeps it */
     int32_t request;  /* index of the request in flight, negative: none */
-    bool ready;       /* connected */
+    bool ready;       /* connected, and the key is accepted */
     int64_t heard_us; /* when a line last came, or the request was sent */
 };
 

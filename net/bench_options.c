@@ -35,7 +35,9 @@ struct option {
 /* clang-format off */
 static const struct option table[] = {
     {"server", "", "HOST:PORT", OPT_STRING, SET(server), 0, 0,
-     "a running server; without it one is started, with the options after --"},
+     "a running server's line protocol, without TLS; without it one is started, with the options after --"},
+    {"api-key", "", "KEY", OPT_STRING, AT(api_key), 0, 0,
+     "for servers with keys; without it the first one in MOESERVE_API_KEY, which `ps` does not show"},
     {"num-prompts", "", "N", OPT_INT, SET(num_prompts), 1, 1e7,
      "requests to send and to count [64]"},
     {"warmup", "num-warmups", "N", OPT_INT, SET(warmup), 0, 1e7,

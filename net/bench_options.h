@@ -14,6 +14,7 @@ extern "C" {
 struct bench_options {
     struct bench_settings settings;
     const char *json; /* file to write; NULL: none */
+    char *api_key;    /* shown to the server; NULL: none was given */
     bool help;
 };
 

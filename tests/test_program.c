@@ -17,6 +17,14 @@ static bool serve(struct program *p, struct net_client *c, const char *drain_tim
     return program_serve(p, c, args);
 }
 
+/* Of the server that it is connected to. */
+static int port_of(const struct net_client *c) {
+    struct sockaddr_in a = {0};
+    socklen_t len = sizeof a;
+    getpeername(c->fd, (struct sockaddr *)&a, &len);
+    return ntohs(a.sin_port);
+}
+
 TEST(Program, ExitStatusesTellWhatWentWrong) {
     NEEDS_BINARY();
     static const struct {
@@ -169,6 +177,47 @@ TEST(Program, ASecondSignalEndsItAtOnce) {
     net_client_close(&c);
 }
 
+TEST(Program, BenchShowsItsKey) {
+    NEEDS_BINARY();
+    static const char *const common[] = {"bench", "--num-prompts=3", "--warmup=1",
+                                         "--random-output-len=2"};
+    static const struct {
+        const char *key, *variable;
+        bool own_server;
+        int status;
+    } cases[] = {{NULL, NULL, false, 1},
+                 {"wrong", NULL, false, 1},
+                 {"sk-two", NULL, false, 0},
+                 {NULL, "sk-two", false, 0},
+                 {NULL, "sk-x sk-y", true, 0}};
+    const char *args[] = {"--listen",  "127.0.0.1:0", "--api-key", "sk-one",
+                          "--api-key", "sk-two",      NULL};
+    struct program p;
+    struct net_client c;
+    char line[256], server[64];
+    ASSERT_TRUE(program_serve(&p, &c, args));
+    snprintf(server, sizeof server, "--server=127.0.0.1:%d", port_of(&c));
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        const char *run[9] = {NULL};
+        int n = 4;
+        memcpy(run, common, sizeof common);
+        if (!cases[i].own_server)
+            run[n++] = server;
+        if (cases[i].key) {
+            run[n++] = "--api-key";
+            run[n++] = cases[i].key;
+        }
+        if (cases[i].variable)
+            setenv("MOESERVE_API_KEY", cases[i].variable, 1);
+        if (!EXPECT_INT_EQ(program_run(run, line, sizeof line), cases[i].status))
+            FAIL("case %zu: %s", i, line);
+        unsetenv("MOESERVE_API_KEY");
+    }
+    net_client_close(&c);
+    kill(p.pid, SIGTERM);
+    EXPECT_INT_EQ(program_wait(&p), 0);
+}
+
 TEST(Program, APortInUseEndsItWithOne) {
     NEEDS_BINARY();
     struct program p;
@@ -177,10 +226,7 @@ TEST(Program, APortInUseEndsItWithOne) {
     ASSERT_TRUE(serve(&p, &c, "30"));
     net_client_puts(&c, "{\"op\":\"ping\"}");
     json_decref(net_client_json(&c));
-    struct sockaddr_in a = {0};
-    socklen_t len = sizeof a;
-    getpeername(c.fd, (struct sockaddr *)&a, &len);
-    snprintf(address, sizeof address, "127.0.0.1:%d", ntohs(a.sin_port));
+    snprintf(address, sizeof address, "127.0.0.1:%d", port_of(&c));
     const char *const args[] = {"--listen", address, "--http", "off", NULL};
     EXPECT_INT_EQ(program_run(args, line, sizeof line), 1);
     net_client_close(&c);
