@@ -12,6 +12,7 @@
 #include "host/limits.h"
 #include "host/log.h"
 #include "host/mem.h"
+#include "host/options.h"
 #include "net/bench_client.h"
 #include "net/bench_options.h"
 #include "net/bench_prompts.h"
@@ -102,6 +103,7 @@ static int start_server(struct bench *b, struct error *error) {
     for (size_t i = 0; i < n; i++)
         args[6 + i] = more[i];
     rc = bench_server_start(&b->loop, args, &b->stop, &b->server, error);
+    options_hide_secrets(CMD_SERVE, (int)n + 1, args + 5); /* the report has the arguments, too */
     free(args);
     if (rc == 0)
         b->options.settings.server = bench_server_address(b->server);

@@ -218,6 +218,21 @@ TEST(Program, BenchShowsItsKey) {
     EXPECT_INT_EQ(program_wait(&p), 0);
 }
 
+TEST(Program, BenchWritesNoKey) {
+    NEEDS_BINARY();
+    char path[512], line[256], *text = NULL;
+    size_t len;
+    struct error e = {0};
+    snprintf(path, sizeof path, "%s/bench.json", shim_scratch_dir());
+    const char *args[] = {"bench",     "--num-prompts=2", "--warmup=0", "--json",
+                          path,        "--api-key",       "sk-own",     "--",
+                          "--ranks=1", "--api-key",       "sk-own",     NULL};
+    EXPECT_INT_EQ(program_run(args, line, sizeof line), 0);
+    ASSERT_INT_EQ(file_read(path, 1 << 20, &text, &len, &e), 0);
+    EXPECT_TRUE(strstr(text, "--ranks=1") && !strstr(text, "sk-own"));
+    free(text);
+}
+
 TEST(Program, APortInUseEndsItWithOne) {
     NEEDS_BINARY();
     struct program p;
