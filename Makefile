@@ -21,8 +21,10 @@ VERSION := 0.1.0
 ifeq ($(BARE),0)
 PKGS := libuv jansson libpcre2-8 libutf8proc sentencepiece libssl libcrypto
 ifneq ($(filter-out clean help format check-format,$(or $(MAKECMDGOALS),all)),)
-ifneq ($(shell pkg-config --exists $(PKGS) && echo yes),yes)
-$(error libraries are missing ($(PKGS)): run scripts/deps.sh)
+# http_parser comes without a file for pkg-config.
+ifneq ($(shell pkg-config --exists $(PKGS) && \
+         $(CC) $(CPPFLAGS) -fsyntax-only -include http_parser.h -x c /dev/null 2>/dev/null && echo yes),yes)
+$(error libraries are missing ($(PKGS) http_parser): run scripts/deps.sh)
 endif
 endif
 endif

@@ -15,9 +15,6 @@ run="gcc g++ make libc6-dev pkg-config libuv1-dev libjansson-dev libpcre2-dev li
 test="libgtest-dev libsimde-dev libopenmpi-dev openmpi-bin iproute2"
 browser="python3 chromium-headless-shell fonts-dejavu-core"
 dev="clang clang-format"
-# clang's sanitizers are in a package that carries its version.
-version=$(apt-cache depends clang 2>/dev/null | sed -n 's/.*Depends: clang-\([0-9]*\)$/\1/p' || true)
-dev="$dev${version:+ libclang-rt-$version-dev}"
 
 packages=$run
 case ${1:-run} in
@@ -36,13 +33,25 @@ if ! command -v apt-get >/dev/null 2>&1; then
     exit 1
 fi
 
-missing=
-for p in $packages; do
-    case $(dpkg-query -W -f='${Status}' "$p" 2>/dev/null || true) in
-    *"ok installed"*) ;;
-    *) missing="$missing $p" ;;
-    esac
-done
+# Those of the arguments that are not installed, each behind a blank.
+missing_of() {
+    for p in "$@"; do
+        case $(dpkg-query -W -f='${Status}' "$p" 2>/dev/null || true) in
+        *"ok installed"*) ;;
+        *) printf ' %s' "$p" ;;
+        esac
+    done
+}
+
+# clang's sanitizers are in a package that carries its version. Nothing is known of it before
+# `apt-get update` has run once.
+clang_runtime() {
+    version=$(apt-cache depends clang 2>/dev/null | sed -n 's/.*Depends: clang-\([0-9]*\)$/\1/p' || true)
+    [ "${1:-run}" != dev ] || echo "${version:+libclang-rt-$version-dev}"
+}
+
+# shellcheck disable=SC2046,SC2086
+missing=$(missing_of $packages $(clang_runtime "$@"))
 if [ -z "$missing" ]; then
     exit 0
 fi
@@ -56,8 +65,10 @@ if [ "$(id -u)" -ne 0 ]; then
     sudo=sudo
 fi
 echo "moeserve: installing (compiler, libraries and tools that moeserve is built with):$missing"
-export DEBIAN_FRONTEND=noninteractive
 # A list of packages that is too old names files that no longer exist, so it is renewed first.
 $sudo apt-get update -q
+# shellcheck disable=SC2046,SC2086
+missing=$(missing_of $packages $(clang_runtime "$@"))
+# sudo hands no variables on, so that it is told within.
 # shellcheck disable=SC2086
-$sudo apt-get install -q -y --no-install-recommends $missing
+$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $missing

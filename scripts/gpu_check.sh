@@ -140,7 +140,8 @@ report=$out/gpu_check-$slug-$date
 
 have_libraries=
 if command -v pkg-config >/dev/null 2>&1 &&
-    pkg-config --exists libuv jansson libpcre2-8 libutf8proc sentencepiece libssl libcrypto; then
+    pkg-config --exists libuv jansson libpcre2-8 libutf8proc sentencepiece libssl libcrypto &&
+    echo '#include <http_parser.h>' | g++ -x c -fsyntax-only - 2>/dev/null; then
     have_libraries=1
 fi
 if [ -n "${GPU_CHECK_BARE:-}" ]; then
