@@ -210,8 +210,8 @@ static int read_line(struct reading *r, const char *p, const char *end, struct e
 static void warn_if_others_may_read(const char *path) {
     struct stat st;
     if (stat(path, &st) == 0 && (st.st_mode & (S_IROTH | S_IWOTH)))
-        log_warn("%s: every user of this machine may %s it; chmod 600 keeps the keys secret", path,
-                 st.st_mode & S_IROTH ? "read" : "change");
+        log_warn("%s: every user of this machine may %s it; chmod o-rwx keeps the keys secret",
+                 path, st.st_mode & S_IROTH ? "read" : "change");
 }
 
 static int read_key_file(struct reading *r, struct error *error) {
