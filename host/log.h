@@ -4,7 +4,7 @@
  * never go there. A problem is logged once, where it is handled; see error.h for the rest.
  *
  * As text, "moeserve: warning: ...", or as JSON, an object a line:
- *   {"ts":"2025-01-31T09:30:00.123456Z","level":"warn","msg":"...","request":"..."}
+ *   {"ts":"2025-01-31T09:30:00.123456Z","level":"warn","request":"...","msg":"..."}
  *
  * A line is written at once or not at all: where stderr takes no more (a pipe that nobody reads, a
  * full disk) it is dropped and counted, and the next line that gets through is preceded by how many

@@ -22,7 +22,7 @@ static const struct command {
     int (*run)(int argc, char **argv);
     const char *help;
 } commands[] = {
-    {"serve", cmd_serve, "serve a model over TCP (the default)"},
+    {"serve", cmd_serve, "serve a model over HTTP and the line protocol (the default)"},
     {"generate", cmd_generate, "answer one prompt and leave"},
     {"plan", cmd_plan, "say whether a model fits, and how it is spread; needs config.json only"},
     {"config", cmd_config, "print or check the options of a command, and where each is from"},

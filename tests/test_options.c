@@ -4,9 +4,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "host/buffer.h"
 #include "host/demo_model.h"
+#include "host/file.h"
 #include "host/nearest.h"
-#include "host/options.h"
+#include "host/options_internal.h"
 #include "tests/shim.h"
 
 enum { MAX_ARGS = 24 };
@@ -329,6 +331,36 @@ TEST(Options, HelpNamesEveryOptionOfItsCommandOnly) {
     EXPECT_TRUE(strstr(generate.data, "--prompt TEXT") && !strstr(generate.data, "--listen"));
     buffer_deinit(&serve);
     buffer_deinit(&generate);
+}
+
+/* Where a reader would look it up, besides --help. */
+TEST(Options, EveryOptionStandsInADocument) {
+    static const char *const paths[] = {
+        "README.md",       "docs/OPERATIONS.md", "docs/PROTOCOL.md", "docs/METRICS.md",
+        "docs/CLUSTER.md", "docs/GPU.md",        "docs/HTTP.md",     "docs/ARCHITECTURE.md"};
+    struct buffer docs = {0};
+    for (size_t i = 0; i < sizeof paths / sizeof *paths; i++) {
+        struct error e = {0};
+        char *text;
+        size_t len;
+        ASSERT_INT_EQ(file_read(paths[i], 1 << 20, &text, &len, &e), 0);
+        buffer_append(&docs, text, len);
+        free(text);
+    }
+    buffer_putc(&docs, '\0');
+    for (int i = 0; i < num_options; i++) {
+        const struct option *opt = &option_table[i];
+        char name[80];
+        if (!opt->name || !opt->help || option_is_flag_only(opt)) /* without help: for tests */
+            continue;
+        int len = snprintf(name, sizeof name, "--%s", opt->name);
+        const char *at = strstr(docs.data, name);
+        while (at && (at[len] == '-' || (at[len] >= 'a' && at[len] <= 'z'))) /* a longer one's */
+            at = strstr(at + len, name);
+        if (!at)
+            FAIL("%s stands in no document", name);
+    }
+    buffer_deinit(&docs);
 }
 
 /* Parses the line, then reads a generation_config.json with that text. */

@@ -285,9 +285,9 @@ const struct ops *cpu_ops(const char *isa, struct error *error) {
         error_set(error, ERR_UNSUPPORTED,
                   "this machine's CPU has no AVX2 and FMA; --device ref runs anywhere, slowly");
     else if (known)
-        error_set(error, ERR_UNSUPPORTED, "this machine's CPU has no %s", isa);
+        error_set(error, ERR_UNSUPPORTED, "--cpu-isa %s: this machine's CPU does not have it", isa);
     else
         error_set(error, ERR_CONFIG,
-                  "unknown instruction set '%s': auto, avx2, avx512 or avx512bf16", isa);
+                  "--cpu-isa %s: unknown, there are auto, avx2, avx512 or avx512bf16", isa);
     return NULL;
 }
