@@ -68,6 +68,20 @@ static const struct addrinfo *choose(const struct addrinfo *list, const char *ho
     return list;
 }
 
+/* A host that nobody knows stays unknown; all else may be over the next time. */
+static int resolve_error(int gai) {
+    switch (gai) {
+    case EAI_MEMORY:
+        return ERR_NO_MEMORY;
+    case EAI_NONAME:
+    case EAI_NODATA:
+    case EAI_ADDRFAMILY:
+        return ERR_CONFIG;
+    default:
+        return ERR_IO;
+    }
+}
+
 static int resolve_host(const char *text, struct address *out, struct error *error) {
     char host[256], port[6];
     struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE}, *list = NULL;
@@ -77,8 +91,7 @@ static int resolve_host(const char *text, struct address *out, struct error *err
     bool any = *host == '\0' || !strcmp(host, "*");
     int gai = getaddrinfo(any ? "0.0.0.0" : host, port, &hints, &list);
     if (gai != 0)
-        return error_set(error, gai == EAI_AGAIN ? ERR_IO : ERR_CONFIG, "%.100s: %s", text,
-                         gai_strerror(gai));
+        return error_set(error, resolve_error(gai), "%.100s: %s", text, gai_strerror(gai));
     const struct addrinfo *chosen = choose(list, host);
     memcpy(&out->socket, chosen->ai_addr, chosen->ai_addrlen);
     out->len = chosen->ai_addrlen;

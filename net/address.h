@@ -28,8 +28,8 @@ int address_split(const char *text, char host[256], char port[6], struct error *
 /* Is it written in one of the five ways? ERR_CONFIG with a message when not. */
 int address_check(const char *text, struct error *error);
 /* One address: of a host with several the first, of localhost that of IPv4 if it has one.
- * ERR_CONFIG for what address_check refuses and for a host that nobody knows; ERR_IO when the name
- * server does not answer for now. */
+ * ERR_CONFIG for what address_check refuses and for a host that nobody knows; ERR_NO_MEMORY; ERR_IO
+ * when the name server does not answer for now. */
 int address_resolve(const char *text, struct address *out, struct error *error);
 /* Can only this machine reach it: loopback, or a Unix socket? */
 bool address_is_local(const struct address *a);
