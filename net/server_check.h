@@ -20,7 +20,7 @@ int server_check_exposure(const struct server_options *o, const char *option, co
 
 /* Both listeners off, a certificate without its key, addresses that do not resolve or are exposed,
  * a certificate that does not load. ERR_CONFIG with the option's name; ERR_IO when the name server
- * does not answer. o->keys count as they are. */
+ * does not answer, ERR_NO_MEMORY. o->keys count as they are. */
 int server_check_options(const struct server_options *o, struct error *error);
 
 #ifdef __cplusplus

@@ -98,21 +98,26 @@ def check_nans_fail_their_requests_and_no_others(wanted):
 
 
 def check_a_stalled_rank_ends_the_server_after_an_answer(wanted):
+    slowest = 0
     for i in range(ROUNDS):
         s = served_with(f"stall@{i % 3}:{random.randint(6, TOKENS)}", "--comm-timeout", "2")
         start = time.monotonic()
         for number, (text, end, done) in all_streams(s).items():
             assert end == "internal" and wanted[number][0].startswith(text), (text, end, done)
-        assert s.process.wait(20) == 1 and time.monotonic() - start < 10
-    return f"{ROUNDS} times"
+        assert s.process.wait(20) == 1
+        slowest = max(slowest, time.monotonic() - start)
+        assert slowest < 10
+    return f"{ROUNDS} times, at most {slowest:.1f} s after the clients asked"
 
 
 def check_too_few_blocks_change_no_token(wanted):
     s = served_with(None, "--num-kv-blocks", "9", "--no-enable-prefix-caching")
     assert all_streams(s) == wanted
-    assert state(s)["preemptions_total"] > 0, "nobody was preempted"
+    preempted = state(s)["preemptions_total"]
+    assert preempted > 0, "nobody was preempted"
     check_idle(s)
     assert s.stop() == 0
+    return f"{preempted} preemptions"
 
 
 if __name__ == "__main__":
