@@ -308,10 +308,7 @@ bool grammar_equal(const struct grammar *a, const struct grammar *b) {
 int builder_finish(struct builder *b, struct grammar **out, struct error *error) {
     *out = NULL;
     if (b->full)
-        return error_set(error, ERR_INVALID_REQUEST,
-                         "#: the schema makes an automaton of more than %d states or %d edges; "
-                         "lower lengths and counts, or make it smaller",
-                         GRAMMAR_MAX_STATES, GRAMMAR_MAX_EDGES);
+        return error_set(error, ERR_INVALID_REQUEST, "#: " GRAMMAR_FULL_TEXT, GRAMMAR_FULL_LIMITS);
     struct grammar *g = xcalloc(1, sizeof *g);
     atomic_init(&g->refs, 1);
     g->num_states = b->num_states;

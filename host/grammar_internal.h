@@ -2,6 +2,7 @@
  * their tests only.
  *
  *   grammar_schema.c    JSON schema -> states and edges, through
+ *   grammar_work.c        the bound of what that costs
  *   grammar_object.c      objects and arrays
  *   grammar_merge.c       allOf, $ref: several schemas -> one
  *   grammar_number.c      bounds of numbers -> digits
@@ -24,13 +25,19 @@ extern "C" {
 #endif
 
 enum {
-    GRAMMAR_MAX_STATES = 1 << 17,
-    GRAMMAR_MAX_EDGES = 1 << 19,
+    GRAMMAR_MAX_STATES = 1 << 15,
+    GRAMMAR_MAX_EDGES = 1 << 17,
+    GRAMMAR_MAX_RULES = 2048,    /* of schemas that are referred to */
     GRAMMAR_MAX_DEPTH = 128,     /* calls under way */
     GRAMMAR_MAX_REPEATS = 4096,  /* of characters and elements that are counted */
     GRAMMAR_MAX_NESTING = 64,    /* of schemas in each other */
     GRAMMAR_MAX_SCHEMAS = 20000, /* that one compilation visits, however it comes by them */
 };
+
+#define GRAMMAR_FULL_TEXT                                                                          \
+    "the schema makes an automaton of more than %d states, %d edges or %d rules; lower lengths "   \
+    "and counts, or make it smaller"
+#define GRAMMAR_FULL_LIMITS GRAMMAR_MAX_STATES, GRAMMAR_MAX_EDGES, GRAMMAR_MAX_RULES
 
 /* ---- the automaton ---- */
 
@@ -146,7 +153,7 @@ void char_rules_deinit(struct char_rules *r);
 /* A JSON string, quotes included, whose text is in d. Returns the state behind it. */
 int32_t add_string(struct builder *b, struct char_rules *rules, int32_t from,
                    const struct cp_dfa *d);
-/* Any JSON string. */
+/* Any JSON string, without a call. */
 int32_t add_any_string(struct builder *b, int32_t from);
 
 /* ---- regular expressions (grammar_pattern.c) ---- */
@@ -206,7 +213,7 @@ struct compiler {
     int32_t num_scalars;
     int32_t visited;      /* schemas */
     int64_t pattern_work; /* that is left */
-    int64_t work;         /* merges and comparisons */
+    int64_t work;         /* done, in the units of grammar_work.c */
     struct error *error;
 };
 
@@ -221,7 +228,7 @@ enum json_kind {
     KIND_ALL = 127 & ~KIND_INTEGER,
 };
 
-/* Sets the error; returns -1. */
+/* Sets the error unless there is one; returns -1. */
 int32_t compile_error(struct compiler *c, const struct place *at, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 /* A value of the schema. Returns the state behind it, -1 after an error. */
@@ -229,6 +236,8 @@ int32_t compile_schema(struct compiler *c, json_t *schema, const struct place *a
 /* The rule of a schema, which is compiled later if it was not yet. */
 int32_t rule_of_schema(struct compiler *c, json_t *schema, const struct place *at);
 int32_t compile_any(struct compiler *c, int32_t from);
+/* Any JSON string, whose escapes all strings share. */
+int32_t add_free_string(struct compiler *c, int32_t from);
 int32_t compile_object(struct compiler *c, json_t *schema, const struct place *at, int32_t from);
 int32_t compile_array(struct compiler *c, json_t *schema, const struct place *at, int32_t from);
 /* A count that must be a whole number >= 0; `otherwise` when it is not there. -1: an error. */
@@ -239,11 +248,25 @@ unsigned schema_kinds(struct compiler *c, json_t *schema, const struct place *at
 unsigned kind_of_value(json_t *value);
 /* Is a value one of these kinds? */
 bool kinds_hold(unsigned kinds, json_t *value);
+/* Can a JSON value name a property? JSON_ALLOW_NUL lets through strings that none can have. */
+bool is_name(json_t *value);
 /* Checks the names of a schema's keywords. */
 bool check_keywords(struct compiler *c, json_t *schema, const struct place *at);
-/* Does a schema say anything beside annotations? */
-bool has_constraints(json_t *schema);
+/* Does a schema say anything beside annotations and one keyword (NULL: none)? */
+bool has_constraints(json_t *schema, const char *but);
 bool is_constraint(const char *keyword);
+/* The constraints of a schema, without its annotations; a new reference. */
+json_t *copy_constraints(json_t *schema);
+
+/* ---- what it costs (grammar_work.c) ---- */
+
+/* Charges work, of a text and of a value to be looked through. False after an error, when there was
+ * too much. */
+bool spend_work(struct compiler *c, int64_t work, const struct place *at);
+bool spend_text(struct compiler *c, size_t bytes, const struct place *at);
+bool spend_value(struct compiler *c, json_t *value, const struct place *at);
+/* Equal as JSON schema has it: 1 and 1.0 are. Charged; false after an error. */
+bool same_value(struct compiler *c, json_t *a, json_t *b, const struct place *at);
 
 /* ---- several schemas as one (grammar_merge.c) ---- */
 

@@ -11,22 +11,12 @@
 
 enum {
     MAX_REFS = 32,         /* of allOf and $ref in each other */
-    MAX_WORK = 150000,     /* keywords merged and schemas compared, in one compilation */
     MAX_EXCLUDE_DEPTH = 8, /* of properties in properties */
 };
 
 static json_t *keep(struct compiler *c, json_t *made) {
     json_array_append_new(c->made, made);
     return made;
-}
-
-static bool spend(struct compiler *c, int64_t work, const struct place *at) {
-    c->work += work;
-    if (c->work <= MAX_WORK)
-        return true;
-    if (!c->error->code)
-        compile_error(c, at, "allOf, anyOf and oneOf make too many combinations");
-    return false;
 }
 
 /* ---- $ref ---- */
@@ -53,6 +43,8 @@ static char *pointer_step(const char *step, size_t len) {
 json_t *resolve_ref(struct compiler *c, const char *ref, const struct place *at) {
     json_t *target = c->document;
     const char *p = ref + 1;
+    if (!spend_text(c, strlen(ref), at))
+        return NULL;
     if (ref[0] != '#' || (ref[1] && ref[1] != '/')) {
         compile_error(c, at,
                       "$ref \"%.128s\": only places within the schema (\"#/$defs/...\") are "
@@ -102,8 +94,6 @@ static json_t *flatten(struct compiler *c, json_t *schema, const struct place *a
                       MAX_REFS);
         return NULL;
     }
-    if (!spend(c, 1, at))
-        return NULL;
     if (!json_is_object(schema) && !json_is_boolean(schema)) {
         compile_error(c, at, "expected an object or a boolean");
         return NULL;
@@ -113,10 +103,9 @@ static json_t *flatten(struct compiler *c, json_t *schema, const struct place *a
     json_t *ref = json_object_get(schema, "$ref"), *all = json_object_get(schema, "allOf");
     if (!ref && !all)
         return schema;
-    json_t *rest = keep(c, json_copy(schema));
+    json_t *rest = keep(c, copy_constraints(schema));
     json_object_del(rest, "$ref");
     json_object_del(rest, "allOf");
-    json_object_del(rest, "$id");
     if (all && !(rest = merge_all(c, rest, all, at, depth)))
         return NULL;
     if (!ref)
@@ -136,8 +125,8 @@ json_t *flatten_schema(struct compiler *c, json_t *schema, const struct place *a
 
 /* ---- merging keywords ---- */
 
-static json_t *both_of(struct compiler *c, json_t *a, json_t *b) {
-    if (json_is_true(a) || json_equal(a, b))
+static json_t *both_of(struct compiler *c, json_t *a, json_t *b, const struct place *at) {
+    if (json_is_true(a) || same_value(c, a, b, at))
         return b;
     if (json_is_true(b))
         return a;
@@ -175,43 +164,61 @@ static json_t *merge_types(struct compiler *c, json_t *a, json_t *b, const struc
 }
 
 /* Properties of one side that the other does not declare are additional there. */
-static void merge_one_side(struct compiler *c, json_t *out, json_t *mine, json_t *theirs,
-                           json_t *their_more) {
+static bool merge_one_side(struct compiler *c, json_t *out, json_t *mine, json_t *theirs,
+                           json_t *their_more, const struct place *at) {
     const char *key;
     json_t *value, *other;
     json_object_foreach(mine, key, value) {
-        if ((other = json_object_get(theirs, key)))
-            json_object_set(out, key, both_of(c, value, other));
-        else
-            json_object_set(out, key, their_more ? both_of(c, value, their_more) : value);
+        if (!spend_work(c, 4, at) || !spend_text(c, strlen(key), at))
+            return false;
+        other = json_object_get(theirs, key);
+        other = other ? other : their_more;
+        json_object_set(out, key, other ? both_of(c, value, other, at) : value);
     }
+    return true;
 }
 
-static void merge_properties(struct compiler *c, json_t *a, json_t *b, json_t *out) {
+/* The names of both, each once. */
+static bool merge_required(struct compiler *c, json_t *a, json_t *b, json_t *out,
+                           const struct place *at) {
+    json_t *sides[] = {a, b}, *seen = json_object(), *all = json_array(), *item;
+    bool ok = true;
+    size_t i;
+    for (int side = 0; side < 2; side++)
+        json_array_foreach(sides[side], i, item) {
+            ok = ok && spend_work(c, 2, at) && spend_text(c, json_string_length(item), at);
+            if (!ok)
+                break;
+            if (is_name(item) && json_object_get(seen, json_string_value(item)))
+                continue;
+            if (is_name(item)) /* what is none is kept, to be refused later */
+                json_object_set(seen, json_string_value(item), json_true());
+            json_array_append(all, item);
+        }
+    json_decref(seen);
+    json_object_set_new(out, "required", all);
+    return ok;
+}
+
+static bool merge_properties(struct compiler *c, json_t *a, json_t *b, json_t *out,
+                             const struct place *at) {
     json_t *pa = json_object_get(a, "properties"), *pb = json_object_get(b, "properties");
     json_t *ma = json_object_get(a, "additionalProperties");
     json_t *mb = json_object_get(b, "additionalProperties");
-    json_t *ra = json_object_get(a, "required"), *rb = json_object_get(b, "required"), *item;
-    size_t i;
+    json_t *ra = json_object_get(a, "required"), *rb = json_object_get(b, "required");
+    bool ok = true;
     if (pa || pb) {
-        json_t *all = json_object();
-        merge_one_side(c, all, pa, pb, mb);
-        json_t *others = json_object();
-        merge_one_side(c, others, pb, pa, ma);
+        json_t *all = json_object(), *others = json_object();
+        ok = merge_one_side(c, all, pa, pb, mb, at) && merge_one_side(c, others, pb, pa, ma, at);
         json_object_update_missing(all, others);
         json_decref(others);
         json_object_set_new(out, "properties", all);
     }
     if (ma && mb)
-        json_object_set(out, "additionalProperties", both_of(c, ma, mb));
-    if (json_is_array(ra) && json_is_array(rb)) {
-        json_t *all = json_array();
-        json_array_extend(all, ra);
-        json_array_foreach(rb, i, item) {
-            json_array_append(all, item);
-        }
-        json_object_set_new(out, "required", all);
-    }
+        json_object_set(out, "additionalProperties", both_of(c, ma, mb, at));
+    if (json_is_array(ra) && json_is_array(rb))
+        ok = ok && merge_required(c, ra, rb, out, at);
+    return ok && !c->error->code;
 }
 
 /* A keyword that both have; false after an error. NULL in *out: merge_properties does it. */
@@ -225,7 +232,7 @@ static bool merge_keyword(struct compiler *c, const char *key, json_t *a, json_t
     if (!strcmp(key, "properties") || !strcmp(key, "additionalProperties") ||
         !strcmp(key, "required"))
         return true;
-    if (json_equal(a, b) || !is_constraint(key)) {
+    if (same_value(c, a, b, at)) {
         *out = a;
     } else if (!strcmp(key, "type")) {
         *out = merge_types(c, a, b, at);
@@ -233,17 +240,17 @@ static bool merge_keyword(struct compiler *c, const char *key, json_t *a, json_t
         bool less = json_number_value(a) < json_number_value(b);
         *out = less == lower ? a : b;
     } else if (!strcmp(key, "items")) {
-        *out = both_of(c, a, b);
+        *out = both_of(c, a, b, at);
     } else if (!strcmp(key, "enum") && json_is_array(a) && json_is_array(b)) {
         *out = keep(c, json_array());
         json_array_foreach(a, i, item) {
             size_t j = 0, n = json_array_size(b);
-            if (!spend(c, (int64_t)n, at))
-                return false;
-            while (j < n && !json_equal(item, json_array_get(b, j)))
+            while (j < n && !same_value(c, item, json_array_get(b, j), at))
                 j++;
             if (j < n)
                 json_array_append(*out, item);
+            if (c->error->code)
+                return false;
         }
     } else {
         compile_error(c, at,
@@ -251,7 +258,7 @@ static bool merge_keyword(struct compiler *c, const char *key, json_t *a, json_t
                       "merged",
                       key);
     }
-    return *out != NULL;
+    return *out != NULL && !c->error->code;
 }
 
 /* Would both together mean something else than each of their keywords? */
@@ -275,43 +282,22 @@ json_t *merge_schemas(struct compiler *c, json_t *a, json_t *b, const struct pla
     if (json_is_boolean(a) || json_is_boolean(b))
         return json_is_false(a) || json_is_false(b) ? json_false() : json_is_true(a) ? b : a;
     if (!check_apart(c, a, b, at) || !check_apart(c, b, a, at) ||
-        !spend(c,
-               (int64_t)(json_object_size(a) + json_object_size(b)) +
-                   (int64_t)json_object_size(json_object_get(a, "properties")) +
-                   (int64_t)json_object_size(json_object_get(b, "properties")),
-               at))
+        !spend_work(c, 16 + (int64_t)(json_object_size(a) + json_object_size(b)), at))
         return NULL;
-    json_t *out = keep(c, json_copy(a));
-    json_object_del(out, "$id");
+    json_t *out = keep(c, copy_constraints(a));
     json_object_foreach(b, key, value) {
+        if (!is_constraint(key))
+            continue;
         other = json_object_get(a, key);
-        if (!other && is_constraint(key)) {
-            json_object_set(out, key, value);
-        } else if (other) {
-            if (!merge_keyword(c, key, other, value, at, &merged))
-                return NULL;
-            if (merged)
-                json_object_set(out, key, merged);
-        }
+        if (other && !merge_keyword(c, key, other, value, at, &merged))
+            return NULL;
+        if (!other || merged)
+            json_object_set(out, key, other ? merged : value);
     }
-    merge_properties(c, a, b, out);
-    return out;
+    return merge_properties(c, a, b, out, at) ? out : NULL;
 }
 
 /* ---- oneOf ---- */
-
-/* Equal as JSON schema has it: 1 and 1.0 are. */
-static bool same_value(json_t *a, json_t *b) {
-    if (json_is_number(a) && json_is_number(b))
-        return json_number_value(a) == json_number_value(b);
-    return json_equal(a, b);
-}
-
-/* json_equal tells 1 and 1.0 within arrays and objects apart, so only scalars are sure to differ.
- */
-static bool is_scalar(json_t *v) {
-    return !json_is_object(v) && !json_is_array(v);
-}
 
 /* The values that a schema lists, as an array to be released; NULL: it lists none. */
 static json_t *listed_values(json_t *schema) {
@@ -324,23 +310,25 @@ static json_t *listed_values(json_t *schema) {
 /* Do the lists, or one list and the other's type, have nothing in common? */
 static bool values_exclude(struct compiler *c, json_t *a, json_t *b, const struct place *at) {
     json_t *left = listed_values(a), *right = listed_values(b), *v, *w;
-    bool apart =
-        left && right && spend(c, (int64_t)(json_array_size(left) * json_array_size(right)), at);
+    bool apart = left && right;
     size_t i, j;
     json_array_foreach(left, i, v) {
         json_array_foreach(right, j, w) {
-            apart = apart && !same_value(v, w) && (is_scalar(v) || is_scalar(w));
+            apart = apart && !same_value(c, v, w, at);
         }
+        if (!apart)
+            break;
     }
     json_decref(left);
     json_decref(right);
-    return apart;
+    return apart && !c->error->code;
 }
 
 static unsigned possible_kinds(struct compiler *c, json_t *schema, const struct place *at) {
     json_t *list = listed_values(schema), *v;
     unsigned kinds = KIND_ALL | KIND_INTEGER;
     size_t i;
+    spend_work(c, 1 + (int64_t)json_array_size(list) / 8, at);
     if (json_object_get(schema, "type"))
         kinds = schema_kinds(c, schema, at);
     if (list) {
@@ -363,6 +351,8 @@ static bool objects_exclude(struct compiler *c, json_t *a, json_t *b, const stru
     size_t i;
     json_array_foreach(json_object_get(a, "required"), i, item) {
         const char *key = json_is_string(item) ? json_string_value(item) : "";
+        if (!spend_work(c, 2, at) || !spend_text(c, strlen(key), at))
+            return false;
         json_t *mine = json_object_get(json_object_get(a, "properties"), key);
         json_t *other = json_object_get(others, key);
         if (!other && json_is_false(json_object_get(b, "additionalProperties")))
@@ -375,7 +365,7 @@ static bool objects_exclude(struct compiler *c, json_t *a, json_t *b, const stru
 
 bool schemas_exclude(struct compiler *c, json_t *a, json_t *b, const struct place *at,
                      int32_t depth) {
-    if (depth > MAX_EXCLUDE_DEPTH || !spend(c, 1, at))
+    if (depth > MAX_EXCLUDE_DEPTH || !spend_work(c, 8, at))
         return false;
     if (!(a = flatten_schema(c, a, at)) || !(b = flatten_schema(c, b, at)))
         return false;

@@ -25,31 +25,43 @@ struct property {
 struct properties {
     struct property *list; /* owned */
     size_t count;
+    json_t *required;   /* their names, owned */
     json_t *more;       /* schema of additional ones; false: there are none */
     bool declared_only; /* `more` was not given */
 };
 
-static bool is_required(json_t *required, const char *key) {
-    json_t *item;
+bool is_name(json_t *value) {
+    return json_is_string(value) && strlen(json_string_value(value)) == json_string_length(value);
+}
+
+/* The names in `required`, as a set to be released; NULL after an error. */
+static json_t *required_names(struct compiler *c, json_t *required, const struct place *at) {
+    json_t *names = json_object(), *item;
     size_t i;
     json_array_foreach(required, i, item) {
-        if (!strcmp(json_string_value(item), key))
-            return true;
+        if (!json_is_string(item))
+            compile_error(c, at, "required: expected an array of strings");
+        else if (!is_name(item))
+            compile_error(c, at,
+                          "required: \"%.64s\\u0000...\": a name with U+0000 is not supported",
+                          json_string_value(item));
+        else if (spend_work(c, 2, at) && spend_text(c, json_string_length(item), at))
+            json_object_set(names, json_string_value(item), json_true());
+        if (c->error->code) {
+            json_decref(names);
+            return NULL;
+        }
     }
-    return false;
+    return names;
 }
 
 /* Required properties that are not declared are declared here. False after an error. */
 static bool add_undeclared(struct compiler *c, struct properties *p, json_t *declared,
-                           json_t *required, const struct place *at) {
-    json_t *item;
-    size_t i, j;
-    json_array_foreach(required, i, item) {
-        const char *key = json_string_value(item);
-        bool known = json_object_get(declared, key) != NULL;
-        for (j = 0; j < p->count && !known; j++)
-            known = !strcmp(p->list[j].key, key);
-        if (known)
+                           const struct place *at) {
+    const char *key;
+    json_t *value;
+    json_object_foreach(p->required, key, value) {
+        if (json_object_get(declared, key))
             continue;
         json_t *schema = p->declared_only ? json_true() : p->more;
         if (json_is_false(schema))
@@ -62,35 +74,40 @@ static bool add_undeclared(struct compiler *c, struct properties *p, json_t *dec
     return true;
 }
 
+static bool list_properties(struct compiler *c, struct properties *p, json_t *declared,
+                            const struct place *at) {
+    const char *key;
+    json_t *value;
+    size_t room = json_object_size(declared) + json_object_size(p->required);
+    p->list = xcalloc(room + 1, sizeof *p->list);
+    json_object_foreach(declared, key, value) {
+        bool needed = json_object_get(p->required, key) != NULL;
+        if (!spend_work(c, 4, at) || !spend_text(c, strlen(key), at))
+            return false;
+        if (!json_is_false(value) || needed) /* one that cannot be there is not written */
+            p->list[p->count++] = (struct property){key, value, needed};
+    }
+    if (!add_undeclared(c, p, declared, at))
+        return false;
+    return p->count <= MAX_PROPERTIES ||
+           compile_error(c, at, "%zu properties, at most %d are supported", p->count,
+                         MAX_PROPERTIES) >= 0;
+}
+
 static bool read_properties(struct compiler *c, json_t *schema, const struct place *at,
                             struct properties *p) {
-    json_t *declared = json_object_get(schema, "properties"), *value, *item;
+    json_t *declared = json_object_get(schema, "properties");
     json_t *required = json_object_get(schema, "required");
-    const char *key;
-    size_t i;
     if (declared && !json_is_object(declared))
         return compile_error(c, at, "properties: expected an object") >= 0;
     if (required && !json_is_array(required))
         return compile_error(c, at, "required: expected an array of strings") >= 0;
-    json_array_foreach(required, i, item) {
-        if (!json_is_string(item))
-            return compile_error(c, at, "required: expected an array of strings") >= 0;
-    }
-    if (json_object_size(declared) + json_array_size(required) > MAX_PROPERTIES)
-        return compile_error(
-                   c, at, "%zu properties and %zu required ones, at most %d are supported",
-                   json_object_size(declared), json_array_size(required), MAX_PROPERTIES) >= 0;
     p->more = json_object_get(schema, "additionalProperties");
     p->declared_only = !p->more;
     if (!p->more)
         p->more = json_object_size(declared) > 0 ? json_false() : json_true();
-    p->list = xcalloc(json_object_size(declared) + json_array_size(required) + 1, sizeof *p->list);
-    json_object_foreach(declared, key, value) {
-        bool needed = is_required(required, key);
-        if (!json_is_false(value) || needed) /* one that cannot be there is not written */
-            p->list[p->count++] = (struct property){key, value, needed};
-    }
-    return add_undeclared(c, p, declared, required, at);
+    p->required = required_names(c, required, at);
+    return p->required && list_properties(c, p, declared, at);
 }
 
 /* "key": from a state to the one where its value begins. */
@@ -109,7 +126,7 @@ static bool add_more(struct compiler *c, json_t *schema, const struct properties
     const struct place in = {at, NULL, "additionalProperties", 0, at->depth + 1};
     json_t *declared = json_object_get(schema, "properties"), *value;
     const char *key;
-    size_t n = 0;
+    size_t n = 0, bytes = 0;
     int32_t end;
     /* Those that are declared as false must not come either. */
     const char **keys = xmalloc((p->count + json_object_size(declared) + 1) * sizeof *keys);
@@ -119,8 +136,12 @@ static bool add_more(struct compiler *c, json_t *schema, const struct properties
         if (json_is_false(value))
             keys[n++] = key;
     }
+    for (size_t i = 0; i < n; i++)
+        bytes += strlen(keys[i]) + 1;
     if (n == 0) {
-        end = add_any_string(&c->b, pick);
+        end = add_free_string(c, pick);
+    } else if (!spend_work(c, 8 * (int64_t)bytes, at)) { /* a state for each */
+        end = -1;
     } else {
         struct cp_dfa others = {0};
         cp_dfa_all_but(&others, keys, n);
@@ -128,7 +149,8 @@ static bool add_more(struct compiler *c, json_t *schema, const struct properties
         cp_dfa_deinit(&others);
     }
     free(keys);
-    end = compile_schema(c, p->more, &in, add_char_blank(&c->b, end, ':'));
+    if (end >= 0)
+        end = compile_schema(c, p->more, &in, add_char_blank(&c->b, end, ':'));
     if (end < 0)
         return false;
     add_empty(&c->b, end, behind);
@@ -183,6 +205,7 @@ int32_t compile_object(struct compiler *c, json_t *schema, const struct place *a
     if (read_properties(c, schema, at, &p))
         end = add_properties(c, schema, &p, at, from);
     free(p.list);
+    json_decref(p.required);
     return end;
 }
 

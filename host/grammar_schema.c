@@ -13,7 +13,7 @@
 #include "host/mem.h"
 #include "host/utf8.h"
 
-enum { MAX_PATH_BYTES = 512, MAX_RULES = 2048, MAX_PATTERN_WORK = 8000000 };
+enum { MAX_PATH_BYTES = 512, MAX_PATTERN_WORK = 8000000 };
 
 /* ---- errors and places ---- */
 
@@ -33,6 +33,8 @@ int32_t compile_error(struct compiler *c, const struct place *at, const char *fm
     struct buffer path = {0}, whole = {0};
     char text[512];
     va_list args;
+    if (c->error->code)
+        return -1;
     va_start(args, fmt);
     vsnprintf(text, sizeof text, fmt, args);
     va_end(args);
@@ -106,10 +108,10 @@ static enum keyword_class keyword_class(const char *name) {
         "divisibleBy",
     };
     for (size_t i = 0; i < sizeof constraints / sizeof *constraints; i++)
-        if (!strcmp(name, constraints[i]))
+        if (*name == *constraints[i] && !strcmp(name, constraints[i]))
             return KEYWORD_CONSTRAINT;
     for (size_t i = 0; i < sizeof refused / sizeof *refused; i++)
-        if (!strcmp(name, refused[i]))
+        if (*name == *refused[i] && !strcmp(name, refused[i]))
             return KEYWORD_REFUSED;
     return KEYWORD_ANNOTATION;
 }
@@ -118,14 +120,24 @@ bool is_constraint(const char *keyword) {
     return keyword_class(keyword) == KEYWORD_CONSTRAINT;
 }
 
-bool has_constraints(json_t *schema) {
+bool has_constraints(json_t *schema, const char *but) {
     const char *key;
     json_t *value;
     json_object_foreach(schema, key, value) {
-        if (is_constraint(key))
+        if (is_constraint(key) && !(but && !strcmp(key, but)))
             return true;
     }
     return false;
+}
+
+json_t *copy_constraints(json_t *schema) {
+    const char *key;
+    json_t *out = json_object(), *value;
+    json_object_foreach(schema, key, value) {
+        if (is_constraint(key))
+            json_object_set(out, key, value);
+    }
+    return out;
 }
 
 /* Values with which a refused keyword says nothing. */
@@ -143,6 +155,8 @@ static bool says_nothing(const char *key, json_t *value) {
 bool check_keywords(struct compiler *c, json_t *schema, const struct place *at) {
     const char *key;
     json_t *value;
+    if (!spend_work(c, 4 + 2 * (int64_t)json_object_size(schema), at))
+        return false;
     json_object_foreach(schema, key, value) {
         if (keyword_class(key) == KEYWORD_REFUSED && !says_nothing(key, value))
             return compile_error(c, at, "%s is not supported", key) >= 0;
@@ -232,6 +246,8 @@ unsigned schema_kinds(struct compiler *c, json_t *schema, const struct place *at
     size_t i;
     if (!type)
         return implied_kinds(schema);
+    if (!spend_work(c, 1 + (int64_t)json_array_size(type), at))
+        return 0;
     if (json_is_array(type))
         json_array_foreach(type, i, item) {
             unsigned kind = kind_of_name(item);
@@ -312,19 +328,21 @@ static int32_t compile_values(struct compiler *c, json_t *schema, json_t *values
         return -1;
     char **texts = xcalloc(json_array_size(values) + 1, sizeof *texts);
     json_array_foreach(values, i, value) {
+        if (!spend_work(c, 8, at) || !spend_value(c, value, at))
+            break;
         if (kinds_hold(kinds, value))
             texts[count++] = json_dumps(value, JSON_COMPACT | JSON_ENCODE_ANY);
     }
-    for (i = 0; i < count; i++)
+    for (i = 0; i < count && !c->error->code; i++)
         if (!texts[i]) {
             compile_error(c, at, "a value of enum or const is nested too deep");
-            count = 0;
-            break;
         }
     int32_t end = add_state(&c->b);
-    qsort(texts, count, sizeof *texts, compare_texts);
-    add_texts(&c->b, texts, count, from, end);
-    if (count == 0 && !c->error->code)
+    if (!c->error->code) {
+        qsort(texts, count, sizeof *texts, compare_texts);
+        add_texts(&c->b, texts, count, from, end);
+    }
+    if (count == 0)
         compile_error(c, at, "no value of enum or const is of the type");
     for (i = 0; i < json_array_size(values); i++)
         free(texts[i]);
@@ -344,7 +362,7 @@ static int32_t compile_enum(struct compiler *c, json_t *schema, const struct pla
         if (!list)
             json_array_append(values, only);
         json_array_foreach(list, i, value) {
-            if (!only || json_equal(only, value))
+            if (!only || same_value(c, only, value, at))
                 json_array_append(values, value);
         }
         end = compile_values(c, schema, values, at, from);
@@ -382,8 +400,12 @@ static int32_t add_scalar(struct compiler *c, json_t *schema, const char *name,
                           int32_t from, const struct scalar *s) {
     struct buffer key = {0};
     int32_t i = 0, end = add_state(&c->b);
+    if (!spend_work(c, 8 + c->num_scalars / 8, at))
+        return -1;
     buffer_puts(&key, name);
     for (int k = 0; k < num_keys; k++) {
+        if (!spend_value(c, json_object_get(schema, keys[k]), at))
+            break;
         char *text = json_dumps(json_object_get(schema, keys[k]), JSON_ENCODE_ANY);
         buffer_printf(&key, ",%s", text ? text : "");
         free(text);
@@ -432,9 +454,6 @@ static int32_t compile_number(struct compiler *c, json_t *schema, unsigned kinds
             v.max_exclusive = exclusive;
         }
     }
-    const struct scalar any = {.kinds = kinds};
-    if (!v.has_min && !v.has_max)
-        return make_number(c, &any, at, from);
     return add_scalar(c, schema, kinds & KIND_NUMBER ? "number" : "integer", keys, 4, at, from,
                       &(struct scalar){.bounds = v, .kinds = kinds});
 }
@@ -494,8 +513,11 @@ static int32_t make_string(struct compiler *c, json_t *schema, const struct scal
     int32_t end = -1;
     if (!string_automaton(c, schema, at, &all))
         goto out;
+    int64_t layers = 1 + (int64_t)(s->max == INT32_MAX ? s->min : s->max);
     if (s->min == 0 && s->max == INT32_MAX)
         end = add_string(&c->b, &c->chars, from, &all);
+    else if (!spend_work(c, layers * all.num_states / 32, at))
+        end = -1;
     else if (cp_dfa_with_length(&all, s->min, s->max == INT32_MAX ? -1 : s->max, &counted))
         end = add_string(&c->b, &c->chars, from, &counted);
     else
@@ -505,6 +527,14 @@ static int32_t make_string(struct compiler *c, json_t *schema, const struct scal
 out:
     cp_dfa_deinit(&all);
     cp_dfa_deinit(&counted);
+    return end;
+}
+
+int32_t add_free_string(struct compiler *c, int32_t from) {
+    struct cp_dfa all = {0};
+    cp_dfa_all(&all);
+    int32_t end = add_string(&c->b, &c->chars, from, &all);
+    cp_dfa_deinit(&all);
     return end;
 }
 
@@ -521,7 +551,7 @@ static int32_t compile_string(struct compiler *c, json_t *schema, const struct p
                              GRAMMAR_MAX_REPEATS);
     if (s.min == 0 && s.max == INT32_MAX && !json_object_get(schema, "pattern") &&
         !json_object_get(schema, "format"))
-        return add_any_string(&c->b, from);
+        return add_free_string(c, from);
     return add_scalar(c, schema, "string", keys, 4, at, from, &s);
 }
 
@@ -607,12 +637,11 @@ static int32_t compile_kinds(struct compiler *c, json_t *schema, const struct pl
 /* anyOf, oneOf: each branch together with what stands beside the list. */
 static int32_t compile_branches(struct compiler *c, json_t *schema, const char *key,
                                 const struct place *at, int32_t from) {
-    json_t *list = json_object_get(schema, key), *rest = json_copy(schema), *branch, *other;
+    json_t *list = json_object_get(schema, key), *rest = copy_constraints(schema), *branch, *other;
     struct place in = place_in(at, key, 0);
     int32_t end = add_state(&c->b);
     size_t i, j;
     json_object_del(rest, key);
-    json_object_del(rest, "$id");
     json_array_append_new(c->made, rest);
     if (!json_is_array(list) || json_array_size(list) == 0)
         return compile_error(c, at, "%s: expected an array of at least one schema", key);
@@ -630,7 +659,7 @@ static int32_t compile_branches(struct compiler *c, json_t *schema, const char *
                                  "with different const",
                                  j, i);
         }
-        if (has_constraints(rest) && !(branch = merge_schemas(c, rest, branch, &here)))
+        if (has_constraints(rest, NULL) && !(branch = merge_schemas(c, rest, branch, &here)))
             return -1;
         int32_t behind = compile_schema(c, branch, &here, from);
         if (behind < 0)
@@ -643,8 +672,12 @@ static int32_t compile_branches(struct compiler *c, json_t *schema, const char *
 int32_t compile_schema(struct compiler *c, json_t *schema, const struct place *at, int32_t from) {
     if (at->depth > GRAMMAR_MAX_NESTING)
         return compile_error(c, at, "the schema is nested more than %d deep", GRAMMAR_MAX_NESTING);
-    if (++c->visited > GRAMMAR_MAX_SCHEMAS || c->b.full)
-        return compile_error(c, at, "the schema is too large, or its allOf and anyOf multiply");
+    if (c->b.full)
+        return compile_error(c, at, GRAMMAR_FULL_TEXT, GRAMMAR_FULL_LIMITS);
+    if (++c->visited > GRAMMAR_MAX_SCHEMAS)
+        return compile_error(c, at,
+                             "the schema has more than %d parts, or its allOf and anyOf multiply",
+                             GRAMMAR_MAX_SCHEMAS);
     if (json_is_true(schema))
         return compile_any(c, from);
     if (json_is_false(schema))
@@ -655,10 +688,7 @@ int32_t compile_schema(struct compiler *c, json_t *schema, const struct place *a
         return -1;
     json_t *ref = json_object_get(schema, "$ref");
     if (ref || json_object_get(schema, "allOf")) {
-        json_t *flat = ref ? json_copy(schema) : NULL;
-        bool alone = flat && json_object_del(flat, "$ref") == 0 && !has_constraints(flat);
-        json_decref(flat);
-        if (alone) {
+        if (ref && !has_constraints(schema, "$ref")) {
             json_t *target =
                 json_is_string(ref) ? resolve_ref(c, json_string_value(ref), at) : NULL;
             if (!target)
@@ -668,11 +698,11 @@ int32_t compile_schema(struct compiler *c, json_t *schema, const struct place *a
             add_call(&c->b, from, rule_of_schema(c, target, &root), end);
             return end;
         }
-        flat = flatten_schema(c, schema, at);
+        json_t *flat = flatten_schema(c, schema, at);
         const struct place deeper = place_in(at, ref ? "$ref" : "allOf", 0);
         return flat ? compile_schema(c, flat, &deeper, from) : -1;
     }
-    if (!has_constraints(schema))
+    if (!has_constraints(schema, NULL))
         return compile_any(c, from);
     if (json_object_get(schema, "anyOf"))
         return compile_branches(c, schema, "anyOf", at, from);
@@ -686,10 +716,12 @@ int32_t compile_schema(struct compiler *c, json_t *schema, const struct place *a
 /* ---- rules ---- */
 
 int32_t rule_of_schema(struct compiler *c, json_t *schema, const struct place *at) {
+    if (!spend_work(c, 1 + c->num_rules / 64, at))
+        return 0;
     for (int32_t i = 0; i < c->num_rules; i++)
         if (c->rules[i].schema == schema)
             return c->rules[i].rule;
-    if (c->num_rules == MAX_RULES)
+    if (c->num_rules == GRAMMAR_MAX_RULES)
         c->b.full = true;
     if (c->b.full)
         return 0;

@@ -140,6 +140,11 @@ static void put_branch(struct buffer *todo, size_t first, size_t last, size_t at
     buffer_append(todo, &b, sizeof b);
 }
 
+/* The character that a string, which does not end here, goes on with. Returns its bytes. */
+static size_t next_of(const char *text, uint32_t *cp) {
+    return utf8_next(text, strnlen(text, 4), cp);
+}
+
 static void grow_branch(struct cp_dfa *d, const char **strings, const struct branch *b,
                         int32_t other, struct buffer *todo) {
     struct cp_set rest = {0};
@@ -150,9 +155,8 @@ static void grow_branch(struct cp_dfa *d, const char **strings, const struct bra
     }
     while (i < b->last) {
         uint32_t cp, next = 0;
-        size_t n = utf8_next(strings[i] + b->at, strlen(strings[i] + b->at), &cp), j = i + 1;
-        while (j < b->last && strings[j][b->at] &&
-               utf8_next(strings[j] + b->at, strlen(strings[j] + b->at), &next) && next == cp)
+        size_t n = next_of(strings[i] + b->at, &cp), j = i + 1;
+        while (j < b->last && strings[j][b->at] && next_of(strings[j] + b->at, &next) && next == cp)
             j++;
         int32_t to = cp_dfa_state(d, true);
         cp_dfa_edge(d, b->state, cp, cp, to);

@@ -1,0 +1,146 @@
+/* What a schema may cost: schemas that would take seconds or gigabytes are refused by the count of
+ * work, which is the same on every machine; ordinary large ones are not. Schemas are written with '
+ * for ". */
+#include <string.h>
+
+#include "host/buffer.h"
+#include "host/grammar_internal.h"
+#include "tests/grammar_fixture.h"
+#include "tests/shim.h"
+
+/* before[0], items[0] count[0] times with commas, before[1], items[1] ..., and the end. An @ in an
+ * item is its number. */
+struct made_schema {
+    const char *before[2], *items[2];
+    int count[2];
+    const char *end;
+    const char *says; /* the refusal; "": it compiles */
+};
+
+static void append_items(struct buffer *out, const char *item, int count) {
+    for (int i = 0; i < count; i++) {
+        if (i)
+            buffer_putc(out, ',');
+        for (const char *p = item; *p; p++)
+            if (*p == '@')
+                buffer_printf(out, "%d", i);
+            else
+                buffer_putc(out, *p);
+    }
+}
+
+static void check_made(const struct made_schema *cases, size_t count) {
+    for (size_t i = 0; i < count; i++) {
+        const struct made_schema *m = &cases[i];
+        struct buffer schema = {0};
+        for (int part = 0; part < 2 && m->before[part]; part++) {
+            buffer_puts(&schema, m->before[part]);
+            append_items(&schema, m->items[part], m->count[part]);
+        }
+        buffer_puts(&schema, m->end);
+        buffer_putc(&schema, 0);
+        const char *text = grammar_refusal(schema.data);
+        if (*m->says ? !strstr(text, m->says) : *text != 0)
+            FAIL("case %d: \"%s\" does not say \"%s\"", (int)i, text, m->says);
+        buffer_deinit(&schema);
+    }
+}
+
+#define CHECK_MADE(...)                                                                            \
+    do {                                                                                           \
+        static const struct made_schema cases[] = {__VA_ARGS__};                                   \
+        check_made(cases, sizeof cases / sizeof *cases);                                           \
+    } while (0)
+
+/* Each level merges the one before with itself. */
+static void doubled(struct buffer *out, int levels, int names, const char *name) {
+    buffer_puts(out, "{'type':'object','$defs':{'d0':{'required':[");
+    append_items(out, name, names);
+    buffer_puts(out, "]}");
+    for (int i = 1; i <= levels; i++)
+        buffer_printf(out, ",'d%d':{'allOf':[{'$ref':'#/$defs/d%d'},{'$ref':'#/$defs/d%d'}]}", i,
+                      i - 1, i - 1);
+    buffer_printf(out, "},'$ref':'#/$defs/d%d'}", levels);
+    buffer_putc(out, 0);
+}
+
+TEST(GrammarBounds, RequiredNamesAreUnitedAndCounted) {
+    struct buffer few = {0}, many = {0};
+    doubled(&few, 8, 100, "'a@'");
+    EXPECT_STR_EQ(grammar_refusal(few.data), "");
+    doubled(&many, 14, 1500, "'a'");
+    EXPECT_TRUE(strstr(grammar_refusal(many.data), "too much work"));
+    buffer_deinit(&few);
+    buffer_deinit(&many);
+    CHECK_MADE({{"{'$defs':{'a':{'required':[", "]}},'allOf':["},
+                {"'a'", "{'$ref':'#/$defs/a'}"},
+                {100000, 60},
+                "]}",
+                "too much work"});
+}
+
+TEST(GrammarBounds, WhatIsLookedAtAgainIsCountedAgain) {
+    CHECK_MADE({{"{'$defs':{'e':{'enum':[", "]}},'prefixItems':["},
+                {"1", "{'type':'integer','$ref':'#/$defs/e'}"},
+                {20000, 50},
+                "]}",
+                "too much work"},
+               {{"{'$defs':{'p':{'properties':{'x':{'anyOf':[true],", "}}}},'prefixItems':["},
+                {"'k@':0", "{'allOf':[{'$ref':'#/$defs/p'}]}"},
+                {20000, 50},
+                "]}",
+                "too much work"},
+               {{"{'$defs':{'t':{'type':[", "]}},'prefixItems':["},
+                {"'null'", "{'$ref':'#/$defs/t','minItems':1}"},
+                {20000, 50},
+                "]}",
+                "too much work"},
+               {{"{'$defs':{'a':{'const':[[", "]]}},'prefixItems':["},
+                {"0", "{'$ref':'#/$defs/a','const':[[0,0]]}"},
+                {2, 50},
+                "]}",
+                ""});
+}
+
+TEST(GrammarBounds, ValuesAreComparedAtTheirSize) {
+    struct buffer schema = {0};
+    buffer_puts(&schema, "{'$defs':{'a':{'const':[");
+    append_items(&schema, "0", 50000);
+    buffer_puts(&schema, "]},'b':{'const':[");
+    append_items(&schema, "0", 50000);
+    buffer_puts(&schema, "]}},'allOf':[");
+    append_items(&schema, "{'$ref':'#/$defs/a'},{'$ref':'#/$defs/b'}", 100);
+    buffer_puts(&schema, "]}");
+    buffer_putc(&schema, 0);
+    EXPECT_TRUE(strstr(grammar_refusal(schema.data), "too much work"));
+    buffer_deinit(&schema);
+}
+
+TEST(GrammarBounds, NamesThatMustNotComeAreCounted) {
+    CHECK_MADE(
+        {{"{'properties':{", NULL},
+         {"'x@a@b@c@d@e@f@g@h@i@j@k@l@m@n@o@p@q@r@s@t':false"},
+         {1000},
+         "},'additionalProperties':true}",
+         "too much work"},
+        {{"{'properties':{", NULL}, {"'x@':false"}, {800}, "},'additionalProperties':true}", ""});
+}
+
+TEST(GrammarBounds, TheAutomatonIsBounded) {
+    CHECK_MADE(
+        {{"{'anyOf':[", NULL}, {"{'minLength':@,'maxLength':4096}"}, {24}, "]}", "states"},
+        {{"{'prefixItems':[", NULL}, {"{'minLength':@,'maxLength':4096}"}, {5}, "]}", ""},
+        {{"{'anyOf':[", NULL},
+         {"{'type':'object','properties':{'k@':{'const':'@'},'v':{'type':'string'}},"
+          "'required':['k@','v']}"},
+         {500},
+         "]}",
+         ""},
+        {{"{'properties':{", "},'required':["},
+         {"'property_@':{'type':['string','number','null'],'description':'d'}", "'property_@'"},
+         {1000, 1000},
+         "],'additionalProperties':false}",
+         ""},
+        {{"{'properties':{", "}}"}, {"'p@':{}", ""}, {1001, 0}, "", "at most 1000"},
+        {{"{'enum':[", NULL}, {"'value_number_@'"}, {3000}, "]}", ""});
+}
