@@ -44,8 +44,8 @@ extern "C" {
 struct grammar; /* opaque */
 
 /* Compiles a schema (borrowed, not changed), in bounded time and memory (about 50 ms and 20 MB at
- * the worst). ERR_INVALID_REQUEST names the place, "#/properties/age: multipleOf is not supported".
- * The caller owns one reference. */
+ * the worst). ERR_INVALID_REQUEST names the place, "#/properties/age: multipleOf is not supported";
+ * ERR_OVERLOADED: all grammars together take too much memory. The caller owns one reference. */
 int grammar_create_json_schema(json_t *schema, struct grammar **out, struct error *error);
 /* Any JSON object. */
 int grammar_create_json_object(struct grammar **out, struct error *error);

@@ -4,7 +4,13 @@
 #include "host/grammar_internal.h"
 #include "host/mem.h"
 
-enum { OUT_OF_REACH = 1 << 20 }; /* a height that no way has */
+enum {
+    OUT_OF_REACH = 1 << 20,     /* a height that no way has */
+    MAX_ALL_GRAMMARS_MIB = 256, /* all that are referred to; the largest one has 2 */
+};
+
+/* Of all grammars. Requests hold theirs while they wait, so that many large ones would add up. */
+static atomic_llong all_bytes;
 
 /* ---- adding ---- */
 
@@ -305,6 +311,14 @@ bool grammar_equal(const struct grammar *a, const struct grammar *b) {
                       !memcmp(a->start, b->start, (size_t)a->num_rules * sizeof *a->start));
 }
 
+static long long bytes_of(const struct grammar *g) {
+    return (long long)sizeof *g +
+           (long long)g->num_states *
+               (long long)(sizeof *g->first_edge + sizeof *g->height + sizeof *g->ends) +
+           (long long)g->num_edges * (long long)sizeof *g->edges +
+           (long long)g->num_rules * (long long)sizeof *g->start;
+}
+
 int builder_finish(struct builder *b, struct grammar **out, struct error *error) {
     *out = NULL;
     if (b->full)
@@ -314,6 +328,15 @@ int builder_finish(struct builder *b, struct grammar **out, struct error *error)
     g->num_states = b->num_states;
     g->num_edges = b->num_edges;
     g->num_rules = b->num_rules;
+    int rc = 0;
+    if (atomic_fetch_add(&all_bytes, bytes_of(g)) > (long long)MAX_ALL_GRAMMARS_MIB << 20) {
+        rc = error_set(error, ERR_OVERLOADED,
+                       "the schemas of the requests that run or wait take %d MiB already; try "
+                       "again later, or with a smaller schema",
+                       MAX_ALL_GRAMMARS_MIB);
+        grammar_release(g);
+        return rc;
+    }
     g->first_edge = xcalloc((size_t)b->num_states + 1, sizeof *g->first_edge);
     g->edges = xcalloc((size_t)b->num_edges, sizeof *g->edges);
     g->height = xmalloc((size_t)b->num_states * sizeof *g->height);
@@ -325,7 +348,6 @@ int builder_finish(struct builder *b, struct grammar **out, struct error *error)
     find_classes(g);
     find_heights(g);
     g->hash = hash_grammar(g);
-    int rc = 0;
     if (!calls_end(g))
         rc = error_set(error, ERR_INVALID_REQUEST,
                        "#: a $ref leads back to itself with nothing in between");
@@ -350,6 +372,7 @@ struct grammar *grammar_retain(struct grammar *g) {
 void grammar_release(struct grammar *g) {
     if (!g || atomic_fetch_sub_explicit(&g->refs, 1, memory_order_acq_rel) > 1)
         return;
+    atomic_fetch_sub(&all_bytes, bytes_of(g));
     free(g->first_edge);
     free(g->edges);
     free(g->height);

@@ -408,7 +408,7 @@ void openai_call_start(struct openai *o, enum openai_kind kind, struct http_exch
     http_take_body(x, &c->job.body);
     http_watch(x, &watcher);
     c->work.data = c;
-    c->working = c->job.body.len > PROMPT_INLINE_BYTES;
+    c->working = !openai_job_is_short(&c->job);
     if (c->working && uv_queue_work(o->loop, &c->work, work, after_work) == 0)
         return;
     c->working = false;

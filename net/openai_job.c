@@ -172,6 +172,18 @@ static int detokenize(struct openai_job *job, struct error *e) {
 
 /* ---- all of it ------------------------------------------------------------------------------- */
 
+/* Compiling a schema may take fifty times as long as the rest, however short it is. Names may be
+ * written with escapes, of which one for a letter begins with \u006 or \u007. */
+bool openai_job_is_short(const struct openai_job *job) {
+    static const char *const words[] = {"schema", "tools", "\\u006", "\\u007"};
+    if (job->body.len > PROMPT_INLINE_BYTES)
+        return false;
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++)
+        if (memmem(job->body.data, job->body.len, words[i], strlen(words[i])))
+            return false;
+    return true;
+}
+
 void openai_job_run(struct openai_job *job) {
     struct error e = {0};
     int rc = 0;

@@ -2,7 +2,7 @@
  * prompts and check them, answer tokenize and detokenize.
  *
  * Pure but for the immutable tokenizer and template, so it runs on the loop for short bodies and in
- * libuv's worker pool for long ones (PROMPT_INLINE_BYTES).
+ * libuv's worker pool for long ones and those with schemas (openai_job_is_short).
  */
 #pragma once
 
@@ -32,6 +32,8 @@ struct openai_job {
     struct buffer answer;          /* of tokenize and detokenize */
 };
 
+/* Is it done within about a millisecond, for sure? */
+bool openai_job_is_short(const struct openai_job *job);
 void openai_job_run(struct openai_job *job);
 void openai_job_deinit(struct openai_job *job);
 

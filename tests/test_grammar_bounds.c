@@ -144,3 +144,29 @@ TEST(GrammarBounds, TheAutomatonIsBounded) {
         {{"{'properties':{", "}}"}, {"'p@':{}", ""}, {1001, 0}, "", "at most 1000"},
         {{"{'enum':[", NULL}, {"'value_number_@'"}, {3000}, "]}", ""});
 }
+
+TEST(GrammarBounds, AllGrammarsTogetherAreBounded) {
+    enum { MANY = 400 };
+    struct grammar *held[MANY];
+    struct error e = {0};
+    int count = 0;
+    json_t *schema = json_pack("{s:s,s:i}", "type", "string", "maxLength", 4096);
+    json_t *large = json_pack("{s:[OOOOO]}", "prefixItems", schema, schema, schema, schema, schema);
+    json_decref(schema);
+    for (size_t i = 0; i < 5; i++) {
+        schema = json_deep_copy(json_array_get(json_object_get(large, "prefixItems"), i));
+        json_object_set_new(schema, "minLength", json_integer((json_int_t)i));
+        json_array_set_new(json_object_get(large, "prefixItems"), i, schema);
+    }
+    while (count < MANY && grammar_create_json_schema(large, &held[count], &e) == 0)
+        count++;
+    EXPECT_INT_EQ(e.code, ERR_OVERLOADED);
+    EXPECT_TRUE(strstr(e.text, "256 MiB already"));
+    EXPECT_INT_GE(count, 130);
+    while (count > 0)
+        grammar_release(held[--count]);
+    e = (struct error){0};
+    EXPECT_INT_EQ(grammar_create_json_schema(large, &held[0], &e), 0);
+    grammar_release(held[0]);
+    json_decref(large);
+}
