@@ -237,15 +237,23 @@ struct search {
     const struct grammar *g;
     uint8_t *rules; /* [num_rules] 0 new, 1 being looked at, 2 done */
     int32_t *seen;  /* [num_states] the rule from which it was last reached without a byte */
+    const char *wrong;
 };
 
-/* Visits what a rule reaches without a byte. False: it calls itself, or calls nest too deep. */
+/* Visits what a rule reaches without a byte. False: it calls itself, or calls nest too deep, as
+ * `wrong` says. */
 static bool search_rule(struct search *s, int32_t rule, int32_t depth) {
     const struct grammar *g = s->g;
     struct buffer states = {0};
-    bool ok = depth < GRAMMAR_MAX_DEPTH && s->rules[rule] != 1;
-    if (!ok || s->rules[rule] == 2)
-        return ok;
+    bool ok = true;
+    if (s->rules[rule] == 2)
+        return true;
+    if (s->rules[rule] == 1)
+        s->wrong = "a $ref leads back to itself with nothing in between";
+    else if (depth == GRAMMAR_MAX_DEPTH)
+        s->wrong = "too many $ref lead to each other with nothing in between";
+    if (s->wrong)
+        return false;
     s->rules[rule] = 1;
     buffer_append(&states, &g->start[rule], sizeof(int32_t));
     s->seen[g->start[rule]] = rule;
@@ -267,7 +275,8 @@ static bool search_rule(struct search *s, int32_t rule, int32_t depth) {
     return ok;
 }
 
-static bool calls_end(const struct grammar *g) {
+/* NULL: every call reads a byte before it comes to itself, within the depth. Or what is wrong. */
+static const char *wrong_calls(const struct grammar *g) {
     struct search s = {.g = g};
     bool ok = true;
     s.rules = xcalloc((size_t)g->num_rules, 1);
@@ -277,7 +286,7 @@ static bool calls_end(const struct grammar *g) {
         ok = search_rule(&s, r, 0);
     free(s.rules);
     free(s.seen);
-    return ok;
+    return s.wrong;
 }
 
 static uint64_t hash_bytes(uint64_t h, const void *data, size_t len) {
@@ -348,14 +357,14 @@ int builder_finish(struct builder *b, struct grammar **out, struct error *error)
     find_classes(g);
     find_heights(g);
     g->hash = hash_grammar(g);
-    if (!calls_end(g))
-        rc = error_set(error, ERR_INVALID_REQUEST,
-                       "#: a $ref leads back to itself with nothing in between");
+    const char *wrong = wrong_calls(g);
+    if (wrong)
+        rc = error_set(error, ERR_INVALID_REQUEST, "#: %s", wrong);
     else if (g->height[g->start[0]] > GRAMMAR_MAX_DEPTH)
         rc = error_set(error, ERR_INVALID_REQUEST,
                        "#: no document of finite size, or none nested at most %d deep, can "
-                       "validate against the schema",
-                       GRAMMAR_MAX_DEPTH);
+                       "validate against the schema%s%s",
+                       GRAMMAR_MAX_DEPTH, b->nothing ? "; " : "", b->nothing ? b->nothing : "");
     if (rc == 0)
         *out = g;
     else

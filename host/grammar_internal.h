@@ -4,6 +4,7 @@
  *   grammar_schema.c    JSON schema -> states and edges, through
  *   grammar_work.c        the bound of what that costs
  *   grammar_object.c      objects and arrays
+ *   grammar_values.c      enum and const beside other keywords
  *   grammar_merge.c       allOf, $ref: several schemas -> one
  *   grammar_number.c      bounds of numbers -> digits
  *   grammar_pattern.c     regular expressions -> a deterministic automaton over code points
@@ -80,6 +81,7 @@ struct builder {
     int32_t num_states, num_edges, num_rules;
     int32_t max_states, max_edges, max_rules; /* room */
     bool full;
+    const char *nothing; /* a reason why there may be no document; NULL: none is known; borrowed */
 };
 
 void builder_deinit(struct builder *b);
@@ -215,6 +217,7 @@ struct compiler {
     int64_t pattern_work; /* that is left */
     int64_t work;         /* done, in the units of grammar_work.c */
     struct error *error;
+    struct error nothing; /* the first place where no value fits, which need not be reached */
 };
 
 enum json_kind {
@@ -246,8 +249,13 @@ int32_t read_count(struct compiler *c, json_t *schema, const char *key, int32_t 
 /* The kinds that a schema asks for with `type`; 0 after an error. */
 unsigned schema_kinds(struct compiler *c, json_t *schema, const struct place *at);
 unsigned kind_of_value(json_t *value);
+/* The kinds that a keyword speaks of. */
+unsigned keyword_kind(const char *keyword);
 /* Is a value one of these kinds? */
 bool kinds_hold(unsigned kinds, json_t *value);
+/* Takes out of an array of values those that another keyword than type, enum and const forbids.
+ * False after an error. */
+bool filter_values(struct compiler *c, json_t *schema, json_t *values, const struct place *at);
 /* Can a JSON value name a property? JSON_ALLOW_NUL lets through strings that none can have. */
 bool is_name(json_t *value);
 /* Checks the names of a schema's keywords. */
@@ -272,7 +280,8 @@ bool same_value(struct compiler *c, json_t *a, json_t *b, const struct place *at
 
 /* What a $ref refers to; NULL after an error. */
 json_t *resolve_ref(struct compiler *c, const char *ref, const struct place *at);
-/* A schema without $ref and allOf on top that says the same; borrowed. NULL after an error. */
+/* A schema without $ref and allOf on top that says the same; borrowed. NULL after an error. Here
+ * and below, false where the parts exclude each other. */
 json_t *flatten_schema(struct compiler *c, json_t *schema, const struct place *at);
 /* A schema for what validates against both; borrowed. NULL after an error. */
 json_t *merge_schemas(struct compiler *c, json_t *a, json_t *b, const struct place *at);

@@ -135,6 +135,7 @@ static json_t *both_of(struct compiler *c, json_t *a, json_t *b, const struct pl
     return keep(c, json_pack("{s:[OO]}", "allOf", a, b));
 }
 
+/* NULL, too, where they have none in common. */
 static json_t *merge_types(struct compiler *c, json_t *a, json_t *b, const struct place *at) {
     const struct {
         const char *name;
@@ -155,12 +156,7 @@ static json_t *merge_types(struct compiler *c, json_t *a, json_t *b, const struc
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (p & q & names[i].kind)
             json_array_append_new(types, json_string(names[i].name));
-    if (json_array_size(types) == 0) {
-        compile_error(c, at,
-                      "the schemas of allOf (or beside $ref or anyOf) have no type in common");
-        return NULL;
-    }
-    return types;
+    return json_array_size(types) > 0 ? types : NULL;
 }
 
 /* Properties of one side that the other does not declare are additional there. */
@@ -221,7 +217,8 @@ static bool merge_properties(struct compiler *c, json_t *a, json_t *b, json_t *o
     return ok && !c->error->code;
 }
 
-/* A keyword that both have; false after an error. NULL in *out: merge_properties does it. */
+/* A keyword that both have; false after an error, and without one where both exclude each other.
+ * NULL in *out: merge_properties does it. */
 static bool merge_keyword(struct compiler *c, const char *key, json_t *a, json_t *b,
                           const struct place *at, json_t **out) {
     bool lower = !strncmp(key, "max", 3) || !strcmp(key, "exclusiveMaximum");
@@ -252,7 +249,8 @@ static bool merge_keyword(struct compiler *c, const char *key, json_t *a, json_t
             if (c->error->code)
                 return false;
         }
-    } else {
+        return json_array_size(*out) > 0;
+    } else if (strcmp(key, "const") != 0) {
         compile_error(c, at,
                       "allOf, or what stands beside $ref or anyOf: two different %s cannot be "
                       "merged",
@@ -290,7 +288,7 @@ json_t *merge_schemas(struct compiler *c, json_t *a, json_t *b, const struct pla
             continue;
         other = json_object_get(a, key);
         if (other && !merge_keyword(c, key, other, value, at, &merged))
-            return NULL;
+            return c->error->code ? NULL : json_false();
         if (!other || merged)
             json_object_set(out, key, other ? merged : value);
     }

@@ -48,6 +48,15 @@ int32_t compile_error(struct compiler *c, const struct place *at, const char *fm
     return -1;
 }
 
+/* Notes that no value fits here. That is an error only where the document needs one. */
+static void nothing_fits(struct compiler *c, const struct place *at, const char *why) {
+    struct error *error = c->error;
+    c->error = &c->nothing;
+    compile_error(c, at, "%s", why);
+    c->error = error;
+    c->b.nothing = c->nothing.text;
+}
+
 static struct place place_in(const struct place *up, const char *key, size_t index) {
     return (struct place){.up = up, .key = key, .index = index, .depth = up->depth + 1};
 }
@@ -211,8 +220,7 @@ bool kinds_hold(unsigned kinds, json_t *value) {
     return kinds & kind_of_value(value);
 }
 
-/* What keywords speak of, where there is no type. */
-static unsigned implied_kinds(json_t *schema) {
+unsigned keyword_kind(const char *keyword) {
     static const struct {
         const char *keyword;
         unsigned kind;
@@ -233,10 +241,20 @@ static unsigned implied_kinds(json_t *schema) {
         {"exclusiveMinimum", KIND_NUMBER},
         {"exclusiveMaximum", KIND_NUMBER},
     };
-    unsigned kinds = 0;
     for (size_t i = 0; i < sizeof implied / sizeof *implied; i++)
-        if (json_object_get(schema, implied[i].keyword))
-            kinds |= implied[i].kind;
+        if (!strcmp(keyword, implied[i].keyword))
+            return implied[i].kind;
+    return 0;
+}
+
+/* What keywords speak of, where there is no type. */
+static unsigned implied_kinds(json_t *schema) {
+    const char *key;
+    json_t *value;
+    unsigned kinds = 0;
+    json_object_foreach(schema, key, value) {
+        kinds |= keyword_kind(key);
+    }
     return kinds ? kinds : KIND_ALL;
 }
 
@@ -317,13 +335,7 @@ static int32_t compile_values(struct compiler *c, json_t *schema, json_t *values
                               const struct place *at, int32_t from) {
     unsigned kinds = KIND_ALL;
     size_t count = 0, i;
-    const char *key;
     json_t *value;
-    json_object_foreach(schema, key, value) {
-        if (is_constraint(key) && strcmp(key, "enum") != 0 && strcmp(key, "const") != 0 &&
-            strcmp(key, "type") != 0 && strcmp(key, "format") != 0)
-            return compile_error(c, at, "%s is not supported beside enum or const", key);
-    }
     if (json_object_get(schema, "type") && !(kinds = schema_kinds(c, schema, at)))
         return -1;
     char **texts = xcalloc(json_array_size(values) + 1, sizeof *texts);
@@ -343,7 +355,8 @@ static int32_t compile_values(struct compiler *c, json_t *schema, json_t *values
         add_texts(&c->b, texts, count, from, end);
     }
     if (count == 0)
-        compile_error(c, at, "no value of enum or const is of the type");
+        nothing_fits(c, at,
+                     "no value of enum or const is of the type, and fits the other keywords");
     for (i = 0; i < json_array_size(values); i++)
         free(texts[i]);
     free(texts);
@@ -365,7 +378,8 @@ static int32_t compile_enum(struct compiler *c, json_t *schema, const struct pla
             if (!only || same_value(c, only, value, at))
                 json_array_append(values, value);
         }
-        end = compile_values(c, schema, values, at, from);
+        if (filter_values(c, schema, values, at))
+            end = compile_values(c, schema, values, at, from);
     }
     json_decref(values);
     return end;
@@ -661,6 +675,9 @@ static int32_t compile_branches(struct compiler *c, json_t *schema, const char *
         }
         if (has_constraints(rest, NULL) && !(branch = merge_schemas(c, rest, branch, &here)))
             return -1;
+        if (json_is_false(branch))
+            nothing_fits(c, &here,
+                         "this and what stands beside it have no type or value in common");
         int32_t behind = compile_schema(c, branch, &here, from);
         if (behind < 0)
             return -1;
@@ -700,6 +717,9 @@ int32_t compile_schema(struct compiler *c, json_t *schema, const struct place *a
         }
         json_t *flat = flatten_schema(c, schema, at);
         const struct place deeper = place_in(at, ref ? "$ref" : "allOf", 0);
+        if (json_is_false(flat))
+            nothing_fits(c, at,
+                         "the schemas of allOf, or beside $ref, have no type or value in common");
         return flat ? compile_schema(c, flat, &deeper, from) : -1;
     }
     if (!has_constraints(schema, NULL))

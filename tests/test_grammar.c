@@ -158,6 +158,30 @@ TEST(Grammar, ValuesAreListed) {
                    {"{'enum':['a','b'],'const':'b'}", {"'b'"}, {"'a'"}});
 }
 
+TEST(Grammar, ValuesThatOtherKeywordsForbidAreLeftOut) {
+    CHECK_EXAMPLES(
+        {"{'enum':['a','\u20ac\u20ac',7,null],'minLength':2}",
+         {"'\xe2\x82\xac\xe2\x82\xac'", "7", "null"},
+         {"'a'"}},
+        {"{'enum':['ab','abc'],'maxLength':2}", {"'ab'"}, {"'abc'"}},
+        {"{'enum':['ab','cd',1],'pattern':'^a'}", {"'ab'", "1"}, {"'cd'"}},
+        {"{'enum':[1,2,3.5,'9'],'minimum':2,'exclusiveMaximum':3.5}", {"2", "'9'"}, {"1", "3.5"}},
+        {"{'enum':[1,2],'exclusiveMinimum':1,'maximum':2}", {"2"}, {"1"}},
+        {"{'enum':[[],[1],[1,2]],'minItems':1,'maxItems':1}", {"[1]"}, {"[]", "[1,2]"}},
+        {"{'enum':[{'a':1},{'b':1}],'required':['b']}", {"{'b':1}"}, {"{'a':1}"}});
+}
+
+TEST(Grammar, BranchesThatNothingFitsAreLeftOut) {
+    CHECK_EXAMPLES(
+        {"{'type':'object','anyOf':[{'type':'null'},{'required':['a']}]}", {"{'a':1}"}, {"null"}},
+        {"{'const':'a','anyOf':[{'const':'b'},{'enum':['a','c']}]}", {"'a'"}, {"'b'", "'c'"}},
+        {"{'type':'string','anyOf':[{'enum':[1]},{'enum':['x']}]}", {"'x'"}, {"1"}},
+        {"{'enum':['a','b'],'oneOf':[{'enum':['c']},{'enum':['a','d']}]}", {"'a'"}, {"'b'", "'c'"}},
+        {"{'properties':{'a':{'allOf':[{'type':'string'},{'type':'null'}]},'b':{}}}",
+         {"{}", "{'b':1}"},
+         {"{'a':null}", "{'a':''}"}});
+}
+
 TEST(Grammar, ObjectsHaveTheirPropertiesInOrder) {
     CHECK_EXAMPLES(
         {"{'type':'object','properties':{'a':{'type':'integer'},'b':{'type':'null'},"
@@ -275,7 +299,8 @@ TEST(Grammar, NamesWhatItRefusesAndWhere) {
         {"{'properties':{'a':{'$ref':'#'}},'required':['a']}", "no document of finite size"},
         {"{'enum':[]}", "#: enum: expected"},
         {"{'type':'string','enum':[1]}", "no value"},
-        {"{'enum':['a'],'minLength':1}", "minLength is not supported beside enum"},
+        {"{'enum':['a'],'minLength':2}", "no value of enum"},
+        {"{'enum':[{'a':1}],'properties':{'a':{}}}", "properties is not supported beside enum"},
         {"{'minLength':3,'maxLength':2}", "minLength is more"},
         {"{'minLength':-1}", "minLength: expected a whole number"},
         {"{'minLength':5000}", "at most 4096"},
@@ -289,7 +314,9 @@ TEST(Grammar, NamesWhatItRefusesAndWhere) {
         {"{'items':[]}", "use prefixItems"},
         {"{'oneOf':[{'type':'integer'},{'type':'number'}]}", "cannot tell"},
         {"{'oneOf':[{'type':'object'},{'type':'object'}]}", "branches 0 and 1"},
-        {"{'allOf':[{'type':'string'},{'type':'null'}]}", "no type in common"},
+        {"{'allOf':[{'type':'string'},{'type':'null'}]}", "no type or value in common"},
+        {"{'allOf':[{'enum':[1]},{'enum':[2]}]}", "#: the schemas of allOf"},
+        {"{'type':'object','anyOf':[{'type':'null'},{'const':1}]}", "#/anyOf/0: this and what"},
         {"{'allOf':[{'pattern':'a'},{'pattern':'b'}]}", "two different pattern"},
         {"{'allOf':[]}", "allOf: expected"},
         {"{'$defs':{'a':{'allOf':[{'$ref':'#/$defs/a'}]}},'$ref':'#/$defs/a'}", "without end"},
@@ -307,6 +334,26 @@ TEST(Grammar, NamesWhatItRefusesAndWhere) {
     }
     EXPECT_STR_EQ(grammar_refusal("{'type':'integer','title':'t','x-y':1,'uniqueItems':false}"),
                   "");
+}
+
+TEST(Grammar, AChainOfReferencesIsNotALoop) {
+    char schema[16384];
+    int len = snprintf(schema, sizeof schema, "{'$ref':'#/$defs/d130','$defs':{'d0':{}");
+    for (int i = 1; i <= 130; i++)
+        len += snprintf(schema + len, sizeof schema - (size_t)len, ",'d%d':{'$ref':'#/$defs/d%d'}",
+                        i, i - 1);
+    snprintf(schema + len, sizeof schema - (size_t)len, "}}");
+    EXPECT_STR_EQ(grammar_refusal(schema),
+                  "#: too many $ref lead to each other with nothing in between");
+}
+
+TEST(Grammar, ANameWithANulCannotBeRequired) {
+    json_t *schema = json_pack("{s:s,s:[s%]}", "type", "object", "required", "a\0b", (size_t)3);
+    struct grammar *g = NULL;
+    struct error e = {0};
+    EXPECT_INT_EQ(grammar_create_json_schema(schema, &g, &e), ERR_INVALID_REQUEST);
+    EXPECT_TRUE(strstr(e.text, "a name with U+0000 is not supported"));
+    json_decref(schema);
 }
 
 TEST(Grammar, NestsAsDeepAsItMay) {

@@ -1,15 +1,19 @@
 /* libFuzzer: any bytes as a JSON schema, and the bytes behind a NUL as choices for a walk through
  * what it allows. What compiles must have a way on from everywhere, and what comes out must be
- * JSON. */
+ * JSON. No schema may take long to compile or to refuse. */
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "host/grammar.h"
 #include "host/grammar_match.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-enum { MAX_DOCUMENT = 200 };
+enum {
+    MAX_DOCUMENT = 200,
+    MAX_COMPILE_S = 3, /* of processor time; 65 ms without the sanitisers */
+};
 
 static struct grammar_pool *byte_pool(void) {
     static struct grammar_pool *pool;
@@ -56,7 +60,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     json_t *schema = json_parse((const char *)data, len, "fuzz", ERR_INVALID_JSON, &e);
     if (!schema)
         return 0;
+    clock_t began = clock();
     int rc = grammar_create_json_schema(schema, &g, &e);
+    CHECK(clock() - began < (clock_t)MAX_COMPILE_S * CLOCKS_PER_SEC, "compiled for too long");
     CHECK(rc == e.code && (rc == 0) == (g != NULL) && (rc == 0) == (e.text[0] == 0),
           "code %d, message \"%s\"", rc, e.text);
     if (rc == 0)
