@@ -232,59 +232,103 @@ static void find_classes(struct grammar *g) {
     g->num_classes = class + 1;
 }
 
-/* For the search for rules that call themselves before any byte. */
+/* For the search for rules that call themselves before any byte, and for states from which too many
+ * places are reached so. */
 struct search {
     const struct grammar *g;
     uint8_t *rules; /* [num_rules] 0 new, 1 being looked at, 2 done */
-    int32_t *seen;  /* [num_states] the rule from which it was last reached without a byte */
+    int32_t *ways;  /* [num_rules] edges that are followed from its start without a byte */
+    int32_t *seen;  /* [num_states] the search that reached it last */
     const char *wrong;
 };
 
-/* Visits what a rule reaches without a byte. False: it calls itself, or calls nest too deep, as
- * `wrong` says. */
-static bool search_rule(struct search *s, int32_t rule, int32_t depth) {
+static int32_t search_rule(struct search *s, int32_t rule, int32_t depth);
+
+/* Follows what needs no byte from a state, in the search of that number. Returns how many edges
+ * that are, up to one too many; -1: rules call themselves, or calls nest too deep. */
+static int32_t search_state(struct search *s, int32_t start, int32_t number, int32_t depth) {
     const struct grammar *g = s->g;
     struct buffer states = {0};
-    bool ok = true;
+    int32_t ways = 0;
+    buffer_append(&states, &start, sizeof start);
+    s->seen[start] = number;
+    for (size_t at = 0; ways >= 0 && at < states.len; at += sizeof(int32_t)) {
+        int32_t state;
+        memcpy(&state, states.data + at, sizeof state);
+        for (int32_t i = g->first_edge[state]; ways >= 0 && i < g->first_edge[state + 1]; i++) {
+            const struct grammar_edge *e = &g->edges[i];
+            int32_t more = e->kind != EDGE_BYTES;
+            if (e->kind == EDGE_CALL) {
+                more = search_rule(s, e->rule, depth + 1);
+            } else if (e->kind == EDGE_EMPTY && s->seen[e->target] != number) {
+                s->seen[e->target] = number;
+                buffer_append(&states, &e->target, sizeof e->target);
+            }
+            ways = more < 0 ? -1 : ways + more;
+            ways = ways > GRAMMAR_MAX_PLACES ? GRAMMAR_MAX_PLACES + 1 : ways;
+        }
+    }
+    buffer_deinit(&states);
+    return ways;
+}
+
+/* The same from the start of a rule, with the call. */
+static int32_t search_rule(struct search *s, int32_t rule, int32_t depth) {
     if (s->rules[rule] == 2)
-        return true;
+        return s->ways[rule];
     if (s->rules[rule] == 1)
         s->wrong = "a $ref leads back to itself with nothing in between";
     else if (depth == GRAMMAR_MAX_DEPTH)
         s->wrong = "too many $ref lead to each other with nothing in between";
     if (s->wrong)
-        return false;
+        return -1;
     s->rules[rule] = 1;
-    buffer_append(&states, &g->start[rule], sizeof(int32_t));
-    s->seen[g->start[rule]] = rule;
-    for (size_t at = 0; ok && at < states.len; at += sizeof(int32_t)) {
-        int32_t state;
-        memcpy(&state, states.data + at, sizeof state);
-        for (int32_t i = g->first_edge[state]; ok && i < g->first_edge[state + 1]; i++) {
-            const struct grammar_edge *e = &g->edges[i];
-            if (e->kind == EDGE_CALL) {
-                ok = search_rule(s, e->rule, depth + 1);
-            } else if (e->kind == EDGE_EMPTY && s->seen[e->target] != rule) {
-                s->seen[e->target] = rule;
-                buffer_append(&states, &e->target, sizeof e->target);
-            }
-        }
-    }
-    buffer_deinit(&states);
+    s->ways[rule] = search_state(s, s->g->start[rule], rule, depth);
+    s->ways[rule] += s->ways[rule] >= 0;
     s->rules[rule] = 2;
-    return ok;
+    return s->ways[rule];
 }
 
-/* NULL: every call reads a byte before it comes to itself, within the depth. Or what is wrong. */
-static const char *wrong_calls(const struct grammar *g) {
+/* Does an edge that needs no byte lead on? */
+static bool leads_on(const struct grammar *g, int32_t state) {
+    for (int32_t i = g->first_edge[state]; i < g->first_edge[state + 1]; i++)
+        if (g->edges[i].kind != EDGE_BYTES)
+            return true;
+    return false;
+}
+
+/* States that a byte or a call leads to are where a position begins. */
+static bool *find_landings(const struct grammar *g) {
+    bool *landings = xcalloc((size_t)g->num_states, sizeof *landings);
+    for (int32_t i = 0; i < g->num_edges; i++)
+        if (g->edges[i].kind != EDGE_EMPTY && leads_on(g, g->edges[i].target))
+            landings[g->edges[i].target] = true;
+    return landings;
+}
+
+_Static_assert(GRAMMAR_MAX_PLACES == 8192, "the message below names it");
+
+/* NULL: all is well with what is reached without a byte. Or what is wrong. */
+static const char *search_wrong(const struct grammar *g) {
     struct search s = {.g = g};
-    bool ok = true;
+    int32_t ways = 0;
+    bool *landings = find_landings(g);
     s.rules = xcalloc((size_t)g->num_rules, 1);
+    s.ways = xcalloc((size_t)g->num_rules, sizeof *s.ways);
     s.seen = xmalloc((size_t)g->num_states * sizeof *s.seen);
     memset(s.seen, 0xff, (size_t)g->num_states * sizeof *s.seen);
-    for (int32_t r = 0; ok && r < g->num_rules; r++)
-        ok = search_rule(&s, r, 0);
+    for (int32_t r = 0; r < g->num_rules && ways >= 0 && ways <= GRAMMAR_MAX_PLACES; r++)
+        ways = search_rule(&s, r, 0);
+    for (int32_t i = 0; i < g->num_states && ways >= 0 && ways <= GRAMMAR_MAX_PLACES; i++)
+        if (landings[i])
+            ways = search_state(&s, i, g->num_rules + i, 0);
+    if (ways > GRAMMAR_MAX_PLACES)
+        s.wrong =
+            "more than 8192 branches or optional properties may come at one point; list values "
+            "in one enum, or require properties";
+    free(landings);
     free(s.rules);
+    free(s.ways);
     free(s.seen);
     return s.wrong;
 }
@@ -357,7 +401,7 @@ int builder_finish(struct builder *b, struct grammar **out, struct error *error)
     find_classes(g);
     find_heights(g);
     g->hash = hash_grammar(g);
-    const char *wrong = wrong_calls(g);
+    const char *wrong = search_wrong(g);
     if (wrong)
         rc = error_set(error, ERR_INVALID_REQUEST, "#: %s", wrong);
     else if (g->height[g->start[0]] > GRAMMAR_MAX_DEPTH)

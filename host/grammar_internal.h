@@ -29,6 +29,7 @@ enum {
     GRAMMAR_MAX_STATES = 1 << 15,
     GRAMMAR_MAX_EDGES = 1 << 17,
     GRAMMAR_MAX_RULES = 2048,    /* of schemas that are referred to */
+    GRAMMAR_MAX_PLACES = 8192,   /* that are followed at once */
     GRAMMAR_MAX_DEPTH = 128,     /* calls under way */
     GRAMMAR_MAX_REPEATS = 4096,  /* of characters and elements that are counted */
     GRAMMAR_MAX_NESTING = 64,    /* of schemas in each other */
@@ -256,6 +257,9 @@ bool kinds_hold(unsigned kinds, json_t *value);
 /* Takes out of an array of values those that another keyword than type, enum and const forbids.
  * False after an error. */
 bool filter_values(struct compiler *c, json_t *schema, json_t *values, const struct place *at);
+/* The values of a branch of anyOf that says nothing else than them and their type, as an array to
+ * be released. NULL: it says more, or allows none. */
+json_t *values_of_branch(struct compiler *c, json_t *branch, const struct place *at);
 /* Can a JSON value name a property? JSON_ALLOW_NUL lets through strings that none can have. */
 bool is_name(json_t *value);
 /* Checks the names of a schema's keywords. */

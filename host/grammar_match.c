@@ -16,13 +16,13 @@
 #include "host/tokenizer_internal.h"
 
 enum {
-    MAX_PLACES = 512,
+    MAX_PLACES = GRAMMAR_MAX_PLACES,
     MAX_KNOWN_BYTES = 2 << 20, /* of positions and stacks of one grammar */
     MAX_MASK_BYTES = 2 << 20,  /* and of its masks */
     MAX_IDLE = 8,              /* grammars that are remembered without a matcher */
     NOWHERE = -2,              /* the position behind a byte that is not allowed */
     UNKNOWN = -1,
-    SEEN_SLOTS = 4096,
+    SEEN_SLOTS = 4 * MAX_PLACES,
 };
 
 struct point {

@@ -7,8 +7,10 @@
  * kept has a bound of some MiB a grammar; beyond it everything is forgotten but where matchers
  * stand.
  *
- * What a matcher answers is a function of the grammar and the tokens alone. Of more than 512 places
- * at once only the first 512 are followed, which leaves out documents but allows no wrong one.
+ * What a matcher answers is a function of the grammar and the tokens alone. Of more than 8,192
+ * places at once only as many are followed, which leaves out documents but allows no wrong one. A
+ * schema that leaves so many ways open at its beginning, or where a value or a name begins, is
+ * refused.
  */
 #pragma once
 

@@ -363,6 +363,9 @@ static bool objects_exclude(struct compiler *c, json_t *a, json_t *b, const stru
 
 bool schemas_exclude(struct compiler *c, json_t *a, json_t *b, const struct place *at,
                      int32_t depth) {
+    json_t *v = json_object_get(a, "const"), *w = json_object_get(b, "const");
+    if (v && w && !same_value(c, v, w, at))
+        return !c->error->code;
     if (depth > MAX_EXCLUDE_DEPTH || !spend_work(c, 8, at))
         return false;
     if (!(a = flatten_schema(c, a, at)) || !(b = flatten_schema(c, b, at)))

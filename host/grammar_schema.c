@@ -648,41 +648,56 @@ static int32_t compile_kinds(struct compiler *c, json_t *schema, const struct pl
     return kinds ? end : -1;
 }
 
-/* anyOf, oneOf: each branch together with what stands beside the list. */
+/* Does a branch of oneOf exclude those before it? */
+static bool exclusive(struct compiler *c, json_t *list, size_t i, const struct place *at) {
+    for (size_t j = 0; j < i; j++)
+        if (!schemas_exclude(c, json_array_get(list, j), json_array_get(list, i), at, 0))
+            return compile_error(c, at,
+                                 "cannot tell that branches %zu and %zu of oneOf exclude each "
+                                 "other; use anyOf, or give them a required property with "
+                                 "different const",
+                                 j, i) >= 0;
+    return true;
+}
+
+/* A branch together with what stands beside the list. */
+static bool compile_branch(struct compiler *c, json_t *rest, json_t *branch, const struct place *at,
+                           int32_t from, int32_t end) {
+    if (has_constraints(rest, NULL) && !(branch = merge_schemas(c, rest, branch, at)))
+        return false;
+    if (json_is_false(branch))
+        nothing_fits(c, at, "this and what stands beside it have no type or value in common");
+    int32_t behind = compile_schema(c, branch, at, from);
+    if (behind >= 0)
+        add_empty(&c->b, behind, end);
+    return behind >= 0;
+}
+
+/* anyOf, oneOf. Branches that only list values become one, whose texts share their beginnings. */
 static int32_t compile_branches(struct compiler *c, json_t *schema, const char *key,
                                 const struct place *at, int32_t from) {
-    json_t *list = json_object_get(schema, key), *rest = copy_constraints(schema), *branch, *other;
+    json_t *list = json_object_get(schema, key), *rest = copy_constraints(schema), *branch, *values;
+    json_t *united = json_array(), *listed = json_pack("{s:o}", "enum", united);
     struct place in = place_in(at, key, 0);
     int32_t end = add_state(&c->b);
-    size_t i, j;
+    size_t i;
     json_object_del(rest, key);
     json_array_append_new(c->made, rest);
+    json_array_append_new(c->made, listed);
     if (!json_is_array(list) || json_array_size(list) == 0)
         return compile_error(c, at, "%s: expected an array of at least one schema", key);
     json_array_foreach(list, i, branch) {
         struct place here = place_in(&in, NULL, i);
-        for (j = 0; !strcmp(key, "oneOf") && j < i; j++) {
-            other = json_array_get(list, j);
-            if (!schemas_exclude(c, other, branch, &here, 0))
-                return c->error->code
-                           ? -1
-                           : compile_error(
-                                 c, &here,
-                                 "cannot tell that branches %zu and %zu of oneOf exclude "
-                                 "each other; use anyOf, or give them a required property "
-                                 "with different const",
-                                 j, i);
-        }
-        if (has_constraints(rest, NULL) && !(branch = merge_schemas(c, rest, branch, &here)))
+        if (!strcmp(key, "oneOf") && !exclusive(c, list, i, &here))
             return -1;
-        if (json_is_false(branch))
-            nothing_fits(c, &here,
-                         "this and what stands beside it have no type or value in common");
-        int32_t behind = compile_schema(c, branch, &here, from);
-        if (behind < 0)
+        if ((values = values_of_branch(c, branch, &here)))
+            json_array_extend(united, values);
+        else if (c->error->code || !compile_branch(c, rest, branch, &here, from, end))
             return -1;
-        add_empty(&c->b, behind, end);
+        json_decref(values);
     }
+    if (json_array_size(united) > 0 && !compile_branch(c, rest, listed, &in, from, end))
+        return -1;
     return end;
 }
 

@@ -1,4 +1,5 @@
-/* grammar_values: which of the values of enum and const the other keywords let through. */
+/* grammar_values: which of the values of enum and const the other keywords let through, and the
+ * values of several branches as one list. */
 #include <string.h>
 
 #include "host/grammar_internal.h"
@@ -122,4 +123,35 @@ bool filter_values(struct compiler *c, json_t *schema, json_t *values, const str
             break;
     }
     return ok;
+}
+
+json_t *values_of_branch(struct compiler *c, json_t *branch, const struct place *at) {
+    json_t *list = json_object_get(branch, "enum"), *only = json_object_get(branch, "const");
+    json_t *out, *value;
+    const char *key;
+    unsigned kinds = KIND_ALL;
+    size_t i;
+    if (!list == !only || (list && !json_is_array(list)))
+        return NULL;
+    json_object_foreach(branch, key, value) {
+        if (is_constraint(key) && strcmp(key, "enum") != 0 && strcmp(key, "const") != 0 &&
+            strcmp(key, "type") != 0)
+            return NULL;
+    }
+    if (!check_keywords(c, branch, at))
+        return NULL;
+    if (json_object_get(branch, "type") && !(kinds = schema_kinds(c, branch, at)))
+        return NULL;
+    out = json_array();
+    if (only && kinds_hold(kinds, only))
+        json_array_append(out, only);
+    json_array_foreach(list, i, value) {
+        if (spend_work(c, 1, at) && kinds_hold(kinds, value))
+            json_array_append(out, value);
+    }
+    if (json_array_size(out) == 0 || c->error->code) {
+        json_decref(out);
+        return NULL;
+    }
+    return out;
 }

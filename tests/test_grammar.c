@@ -266,6 +266,10 @@ TEST(Grammar, BranchesAndReferences) {
         {"{'$ref':'#/$defs/x','maxLength':2,'$defs':{'x':{'type':'string','minLength':2}}}",
          {"'ab'"},
          {"'a'", "'abc'"}},
+        {"{'anyOf':[{'const':1},{'type':'string','enum':['a',3]},{'type':'null'}],'title':'t'}",
+         {"1", "'a'", "null"},
+         {"3", "2"}},
+        {"{'minLength':2,'anyOf':[{'const':'a'},{'enum':['ab','b']}]}", {"'ab'"}, {"'a'", "'b'"}},
         {"true", {"1", "{'a':[{}]}"}, {"x"}}, {"{}", {"'a'", "[[]]"}, {"["}});
 }
 
@@ -314,6 +318,9 @@ TEST(Grammar, NamesWhatItRefusesAndWhere) {
         {"{'items':[]}", "use prefixItems"},
         {"{'oneOf':[{'type':'integer'},{'type':'number'}]}", "cannot tell"},
         {"{'oneOf':[{'type':'object'},{'type':'object'}]}", "branches 0 and 1"},
+        {"{'oneOf':[{'const':1},{'const':1.0}]}", "branches 0 and 1"},
+        {"{'anyOf':[{'const':1,'not':{}},{'const':2}]}", "#/anyOf/0: not is not supported"},
+        {"{'anyOf':[{'enum':3},{'const':2}]}", "#/anyOf/0: enum: expected"},
         {"{'allOf':[{'type':'string'},{'type':'null'}]}", "no type or value in common"},
         {"{'allOf':[{'enum':[1]},{'enum':[2]}]}", "#: the schemas of allOf"},
         {"{'type':'object','anyOf':[{'type':'null'},{'const':1}]}", "#/anyOf/0: this and what"},

@@ -29,16 +29,20 @@ static void append_items(struct buffer *out, const char *item, int count) {
     }
 }
 
+static void make_schema(struct buffer *out, const struct made_schema *m) {
+    for (int part = 0; part < 2 && m->before[part]; part++) {
+        buffer_puts(out, m->before[part]);
+        append_items(out, m->items[part], m->count[part]);
+    }
+    buffer_puts(out, m->end);
+    buffer_putc(out, 0);
+}
+
 static void check_made(const struct made_schema *cases, size_t count) {
     for (size_t i = 0; i < count; i++) {
         const struct made_schema *m = &cases[i];
         struct buffer schema = {0};
-        for (int part = 0; part < 2 && m->before[part]; part++) {
-            buffer_puts(&schema, m->before[part]);
-            append_items(&schema, m->items[part], m->count[part]);
-        }
-        buffer_puts(&schema, m->end);
-        buffer_putc(&schema, 0);
+        make_schema(&schema, m);
         const char *text = grammar_refusal(schema.data);
         if (*m->says ? !strstr(text, m->says) : *text != 0)
             FAIL("case %d: \"%s\" does not say \"%s\"", (int)i, text, m->says);
@@ -169,4 +173,50 @@ TEST(GrammarBounds, AllGrammarsTogetherAreBounded) {
     EXPECT_INT_EQ(grammar_create_json_schema(large, &held[0], &e), 0);
     grammar_release(held[0]);
     json_decref(large);
+}
+
+/* Each of many ways on is there, the first and the last one. */
+static void check_documents(const struct made_schema *m, const char *const *documents) {
+    struct grammar_pool *pool = byte_pool();
+    struct buffer schema = {0};
+    make_schema(&schema, m);
+    struct grammar *g = grammar_from(schema.data);
+    for (; g && *documents; documents++)
+        if (grammar_take(pool, g, *documents, strlen(*documents)) >= 0)
+            FAIL("%s is refused by %.60s...", *documents, schema.data);
+    grammar_release(g);
+    grammar_pool_destroy(pool);
+    buffer_deinit(&schema);
+}
+
+TEST(GrammarBounds, ManyWaysOnAreAllFollowed) {
+    static const struct made_schema values = {
+        {"{'anyOf':[{'type':'null'},", NULL}, {"{'const':'@item'}", NULL}, {2500, 0}, "]}", ""};
+    static const struct made_schema titled = {
+        {"{'oneOf':[", NULL}, {"{'const':'item@','title':'t@'}", NULL}, {600, 0}, "]}", ""};
+    static const struct made_schema properties = {{"{'type':'object','properties':{", NULL},
+                                                  {"'p@':{'type':'null'}", NULL},
+                                                  {999, 0},
+                                                  "}}",
+                                                  ""};
+    static const struct made_schema objects = {
+        {"{'anyOf':[", NULL}, {"{'type':'object','required':['p@']}", NULL}, {700, 0}, "]}", ""};
+    check_documents(&objects, (const char *const[]){"{\"p0\":1}", "{\"p699\":[],\"a\":{}}", NULL});
+    check_documents(&values, (const char *const[]){"\"0item\"", "\"2499item\"", "null", NULL});
+    check_documents(&titled, (const char *const[]){"\"item0\"", "\"item599\"", NULL});
+    check_documents(&properties, (const char *const[]){"{}", "{\"p0\":null,\"p998\":null}",
+                                                       "{\"p998\":null}", NULL});
+}
+
+TEST(GrammarBounds, TooManyWaysOnAreRefused) {
+    CHECK_MADE({{"{'$defs':{'a':{'items':{}}},'anyOf':[", NULL},
+                {"{'$ref':'#/$defs/a'}"},
+                {9000},
+                "]}",
+                "more than 8192 branches"},
+               {{"{'$defs':{'a':{'items':{}}},'items':{'anyOf':[", NULL},
+                {"{'$ref':'#/$defs/a'}"},
+                {9000},
+                "]}}",
+                "more than 8192 branches"});
 }
