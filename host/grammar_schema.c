@@ -469,7 +469,7 @@ static int32_t compile_number(struct compiler *c, json_t *schema, unsigned kinds
         }
     }
     return add_scalar(c, schema, kinds & KIND_NUMBER ? "number" : "integer", keys, 4, at, from,
-                      &(struct scalar){.bounds = v, .kinds = kinds});
+                      &(struct scalar){.bounds = v, .kinds = kinds & (KIND_INTEGER | KIND_NUMBER)});
 }
 
 /* The pattern of a format; NULL: it is an annotation. */
