@@ -16,6 +16,7 @@
  *              in keys, only the escapes that must be. maxLength means at most 4,096 characters
  *   arrays     maxItems means at most 4,096 elements
  *   nesting    at most 128 calls deep
+ *   oneOf      objects that a property tells apart have it, required or not
  *   no `type`  where other keywords speak of one type only, that type
  *
  * Supported are type, enum, const, properties, required, additionalProperties, items, prefixItems,

@@ -204,6 +204,11 @@ struct scalar_rule {
 
 enum { MAX_SCALAR_RULES = 256 };
 
+/* A list of branches, and the same with a property required; both borrowed. */
+struct tagged_list {
+    json_t *list, *made;
+};
+
 struct compiler {
     struct builder b;
     struct char_rules chars;
@@ -214,6 +219,8 @@ struct compiler {
     int32_t any_rule; /* any JSON value; -1: none yet */
     struct scalar_rule scalars[MAX_SCALAR_RULES];
     int32_t num_scalars;
+    struct tagged_list *tagged; /* owned */
+    int32_t num_tagged;
     int32_t visited;      /* schemas */
     int64_t pattern_work; /* that is left */
     int64_t work;         /* done, in the units of grammar_work.c */
@@ -292,6 +299,10 @@ json_t *merge_schemas(struct compiler *c, json_t *a, json_t *b, const struct pla
 /* Can no value validate against both? Says so only when it is certain. */
 bool schemas_exclude(struct compiler *c, json_t *a, json_t *b, const struct place *at,
                      int32_t depth);
+
+/* The branches of oneOf with a property required whose values tell them apart, as an array;
+ * borrowed, and the same one each time. NULL: there is no such property, or an error. */
+json_t *require_tag(struct compiler *c, json_t *list, const struct place *at);
 
 #ifdef __cplusplus
 }

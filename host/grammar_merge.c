@@ -43,7 +43,7 @@ static char *pointer_step(const char *step, size_t len) {
 json_t *resolve_ref(struct compiler *c, const char *ref, const struct place *at) {
     json_t *target = c->document;
     const char *p = ref + 1;
-    if (!spend_text(c, strlen(ref), at))
+    if (!spend_text(c, 2 * strlen(ref), at))
         return NULL;
     if (ref[0] != '#' || (ref[1] && ref[1] != '/')) {
         compile_error(c, at,
@@ -361,6 +361,34 @@ static bool objects_exclude(struct compiler *c, json_t *a, json_t *b, const stru
     return false;
 }
 
+/* Is every number that a allows below those of b? */
+static bool numbers_below(json_t *a, json_t *b) {
+    static const char *const tops[] = {"maximum", "exclusiveMaximum"};
+    static const char *const bottoms[] = {"minimum", "exclusiveMinimum"};
+    for (int i = 0; i < 4; i++) {
+        json_t *top = json_object_get(a, tops[i / 2]), *bottom = json_object_get(b, bottoms[i % 2]);
+        double x = json_number_value(top), y = json_number_value(bottom);
+        if (json_is_number(top) && json_is_number(bottom) && (x < y || (x == y && i > 0)))
+            return true;
+    }
+    return false;
+}
+
+/* Is every string or array of a shorter than those of b? */
+static bool shorter(json_t *a, json_t *b, const char *most, const char *least) {
+    json_t *top = json_object_get(a, most), *bottom = json_object_get(b, least);
+    return json_is_number(top) && json_is_number(bottom) &&
+           json_number_value(top) < json_number_value(bottom);
+}
+
+static bool bounds_exclude(unsigned kinds, json_t *a, json_t *b) {
+    if (kinds == KIND_STRING)
+        return shorter(a, b, "maxLength", "minLength");
+    if (kinds == KIND_ARRAY)
+        return shorter(a, b, "maxItems", "minItems");
+    return !(kinds & ~(unsigned)(KIND_NUMBER | KIND_INTEGER)) && numbers_below(a, b);
+}
+
 bool schemas_exclude(struct compiler *c, json_t *a, json_t *b, const struct place *at,
                      int32_t depth) {
     json_t *v = json_object_get(a, "const"), *w = json_object_get(b, "const");
@@ -377,9 +405,65 @@ bool schemas_exclude(struct compiler *c, json_t *a, json_t *b, const struct plac
     unsigned p = possible_kinds(c, a, at), q = possible_kinds(c, b, at);
     if (c->error->code)
         return false;
-    if (!(p & q) || values_exclude(c, a, b, at))
+    if (!(p & q) || values_exclude(c, a, b, at) || bounds_exclude(p & q, a, b) ||
+        bounds_exclude(p & q, b, a))
         return true;
     /* Properties speak of objects only: nothing else may be in both. */
     return (p & q) == KIND_OBJECT &&
            (objects_exclude(c, a, b, at, depth) || objects_exclude(c, b, a, at, depth));
+}
+
+/* ---- oneOf whose branches do not require what tells them apart ---- */
+
+/* Do all branches, objects, have different values for a property? */
+static bool tells_apart(struct compiler *c, json_t *list, const char *key, const struct place *at) {
+    size_t n = json_array_size(list), i, j;
+    json_t **tags = xcalloc(n, sizeof *tags), *branch;
+    bool apart = true;
+    json_array_foreach(list, i, branch) {
+        json_t *flat = apart ? flatten_schema(c, branch, at) : NULL;
+        json_t *tag = json_object_get(json_object_get(flat, "properties"), key);
+        tags[i] =
+            tag && schema_kinds(c, flat, at) == KIND_OBJECT ? flatten_schema(c, tag, at) : NULL;
+        apart = apart && tags[i];
+        for (j = 0; apart && j < i; j++)
+            apart = values_exclude(c, tags[i], tags[j], at);
+    }
+    free(tags);
+    return apart && !c->error->code;
+}
+
+static json_t *with_required(struct compiler *c, json_t *list, const char *key,
+                             const struct place *at) {
+    json_t *made = keep(c, json_array()), *more = keep(c, json_pack("{s:[s]}", "required", key));
+    json_t *branch;
+    size_t i;
+    json_array_foreach(list, i, branch) {
+        json_t *both = merge_schemas(c, branch, more, at);
+        if (!both)
+            return NULL;
+        json_array_append(made, both);
+    }
+    return made;
+}
+
+json_t *require_tag(struct compiler *c, json_t *list, const struct place *at) {
+    json_t *first, *tag, *made = NULL;
+    const char *key;
+    for (int32_t i = 0; i < c->num_tagged; i++)
+        if (c->tagged[i].list == list)
+            return c->tagged[i].made;
+    if (!(first = flatten_schema(c, json_array_get(list, 0), at)))
+        return NULL;
+    json_object_foreach(json_object_get(first, "properties"), key, tag) {
+        if (c->error->code || made)
+            break;
+        if (tells_apart(c, list, key, at))
+            made = with_required(c, list, key, at);
+    }
+    if (made) {
+        c->tagged = xrealloc(c->tagged, (size_t)(c->num_tagged + 1) * sizeof *c->tagged);
+        c->tagged[c->num_tagged++] = (struct tagged_list){list, made};
+    }
+    return made;
 }

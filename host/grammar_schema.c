@@ -648,16 +648,24 @@ static int32_t compile_kinds(struct compiler *c, json_t *schema, const struct pl
     return kinds ? end : -1;
 }
 
-/* Does a branch of oneOf exclude those before it? */
-static bool exclusive(struct compiler *c, json_t *list, size_t i, const struct place *at) {
-    for (size_t j = 0; j < i; j++)
-        if (!schemas_exclude(c, json_array_get(list, j), json_array_get(list, i), at, 0))
-            return compile_error(c, at,
-                                 "cannot tell that branches %zu and %zu of oneOf exclude each "
-                                 "other; use anyOf, or give them a required property with "
-                                 "different const",
-                                 j, i) >= 0;
-    return true;
+/* The branches of oneOf, where they exclude each other, or as narrowed so that they do. NULL after
+ * an error. */
+static json_t *exclusive(struct compiler *c, json_t *list, const struct place *at) {
+    for (size_t i = 0; i < json_array_size(list); i++)
+        for (size_t j = 0; j < i; j++) {
+            struct place here = place_in(at, NULL, i);
+            json_t *one = json_array_get(list, i), *other = json_array_get(list, j), *narrowed;
+            if (schemas_exclude(c, other, one, &here, 0))
+                continue;
+            if (!c->error->code && (narrowed = require_tag(c, list, at)))
+                return narrowed;
+            compile_error(c, &here,
+                          "cannot tell that branches %zu and %zu of oneOf exclude each other; use "
+                          "anyOf, or give them a property with different const",
+                          j, i);
+            return NULL;
+        }
+    return list;
 }
 
 /* A branch together with what stands beside the list. */
@@ -673,6 +681,21 @@ static bool compile_branch(struct compiler *c, json_t *rest, json_t *branch, con
     return behind >= 0;
 }
 
+/* Branches that were narrowed are rules, as what $ref refers to is: they may contain themselves. */
+static bool compile_narrowed(struct compiler *c, json_t *rest, json_t *list, const struct place *in,
+                             int32_t from, int32_t end) {
+    json_t *branch;
+    size_t i;
+    json_array_foreach(list, i, branch) {
+        struct place here = place_in(in, NULL, i);
+        if (!has_constraints(rest, NULL))
+            add_call(&c->b, from, rule_of_schema(c, branch, &here), end);
+        else if (!compile_branch(c, rest, branch, &here, from, end))
+            return false;
+    }
+    return !c->error->code;
+}
+
 /* anyOf, oneOf. Branches that only list values become one, whose texts share their beginnings. */
 static int32_t compile_branches(struct compiler *c, json_t *schema, const char *key,
                                 const struct place *at, int32_t from) {
@@ -686,10 +709,11 @@ static int32_t compile_branches(struct compiler *c, json_t *schema, const char *
     json_array_append_new(c->made, listed);
     if (!json_is_array(list) || json_array_size(list) == 0)
         return compile_error(c, at, "%s: expected an array of at least one schema", key);
+    json_t *narrowed = !strcmp(key, "oneOf") ? exclusive(c, list, &in) : list;
+    if (narrowed != list)
+        return narrowed && compile_narrowed(c, rest, narrowed, &in, from, end) ? end : -1;
     json_array_foreach(list, i, branch) {
         struct place here = place_in(&in, NULL, i);
-        if (!strcmp(key, "oneOf") && !exclusive(c, list, i, &here))
-            return -1;
         if ((values = values_of_branch(c, branch, &here)))
             json_array_extend(united, values);
         else if (c->error->code || !compile_branch(c, rest, branch, &here, from, end))
@@ -803,6 +827,7 @@ int grammar_create_json_schema(json_t *schema, struct grammar **out, struct erro
     for (int32_t i = 0; i < c.num_rules; i++)
         free(c.rules[i].path);
     free(c.rules);
+    free(c.tagged);
     for (int32_t i = 0; i < c.num_scalars; i++)
         free(c.scalars[i].key);
     /* The last ones first: they hold the others, which may be a long chain. */

@@ -250,6 +250,20 @@ TEST(Grammar, BranchesAndReferences) {
          "'required':['t','x']},{'type':'object','properties':{'t':{'const':'b'}},'required':['t']}]}",
          {"{'t':'a','x':1}", "{'t':'b'}"},
          {"{'t':'a'}", "{'t':'c'}", "{'t':'b','x':1}"}},
+        {"{'$defs':{'A':{'type':'object','properties':{'kind':{'const':'a','default':'a'},'kids':"
+         "{'type':'array','items':{'oneOf':[{'$ref':'#/$defs/A'},{'$ref':'#/$defs/B'}]}}}},"
+         "'B':{'type':'object','properties':{'v':{'type':'null'},'kind':{'const':'b'}},"
+         "'required':['v']}},'oneOf':[{'$ref':'#/$defs/A'},{'$ref':'#/$defs/B'}],"
+         "'discriminator':{'propertyName':'kind'}}",
+         {"{'kind':'a'}", "{'v':null,'kind':'b'}",
+          "{'kind':'a','kids':[{'kind':'a','kids':[]},{'v':null,'kind':'b'}]}"},
+         {"{}", "{'v':null}", "{'kids':[]}", "{'kind':'a','kids':[{}]}"}},
+        {"{'oneOf':[{'type':'integer','maximum':3},{'type':'number','exclusiveMinimum':3}]}",
+         {"3", "-7", "3.5", "4"},
+         {"3.0", "2.5"}},
+        {"{'oneOf':[{'type':'string','minLength':3},{'type':'string','maxLength':1}]}",
+         {"'a'", "'abc'"},
+         {"'ab'"}},
         {"{'oneOf':[{'type':'null'},{'enum':[1,2]},{'enum':['x']}]}", {"null", "2", "'x'"}, {"3"}},
         {"{'$defs':{'n':{'type':'object','properties':{'v':{'type':'integer'},'next':{'anyOf':["
          "{'$ref':'#/$defs/n'},{'type':'null'}]}},'required':['v','next']}},'$ref':'#/$defs/n'}",
@@ -322,6 +336,9 @@ TEST(Grammar, NamesWhatItRefusesAndWhere) {
         {"{'oneOf':[{'type':'integer'},{'type':'number'}]}", "cannot tell"},
         {"{'oneOf':[{'type':'object'},{'type':'object'}]}", "branches 0 and 1"},
         {"{'oneOf':[{'const':1},{'const':1.0}]}", "branches 0 and 1"},
+        {"{'oneOf':[{'type':'integer','maximum':3},{'type':'number','minimum':3}]}", "cannot tell"},
+        {"{'oneOf':[{'properties':{'a':{'const':1}}},{'properties':{'a':{'enum':[2,1]}}}]}",
+         "#/oneOf/1: cannot tell"},
         {"{'anyOf':[{'const':1,'not':{}},{'const':2}]}", "#/anyOf/0: not is not supported"},
         {"{'anyOf':[{'enum':3},{'const':2}]}", "#/anyOf/0: enum: expected"},
         {"{'allOf':[{'type':'string'},{'type':'null'}]}", "no type or value in common"},
