@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "net/openai_job.h"
+#include "net/prompt.h"
 #include "tests/shim.h"
 
 TEST(OpenaiJob, BodiesWithSchemasAreNotShort) {

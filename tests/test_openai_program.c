@@ -258,6 +258,44 @@ TEST(OpenaiProgram, AnAnswerFitsItsSchema) {
     stop(&s);
 }
 
+/* A schema of many parts, as each of several requests at once, leaves the server answering. */
+TEST(OpenaiProgram, ASchemaThatIsTooMuchWorkIsRefusedBesideOtherRequests) {
+    NEEDS_BINARY();
+    enum { NUM_CLIENTS = 8, NUM_NAMES = 20000, NUM_PARTS = 100, ROOM = 256 * 1024 };
+    struct served s;
+    struct net_client clients[NUM_CLIENTS];
+    struct http_answer a;
+    ASSERT_TRUE(serve(&s, NULL));
+    char *body = malloc(ROOM), *request = malloc(ROOM + 256);
+    int len = snprintf(body, ROOM,
+                       "{\"prompt\":\"a\",\"response_format\":{\"type\":\"json_schema\","
+                       "\"json_schema\":{\"name\":\"s\",\"schema\":{\"$defs\":{\"a\":{"
+                       "\"required\":[\"a\"");
+    for (int i = 0; i < NUM_NAMES; i++)
+        len += snprintf(body + len, (size_t)(ROOM - len), ",\"a\"");
+    len += snprintf(body + len, (size_t)(ROOM - len), "]}},\"allOf\":[{}");
+    for (int i = 0; i < NUM_PARTS; i++)
+        len += snprintf(body + len, (size_t)(ROOM - len), ",{\"$ref\":\"#/$defs/a\"}");
+    snprintf(body + len, (size_t)(ROOM - len), "]}}}}");
+    put_request(request, ROOM + 256, "/v1/completions", body);
+    for (int i = 0; i < NUM_CLIENTS; i++)
+        EXPECT_TRUE(net_client_open(&clients[i], s.address, 0) &&
+                    net_client_send(&clients[i], request, strlen(request)));
+    ask(&s, "/v1/completions", "{\"prompt\":\"a\",\"max_tokens\":1}", &a);
+    EXPECT_INT_EQ(a.status, 200);
+    http_answer_deinit(&a);
+    for (int i = 0; i < NUM_CLIENTS; i++) {
+        EXPECT_TRUE(http_client_read(&clients[i], true, &a));
+        EXPECT_INT_EQ(a.status, 400);
+        EXPECT_TRUE(strstr(a.body.data ? a.body.data : "", "too much work") != NULL);
+        http_answer_deinit(&a);
+        net_client_close(&clients[i]);
+    }
+    free(request);
+    free(body);
+    stop(&s);
+}
+
 TEST(OpenaiProgram, ErrorsHaveTheirStatusAndParam) {
     NEEDS_BINARY();
     static const struct {
