@@ -19,7 +19,7 @@ static void fail_all(struct engine *e, const char *text) {
     struct sequence *seq;
     while ((seq = scheduler_first_running(e->scheduler)) ||
            (seq = scheduler_first_waiting(e->scheduler)))
-        engine_fail_request(e, request_of(seq), text);
+        engine_fail_request(e, request_of(seq), ERR_INTERNAL, text);
 }
 
 static void end_engine(struct engine *e, const char *why) {
@@ -39,7 +39,8 @@ void engine_step_failed(struct engine *e, const struct step *step, const struct 
               step->batch.num_seqs, why->text);
     if (!e->model.recover) {
         for (int32_t i = 0; i < step->batch.num_seqs; i++)
-            engine_fail_request(e, request_of(step->seqs[i].seq), "the computation failed");
+            engine_fail_request(e, request_of(step->seqs[i].seq), ERR_INTERNAL,
+                                "the computation failed");
     } else if (e->failed_steps >= MAX_FAILED_STEPS) {
         end_engine(e, why->text);
     } else if (e->model.recover(e->model.ctx, &hopeless) != 0) {

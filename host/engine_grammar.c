@@ -21,16 +21,33 @@ enum grammar_outlook engine_follow_grammar(struct engine *e, struct request *r, 
         return GRAMMAR_STUCK;
     }
     bool can_end = grammar_matcher_can_end(r->matcher);
-    if (grammar_matcher_mask(r->matcher, r->mask) == 0)
+    int32_t count = grammar_matcher_mask(r->matcher, r->mask);
+    if (count < 0)
+        return GRAMMAR_COSTLY;
+    if (count == 0)
         return can_end ? GRAMMAR_AT_END : GRAMMAR_STUCK;
     if (can_end && !r->params.ignore_eos)
         allow_eos(e, r->mask);
     return GRAMMAR_GOES_ON;
 }
 
+void engine_fail_grammar(struct engine *e, struct request *r, enum grammar_outlook outlook) {
+    if (outlook == GRAMMAR_COSTLY)
+        engine_fail_request(e, r, ERR_INVALID_REQUEST,
+                            "the JSON schema takes too much work to find the next token: it keeps "
+                            "too many alternatives open at once; use fewer branches of anyOf, or "
+                            "simpler patterns in them");
+    else
+        engine_fail_request(e, r, ERR_INTERNAL,
+                            sequence_num_generated(&r->seq) > 0
+                                ? "the vocabulary has no token that continues the document"
+                                : "the vocabulary has no token that begins a document");
+}
+
 void engine_constrain(struct engine *e, struct request *r) {
     r->mask = xmalloc(grammar_mask_words(e->model.vocab_size) * sizeof *r->mask);
     r->matcher = grammar_matcher_create(e->grammars, r->params.grammar);
-    if (engine_follow_grammar(e, r, -1) != GRAMMAR_GOES_ON)
-        engine_fail_request(e, r, "the vocabulary has no token that begins a document");
+    enum grammar_outlook outlook = engine_follow_grammar(e, r, -1);
+    if (outlook != GRAMMAR_GOES_ON)
+        engine_fail_grammar(e, r, outlook);
 }

@@ -99,7 +99,7 @@ bool engine_is_live(const struct engine *e, int64_t now_us);
 void engine_take_in(struct engine *e, struct intake *in);
 void engine_step(struct engine *e);
 /* Ends a request with an error; nothing that it computed is shared any more. */
-void engine_fail_request(struct engine *e, struct request *r, const char *text);
+void engine_fail_request(struct engine *e, struct request *r, int code, const char *text);
 /* Ends those that are late (options.request_timeout_s). */
 void engine_end_late_requests(struct engine *e);
 /* engine_metrics.c: what happened is counted. A step has computed num_tokens; a request has got a
@@ -117,9 +117,12 @@ enum grammar_outlook {
     GRAMMAR_GOES_ON, /* or there is none */
     GRAMMAR_AT_END,  /* nothing but the end may follow */
     GRAMMAR_STUCK,   /* no token of the vocabulary may follow, and it may not end */
+    GRAMMAR_COSTLY,  /* to find out would take longer than the other requests shall wait */
 };
 /* Moves the matcher behind a token (-1: none yet) and makes the next mask. */
 enum grammar_outlook engine_follow_grammar(struct engine *e, struct request *r, int32_t token);
+/* Ends a request that is STUCK or COSTLY. */
+void engine_fail_grammar(struct engine *e, struct request *r, enum grammar_outlook outlook);
 /* engine_failure.c: a step has failed. */
 void engine_step_failed(struct engine *e, const struct step *step, const struct error *why);
 /* Between steps: has the model failed meanwhile? Ends what was submitted before callers knew. */

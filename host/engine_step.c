@@ -84,8 +84,8 @@ static void stage_error(struct engine *e, const struct request *r, int code, con
 }
 
 /* Ends a request whose computation failed; nothing that it computed is shared any more. */
-void engine_fail_request(struct engine *e, struct request *r, const char *text) {
-    stage_error(e, r, ERR_INTERNAL, text);
+void engine_fail_request(struct engine *e, struct request *r, int code, const char *text) {
+    stage_error(e, r, code, text);
     scheduler_discard(e->scheduler, &r->seq);
     forget(e, r);
 }
@@ -372,8 +372,8 @@ static void emit_token(struct engine *e, struct request *r, const struct sample 
     } else if (ended || seq->num_tokens == seq->capacity) {
         stopped = release_held_text(e, r);
         finish(e, r, ended || stopped ? FINISH_STOP : FINISH_LENGTH);
-    } else if (outlook == GRAMMAR_STUCK) {
-        engine_fail_request(e, r, "the vocabulary has no token that continues the document");
+    } else if (outlook != GRAMMAR_GOES_ON) {
+        engine_fail_grammar(e, r, outlook);
     }
 }
 
@@ -421,7 +421,8 @@ void engine_step(struct engine *e) {
         const struct step_result *result = &e->results[i];
         if (result->rc) {
             log_error("a request ended: its logits are not finite");
-            engine_fail_request(e, r, "the model produced values that are not finite");
+            engine_fail_request(e, r, ERR_INTERNAL,
+                                "the model produced values that are not finite");
         } else if (step->seqs[i].samples) {
             emit_token(e, r, result->sample);
         }

@@ -17,6 +17,7 @@ static atomic_llong all_bytes;
 void builder_deinit(struct builder *b) {
     free(b->edges);
     free(b->ends);
+    free(b->alike);
     free(b->start);
     memset(b, 0, sizeof *b);
 }
@@ -34,8 +35,11 @@ int32_t add_state(struct builder *b) {
         b->full = true;
     if (b->full)
         return 0;
-    b->ends = grow(b->ends, b->num_states, &b->max_states, sizeof *b->ends);
+    int32_t max = b->max_states;
+    b->ends = grow(b->ends, b->num_states, &max, sizeof *b->ends);
+    b->alike = grow(b->alike, b->num_states, &b->max_states, sizeof *b->alike);
     b->ends[b->num_states] = false;
+    b->alike[b->num_states] = -1;
     return b->num_states++;
 }
 
@@ -367,7 +371,8 @@ bool grammar_equal(const struct grammar *a, const struct grammar *b) {
 static long long bytes_of(const struct grammar *g) {
     return (long long)sizeof *g +
            (long long)g->num_states *
-               (long long)(sizeof *g->first_edge + sizeof *g->height + sizeof *g->ends) +
+               (long long)(sizeof *g->first_edge + sizeof *g->height + sizeof *g->alike +
+                       sizeof *g->ends) +
            (long long)g->num_edges * (long long)sizeof *g->edges +
            (long long)g->num_rules * (long long)sizeof *g->start;
 }
@@ -394,8 +399,10 @@ int builder_finish(struct builder *b, struct grammar **out, struct error *error)
     g->edges = xcalloc((size_t)b->num_edges, sizeof *g->edges);
     g->height = xmalloc((size_t)b->num_states * sizeof *g->height);
     g->ends = b->ends;
+    g->alike = b->alike;
     g->start = b->start;
     b->ends = NULL;
+    b->alike = NULL;
     b->start = NULL;
     sort_edges(b, g);
     find_classes(g);
@@ -430,6 +437,7 @@ void grammar_release(struct grammar *g) {
     free(g->edges);
     free(g->height);
     free(g->ends);
+    free(g->alike);
     free(g->start);
     free(g);
 }

@@ -34,6 +34,7 @@ enum {
     GRAMMAR_MAX_REPEATS = 4096,  /* of characters and elements that are counted */
     GRAMMAR_MAX_NESTING = 64,    /* of schemas in each other */
     GRAMMAR_MAX_SCHEMAS = 20000, /* that one compilation visits, however it comes by them */
+    GRAMMAR_ALIKE_CHARS = 24,    /* for which states that are called alike behave alike */
 };
 
 #define GRAMMAR_FULL_TEXT                                                                          \
@@ -58,6 +59,9 @@ struct grammar {
     int32_t *first_edge; /* [num_states + 1], owned, as all below */
     struct grammar_edge *edges;
     bool *ends;      /* [num_states] does its rule end here? */
+    int32_t *alike;  /* [num_states] within strings: the first of the states that behave as this one
+                        does for GRAMMAR_ALIKE_CHARS characters and what follows them, itself where
+                        it is the first; -1: there is no other */
     int32_t *height; /* [num_states] calls that the way to an end nests at most, on the best way;
                         more than GRAMMAR_MAX_DEPTH: there is none */
     int32_t *start;  /* [num_rules] first state; rule 0 is the document */
@@ -78,6 +82,7 @@ struct build_edge {
 struct builder {
     struct build_edge *edges; /* owned */
     bool *ends;               /* [num_states], owned */
+    int32_t *alike;           /* [num_states], owned; as in struct grammar */
     int32_t *start;           /* [num_rules], owned */
     int32_t num_states, num_edges, num_rules;
     int32_t max_states, max_edges, max_rules; /* room */
@@ -140,6 +145,10 @@ void cp_dfa_all(struct cp_dfa *d);
 void cp_dfa_all_but(struct cp_dfa *d, const char *const *strings, size_t count);
 /* Those of d with min to max characters (max -1: any number). False: too many states. */
 bool cp_dfa_with_length(const struct cp_dfa *d, int32_t min, int32_t max, struct cp_dfa *out);
+/* Of each state the first one that accepts the same among strings of up to `chars` characters; -1
+ * where there is no other, and everywhere in an automaton that is small or would take long.
+ * [num_states], the caller's. */
+int32_t *cp_dfa_alike(const struct cp_dfa *d, int32_t chars);
 
 /* Classes of characters that have a rule already. */
 struct char_rules {

@@ -5,6 +5,10 @@
  * kept once, too, with a row of the positions that follow it, by class of bytes. The order of
  * places in a position is that in which edges were added, so it does not depend on what was met
  * before.
+ *
+ * A string whose characters are counted comes to a new position with each of them. Far from its
+ * bounds they all allow the same short tokens: those are looked up once, for the first position of
+ * the kind, and only the few long tokens are walked each time.
  */
 #include "host/grammar_match.h"
 
@@ -20,9 +24,11 @@ enum {
     MAX_KNOWN_BYTES = 2 << 20, /* of positions and stacks of one grammar */
     MAX_MASK_BYTES = 2 << 20,  /* and of its masks */
     MAX_IDLE = 8,              /* grammars that are remembered without a matcher */
+    MAX_ALIKE_PLACES = 8,      /* of positions that are looked up by another */
     NOWHERE = -2,              /* the position behind a byte that is not allowed */
     UNKNOWN = -1,
     SEEN_SLOTS = 4 * MAX_PLACES,
+    MAX_MASK_WORK = 1 << 21, /* edges looked at for one mask */
 };
 
 struct point {
@@ -35,7 +41,9 @@ struct stack_node {
 
 struct position {
     int32_t first_place, num_places;
-    int32_t mask; /* number of its mask; -1: none yet */
+    int32_t mask;  /* number of its mask; -1: none yet */
+    int32_t alike; /* the position that short tokens are looked up for, whose mask has them alone;
+                      UNKNOWN until asked, NOWHERE where there is none and the mask is whole */
     bool can_end;
 };
 
@@ -70,8 +78,8 @@ struct grammar_matcher {
 
 struct grammar_pool {
     int32_t vocab_size;
-    struct trie_text *texts; /* owned; as the trie has them */
-    struct token_trie trie;
+    struct trie_text *texts;                     /* owned; as the trie has them */
+    struct token_trie short_tokens, long_tokens; /* up to GRAMMAR_ALIKE_CHARS bytes, and longer */
     struct known *known;
     int32_t walk[TRIE_MAX_DEPTH + 1]; /* positions behind the bytes of a token under way */
     int32_t walk_depth;               /* how many of them count */
@@ -84,6 +92,7 @@ struct grammar_pool {
     struct point seen_places[SEEN_SLOTS];
     uint32_t generation;
     int32_t num_seen;
+    int64_t work; /* edges looked at for the mask under way */
 };
 
 /* ---- tables ---- */
@@ -176,7 +185,8 @@ static int32_t keep_position(struct known *k) {
     k->places = grow(k->places, k->num_places + p->num_made, &k->max_places, sizeof *k->places);
     if (bytes > 0)
         memcpy(k->places + k->num_places, p->made, bytes);
-    k->positions[number] = (struct position){k->num_places, p->num_made, -1, p->made_can_end};
+    k->positions[number] =
+        (struct position){k->num_places, p->num_made, -1, UNKNOWN, p->made_can_end};
     k->num_places += p->num_made;
     k->num_positions++;
     if (2 * (uint32_t)k->num_positions > k->position_index.size) {
@@ -232,6 +242,7 @@ static void add_place(struct known *k, int32_t state, int32_t stack) {
     while (num_todo > 0) {
         struct point at = p->todo[--num_todo];
         bool reads = false;
+        p->work += 1 + g->first_edge[at.state + 1] - g->first_edge[at.state];
         if (!can_finish(k, at.state, at.stack) || !see(p, at))
             continue;
         if (g->ends[at.state]) {
@@ -288,6 +299,7 @@ static int32_t make_next(struct known *k, const int32_t *from, uint8_t byte) {
     begin_position(k->pool);
     for (int32_t i = 0; i < old.num_places; i++) {
         struct point at = k->places[old.first_place + i];
+        k->pool->work += 1 + g->first_edge[at.state + 1] - g->first_edge[at.state];
         for (int32_t e = g->first_edge[at.state]; e < g->first_edge[at.state + 1]; e++) {
             const struct grammar_edge *edge = &g->edges[e];
             if (edge->kind == EDGE_BYTES && byte >= edge->low && byte <= edge->high)
@@ -371,13 +383,48 @@ static size_t words_of(const struct grammar_pool *p) {
     return grammar_mask_words(p->vocab_size);
 }
 
-/* Walks the tree of tokens from the position in walk[0]. */
-static int32_t make_mask(struct known *k, uint32_t *mask) {
+/* A place with the first of the states that are alike, at the top of its stack, too, where a
+ * character of several bytes is called from a string. Where calls nest as deep as they may, it
+ * matters which state is how far from its end. */
+static struct point alike_place(struct known *k, struct point at) {
+    const int32_t *alike = k->grammar->alike;
+    int32_t depth = depth_of(k, at.stack);
+    if (alike[at.state] >= 0 && depth < GRAMMAR_MAX_DEPTH)
+        at.state = alike[at.state];
+    if (depth > 0 && alike[k->stacks[at.stack].state] >= 0)
+        at.stack = push(k, k->stacks[at.stack].below, alike[k->stacks[at.stack].state]);
+    return at;
+}
+
+static bool is_alike(const struct known *k, struct point at) {
+    const int32_t *alike = k->grammar->alike;
+    return (alike[at.state] >= 0 && depth_of(k, at.stack) < GRAMMAR_MAX_DEPTH) ||
+           (at.stack >= 0 && alike[k->stacks[at.stack].state] >= 0);
+}
+
+/* The position that stands for one within a counted string; NOWHERE: it is not in one. */
+static int32_t find_alike(struct known *k, const struct position *of) {
     struct grammar_pool *p = k->pool;
-    const struct token_trie *t = &p->trie;
+    bool any = false;
+    if (of->num_places > MAX_ALIKE_PLACES)
+        return NOWHERE;
+    begin_position(p);
+    for (int32_t i = 0; i < of->num_places; i++) {
+        struct point at = k->places[of->first_place + i], like = alike_place(k, at);
+        any |= is_alike(k, at);
+        if (see(p, like))
+            p->made[p->num_made++] = like;
+    }
+    p->made_can_end = of->can_end;
+    return any ? keep_position(k) : NOWHERE;
+}
+
+/* Adds what may follow the position in walk[0], from a tree of tokens; returns how many. Negative:
+ * the work for this mask is used up. */
+static int32_t add_tokens(struct known *k, const struct token_trie *t, uint32_t *mask) {
+    struct grammar_pool *p = k->pool;
     int32_t count = 0;
-    memset(mask, 0, words_of(p) * sizeof *mask);
-    for (uint32_t i = 0; i < (uint32_t)t->num_nodes;) {
+    for (uint32_t i = 0; i < (uint32_t)t->num_nodes && p->work <= MAX_MASK_WORK;) {
         const struct trie_node *node = &t->nodes[i];
         p->walk_depth = node->depth + 1;
         int32_t next = next_position(k, &p->walk[node->depth], node->byte);
@@ -393,19 +440,11 @@ static int32_t make_mask(struct known *k, uint32_t *mask) {
         i++;
     }
     p->walk_depth = 0;
-    return count;
+    return p->work <= MAX_MASK_WORK ? count : -1;
 }
 
-int32_t grammar_matcher_mask(struct grammar_matcher *m, uint32_t *mask) {
-    struct known *k = m->known;
+static void keep_mask(struct known *k, int32_t position, const uint32_t *mask, int32_t count) {
     size_t words = words_of(k->pool), bytes = words * sizeof *mask;
-    int32_t known = k->positions[m->position].mask;
-    if (known >= 0) {
-        memcpy(mask, k->masks + (size_t)known * words, bytes);
-        return k->mask_counts[known];
-    }
-    k->pool->walk[0] = m->position;
-    int32_t count = make_mask(k, mask);
     if ((size_t)k->num_masks * bytes >= MAX_MASK_BYTES) {
         for (int32_t i = 0; i < k->num_positions; i++)
             k->positions[i].mask = -1;
@@ -418,8 +457,45 @@ int32_t grammar_matcher_mask(struct grammar_matcher *m, uint32_t *mask) {
     }
     memcpy(k->masks + (size_t)k->num_masks * words, mask, bytes);
     k->mask_counts[k->num_masks] = count;
-    k->positions[m->position].mask = k->num_masks++;
-    return count;
+    k->positions[position].mask = k->num_masks++;
+}
+
+/* What is kept as the mask of a position; made, if it is not there. */
+static int32_t base_mask(struct known *k, int32_t position, bool whole, uint32_t *mask) {
+    struct grammar_pool *p = k->pool;
+    size_t words = words_of(p), bytes = words * sizeof *mask;
+    int32_t known = k->positions[position].mask;
+    if (known >= 0) {
+        memcpy(mask, k->masks + (size_t)known * words, bytes);
+        return k->mask_counts[known];
+    }
+    memset(mask, 0, bytes);
+    p->walk[0] = position;
+    int32_t count = add_tokens(k, &p->short_tokens, mask), more = 0;
+    if (count >= 0 && whole)
+        more = add_tokens(k, &p->long_tokens, mask);
+    if (count < 0 || more < 0)
+        return -1;
+    keep_mask(k, p->walk[0], mask, count + more);
+    return count + more;
+}
+
+int32_t grammar_matcher_mask(struct grammar_matcher *m, uint32_t *mask) {
+    struct known *k = m->known;
+    struct position *at = &k->positions[m->position];
+    int32_t alike = at->alike;
+    k->pool->work = 0;
+    if (alike == UNKNOWN) {
+        const struct position of = *at; /* which moves as others are made */
+        alike = find_alike(k, &of);
+        k->positions[m->position].alike = alike;
+    }
+    if (alike == NOWHERE)
+        return base_mask(k, m->position, true, mask);
+    int32_t count = base_mask(k, alike, false, mask);
+    k->pool->walk[0] = m->position;
+    int32_t more = count < 0 ? -1 : add_tokens(k, &k->pool->long_tokens, mask);
+    return more < 0 ? -1 : count + more;
 }
 
 /* ---- pool and matchers ---- */
@@ -430,7 +506,14 @@ struct grammar_pool *grammar_pool_create_with_texts(const struct trie_text *text
     p->vocab_size = vocab_size;
     p->texts = xmalloc((size_t)vocab_size * sizeof *p->texts);
     memcpy(p->texts, texts, (size_t)vocab_size * sizeof *p->texts);
-    token_trie_init(&p->trie, texts, vocab_size);
+    struct trie_text *some = xmalloc((size_t)vocab_size * sizeof *some);
+    for (int longer = 0; longer < 2; longer++) {
+        for (int32_t id = 0; id < vocab_size; id++)
+            some[id] =
+                (texts[id].len > GRAMMAR_ALIKE_CHARS) == longer ? texts[id] : (struct trie_text){0};
+        token_trie_init(longer ? &p->long_tokens : &p->short_tokens, some, vocab_size);
+    }
+    free(some);
     return p;
 }
 
@@ -471,7 +554,8 @@ void grammar_pool_destroy(struct grammar_pool *p) {
         p->known = k->next;
         known_destroy(k);
     }
-    token_trie_deinit(&p->trie);
+    token_trie_deinit(&p->short_tokens);
+    token_trie_deinit(&p->long_tokens);
     free(p->texts);
     free(p);
 }

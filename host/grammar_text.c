@@ -11,7 +11,12 @@
 #include "host/mem.h"
 #include "host/utf8.h"
 
-enum { MAX_CP = 0x10ffff, SURROGATES = 0xd800, LAST_SURROGATE = 0xdfff };
+enum {
+    MAX_CP = 0x10ffff,
+    SURROGATES = 0xd800,
+    LAST_SURROGATE = 0xdfff,
+    MAX_ALIKE_WORK = 1 << 21, /* edges looked at to find states that are alike */
+};
 
 /* ---- sets ---- */
 
@@ -258,6 +263,68 @@ bool cp_dfa_with_length(const struct cp_dfa *d, int32_t min, int32_t max, struct
     return ok;
 }
 
+/* ---- states that are alike ---- */
+
+struct behaviour {
+    uint64_t hash; /* of what is accepted */
+    int32_t state;
+};
+
+static int by_behaviour(const void *a, const void *b) {
+    const struct behaviour *p = a, *q = b;
+    if (p->hash != q->hash)
+        return p->hash < q->hash ? -1 : 1;
+    return p->state < q->state ? -1 : p->state > q->state;
+}
+
+static uint64_t mix(uint64_t h, uint64_t v) {
+    h = (h ^ v) * 0x9e3779b97f4a7c15u;
+    return h ^ (h >> 29);
+}
+
+/* What a state does within n + 1 characters is what it does itself, and what those that it leads to
+ * do within n. A hash that two of them share by chance makes a mask wrong, not a document: the
+ * matcher goes by the states. */
+static void look_further(const struct cp_dfa *d, const uint64_t *now, uint64_t *next) {
+    for (int32_t s = 0, i = 0; s < d->num_states; s++) {
+        uint64_t h = mix(1, d->ends[s]);
+        for (; i < d->num_edges && d->edges[i].from == s; i++) {
+            const struct cp_edge *e = &d->edges[i];
+            h = mix(mix(h, (uint64_t)e->low << 32 | e->high), now[e->to]);
+        }
+        next[s] = h;
+    }
+}
+
+int32_t *cp_dfa_alike(const struct cp_dfa *d, int32_t chars) {
+    size_t n = (size_t)d->num_states;
+    int32_t *alike = xmalloc(n * sizeof *alike);
+    memset(alike, 0xff, n * sizeof *alike);
+    if (d->num_states <= chars || (int64_t)d->num_edges * chars > MAX_ALIKE_WORK)
+        return alike;
+    uint64_t *now = xcalloc(n, sizeof *now), *next = xcalloc(n, sizeof *next);
+    struct behaviour *sorted = xmalloc(n * sizeof *sorted);
+    for (int32_t i = 0; i <= chars; i++) {
+        look_further(d, now, next);
+        uint64_t *swap = now;
+        now = next;
+        next = swap;
+    }
+    for (int32_t s = 0; s < d->num_states; s++)
+        sorted[s] = (struct behaviour){now[s], s};
+    qsort(sorted, n, sizeof *sorted, by_behaviour);
+    for (size_t i = 0, first = 0; i < n; i++) {
+        if (sorted[i].hash != sorted[first].hash)
+            first = i;
+        if (i > first)
+            alike[sorted[i].state] = alike[sorted[first].state] = sorted[first].state;
+    }
+    free(now);
+    free(next);
+    free(sorted);
+    return alike;
+}
+
 /* ---- bytes ---- */
 
 static const uint32_t length_limits[] = {0x7f, 0x7ff, 0xffff, MAX_CP};
@@ -444,9 +511,13 @@ int32_t add_string(struct builder *b, struct char_rules *rules, int32_t from,
                    const struct cp_dfa *d) {
     int32_t end = add_state(b), i = 0;
     int32_t *state = xmalloc((size_t)d->num_states * sizeof *state);
+    int32_t *alike = cp_dfa_alike(d, GRAMMAR_ALIKE_CHARS);
     bool *done = xcalloc((size_t)d->num_edges + 1, sizeof *done);
-    for (int32_t s = 0; s < d->num_states; s++)
+    for (int32_t s = 0; s < d->num_states; s++) {
         state[s] = add_state(b);
+        if (alike[s] >= 0 && !b->full)
+            b->alike[state[s]] = state[alike[s]];
+    }
     add_bytes(b, from, '"', '"', state[0]);
     for (int32_t s = 0; s < d->num_states && !b->full; s++) {
         int32_t first = i;
@@ -469,6 +540,7 @@ int32_t add_string(struct builder *b, struct char_rules *rules, int32_t from,
             add_bytes(b, state[s], '"', '"', end);
     }
     free(state);
+    free(alike);
     free(done);
     return end;
 }

@@ -204,6 +204,32 @@ TEST(GrammarEngine, BadBiasesAreRefused) {
     fixture_close(&f);
 }
 
+/* A schema whose masks take too long ends that request alone, in words for its client. */
+TEST(GrammarEngine, ACostlySchemaIsRefused) {
+    struct buffer schema = {0};
+    struct fixture f;
+    buffer_puts(&schema, "{'anyOf':[{'pattern':'^[^,]*e[^,]{9}$'}");
+    for (char c = 'a'; c <= 'z'; c++)
+        buffer_printf(&schema, ",{'pattern':'^[^,]*%c[^,]{8}$'}", c);
+    buffer_puts(&schema, "]}");
+    buffer_putc(&schema, 0);
+    struct grammar *costly = grammar_from(schema.data), *plain = grammar_from(schemas[1]);
+    if (fixture_open(&f, NULL)) {
+        struct request_params p = params_for(costly, 1);
+        fixture_submit(&f, "27+15=", &p);
+        p = params_for(plain, 1);
+        fixture_submit(&f, "27+15=", &p);
+        fixture_wait(&f);
+        EXPECT_INT_EQ(f.result[0].error_code, ERR_INVALID_REQUEST);
+        EXPECT_INT_EQ(f.result[1].error_code, 0);
+        EXPECT_INT_EQ(f.result[1].finish_reason, FINISH_STOP);
+        fixture_close(&f);
+    }
+    grammar_release(costly);
+    grammar_release(plain);
+    buffer_deinit(&schema);
+}
+
 /* A vocabulary of "[", "1" and "x" can begin an array but not end it, and no string at all. */
 TEST(GrammarEngine, AVocabularyThatCannotSpellItIsAnError) {
     static const char text[] = "{\"model\":{\"type\":\"BPE\",\"vocab\":{\"[\":0,\"1\":1,\"x\":2},"

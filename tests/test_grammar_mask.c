@@ -22,6 +22,8 @@ static const char *const schemas[] = {
     "{'type':'string'}",
     "{'$defs':{'t':{'type':'object','properties':{'kids':{'type':'array','items':{'$ref':"
     "'#/$defs/t'}},'v':{'type':'number','minimum':0,'maximum':1}}}},'$ref':'#/$defs/t'}",
+    "{'type':'array','items':{'type':'string','minLength':30,'maxLength':90}}",
+    "{'type':'string','pattern':'^(([a-z]{2}|Ã©) ?){1,60}$'}",
 };
 enum { NUM_SCHEMAS = sizeof schemas / sizeof *schemas };
 
@@ -128,6 +130,89 @@ TEST(GrammarMask, TokensMaySplitADocumentAnywhere) {
     grammar_pool_destroy(pool);
 }
 
+/* Tokens longer than what is left of a counted string, from all places within it: those far from
+ * its bounds share what is known of short tokens. */
+TEST(GrammarMask, CountedStringsEndWhereTheyMust) {
+    enum { V = 256 + 4 * 60, LENGTH = 70, MINIMUM = 40 };
+    static char bytes[256], run[64];
+    static const char *const kinds[] = {"", "\"", "\",", "\\n"};
+    struct trie_text texts[V];
+    struct buffer text = {0};
+    uint32_t mask[V / 32 + 1];
+    memset(run, 'a', sizeof run);
+    for (int i = 0; i < 256; i++) {
+        bytes[i] = (char)i;
+        texts[i] = (struct trie_text){&bytes[i], 1};
+    }
+    for (int i = 0; i < 4 * 60; i++) { /* 0 to 59 letters, then the end of the string or not */
+        buffer_append(&text, run, (size_t)(i / 4));
+        buffer_puts(&text, kinds[i % 4]);
+        texts[256 + i].len = (uint32_t)((size_t)(i / 4) + strlen(kinds[i % 4]));
+    }
+    const char *at = text.data;
+    for (int i = 256; i < V; at += texts[i++].len)
+        texts[i].data = at;
+    struct grammar_pool *pool = grammar_pool_create_with_texts(texts, V), *alone = byte_pool();
+    struct grammar *g = grammar_from(
+        "{'type':'array','minItems':2,'items':{'type':'string','minLength':40,'maxLength':70}}");
+    struct grammar_matcher *m = grammar_matcher_create(pool, g);
+    char document[2 + LENGTH] = "[\"";
+    EXPECT_TRUE(grammar_matcher_advance(m, document, 2));
+    for (size_t len = 0; len <= LENGTH && !shim_failed(); len++) {
+        EXPECT_INT_GT(grammar_matcher_mask(m, mask), 0);
+        for (int32_t id = 0; id < V; id++)
+            if (has(mask, id) !=
+                allowed_alone(alone, g, document, 2 + len, texts[id].data, texts[id].len))
+                FAIL("token %d is %s behind %zu letters", id, has(mask, id) ? "allowed" : "missing",
+                     len);
+        EXPECT_INT_EQ(has(mask, '"'), len >= MINIMUM);
+        EXPECT_INT_EQ(grammar_matcher_advance(m, "a", 1), len < LENGTH);
+        if (len < LENGTH)
+            document[2 + len] = 'a';
+    }
+    grammar_matcher_destroy(m);
+    grammar_release(g);
+    grammar_pool_destroy(pool);
+    grammar_pool_destroy(alone);
+    buffer_deinit(&text);
+}
+
+/* Patterns side by side that each remember where a letter stood: every token leads somewhere else.
+ */
+TEST(GrammarMask, TooMuchWorkIsGivenUp) {
+    enum { V = 4000, LEN = 10 };
+    static char text[V * LEN];
+    struct trie_text texts[V];
+    uint32_t mask[V / 32];
+    uint64_t seed = 5;
+    struct buffer schema = {0};
+    for (int i = 0; i < V; i++) {
+        for (int k = 0; k < LEN; k++)
+            text[i * LEN + k] = (char)('a' + fake_below(&seed, 26));
+        texts[i] = (struct trie_text){text + (size_t)i * LEN, LEN};
+    }
+    buffer_puts(&schema, "{'anyOf':[{'pattern':'^[a-z]*a[a-z]{8}$'}");
+    for (char c = 'b'; c <= 'z'; c++)
+        buffer_printf(&schema, ",{'pattern':'^[a-z]*%c[a-z]{8}$'}", c);
+    buffer_puts(&schema, "]}");
+    buffer_putc(&schema, 0);
+    struct grammar_pool *pool = grammar_pool_create_with_texts(texts, V);
+    struct grammar *costly = grammar_from(schema.data);
+    struct grammar *plain = grammar_from("{'type':'string','pattern':'^[a-z]*a[a-z]{8}$'}");
+    struct grammar_matcher *m = grammar_matcher_create(pool, costly);
+    EXPECT_TRUE(grammar_matcher_advance(m, "\"", 1));
+    EXPECT_INT_LT(grammar_matcher_mask(m, mask), 0);
+    grammar_matcher_destroy(m);
+    m = grammar_matcher_create(pool, plain);
+    EXPECT_TRUE(grammar_matcher_advance(m, "\"", 1));
+    EXPECT_INT_EQ(grammar_matcher_mask(m, mask), V);
+    grammar_matcher_destroy(m);
+    grammar_release(costly);
+    grammar_release(plain);
+    grammar_pool_destroy(pool);
+    buffer_deinit(&schema);
+}
+
 /* Long walks through ever new stacks, beyond what is kept, while another matcher stands still. */
 TEST(GrammarMask, ForgettingChangesNothing) {
     struct grammar_pool *pool = byte_pool();
@@ -228,6 +313,18 @@ TEST(GrammarMask, TakesLittleTime) {
     int64_t t5 = clock_us();
     EXPECT_INT_EQ(first, second);
     EXPECT_INT_GT(first, V / 4);
+    struct grammar *counted = grammar_from("{'type':'string','maxLength':2000}");
+    struct grammar_matcher *in = grammar_matcher_create(pool, counted);
+    grammar_matcher_advance(in, "\"", 1);
+    int64_t t6 = clock_us();
+    for (int i = 0; i < 300; i++) {
+        EXPECT_INT_GT(grammar_matcher_mask(in, mask), V / 4);
+        EXPECT_TRUE(grammar_matcher_advance(in, "aaaaa", 5));
+    }
+    int64_t t7 = clock_us();
+    grammar_matcher_destroy(in);
+    grammar_release(counted);
+    printf("    300 masks of a string of at most 2,000 characters %lld us\n", (long long)(t7 - t6));
     printf("    tree of %d tokens %lld us, schema %lld us, mask %lld us, again %lld us\n", V,
            (long long)(t1 - t0), (long long)(t2 - t1), (long long)(t4 - t3), (long long)(t5 - t4));
     grammar_matcher_destroy(m);
