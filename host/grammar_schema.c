@@ -4,12 +4,14 @@
  * and elements that are counted, become rules, which wait in a list so that nothing here goes
  * deeper than the schema is nested.
  */
+#include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "host/grammar_internal.h"
+#include "host/json_text.h"
 #include "host/mem.h"
 #include "host/utf8.h"
 
@@ -214,8 +216,10 @@ unsigned kind_of_value(json_t *v) {
     }
 }
 
+/* Integers are what has no fraction: 1.0 is one. */
 bool kinds_hold(unsigned kinds, json_t *value) {
-    if (json_is_integer(value))
+    double real = json_real_value(value); /* 0 of other kinds */
+    if (json_is_integer(value) || (json_is_real(value) && real == trunc(real)))
         return kinds & (KIND_INTEGER | KIND_NUMBER);
     return kinds & kind_of_value(value);
 }
@@ -331,6 +335,33 @@ static void add_texts(struct builder *b, char **texts, size_t count, int32_t fro
     buffer_deinit(&states);
 }
 
+/* A value as compact JSON, the caller's; NULL: it is nested too deep. Reals have the fewest digits
+ * that read back the same, and one that has to be an integer is written as such. */
+static char *text_of_value(json_t *value, unsigned kinds) {
+    char *dump = json_dumps(value, JSON_COMPACT | JSON_ENCODE_ANY);
+    struct buffer out = {0};
+    bool quoted = false;
+    if (dump && json_is_real(value) && !(kinds & KIND_NUMBER)) {
+        buffer_printf(&out, "%.0f", json_real_value(value));
+        dump[0] = 0;
+    }
+    for (const char *p = dump; p && *p;) {
+        size_t number = quoted ? 0 : strspn(p, "+-.0123456789eE");
+        bool real = number > 0 && *p != 'e' && strcspn(p, ".eE") < number;
+        size_t len = number > 0 && *p != 'e' ? number : quoted && *p == '\\' ? 2 : 1;
+        quoted ^= *p == '"';
+        if (real)
+            json_text_put_real(&out, strtod(p, NULL));
+        else
+            buffer_append(&out, p, len);
+        p += len;
+    }
+    free(dump);
+    if (out.len > 0)
+        buffer_putc(&out, 0);
+    return out.data;
+}
+
 static int32_t compile_values(struct compiler *c, json_t *schema, json_t *values,
                               const struct place *at, int32_t from) {
     unsigned kinds = KIND_ALL;
@@ -343,7 +374,7 @@ static int32_t compile_values(struct compiler *c, json_t *schema, json_t *values
         if (!spend_work(c, 8, at) || !spend_value(c, value, at))
             break;
         if (kinds_hold(kinds, value))
-            texts[count++] = json_dumps(value, JSON_COMPACT | JSON_ENCODE_ANY);
+            texts[count++] = text_of_value(value, kinds);
     }
     for (i = 0; i < count && !c->error->code; i++)
         if (!texts[i]) {

@@ -262,9 +262,7 @@ void json_text_put_string(struct buffer *out, const char *s, size_t len) {
 
 /* ---- formatting ---- */
 
-/* A float as Python's repr has it: the fewest digits that read back as the same number, without an
- * exponent from 1e-4 up to 1e16. */
-static void put_float(struct buffer *out, double d) {
+void json_text_put_real(struct buffer *out, double d) {
     char text[40];
     int precision = 0;
     do
@@ -307,7 +305,7 @@ static void put_scalar(struct buffer *out, const char *s, size_t len) {
         text[len] = '\0';
         double d = strtod(text, NULL);
         if (isfinite(d))
-            put_float(out, d);
+            json_text_put_real(out, d);
         else
             buffer_append(out, s, len);
     } else {

@@ -60,6 +60,10 @@ void json_text_decode(struct buffer *out, const char *s, size_t len);
 /* Appends s as Python's json.dumps(s, ensure_ascii=False) spells it. */
 void json_text_put_string(struct buffer *out, const char *s, size_t len);
 
+/* Appends a finite number as Python's repr has it: the fewest digits that read back as the same,
+ * and without an exponent from 1e-4 up to 1e16. */
+void json_text_put_real(struct buffer *out, double d);
+
 /* Appends one JSON value as Python spells it once it has parsed it: json.dumps(value,
  * ensure_ascii=False, indent=indent), without line breaks for an indent of 0. Keys keep their
  * order; of a key that occurs twice, both stay. Returns 0, or ERR_INVALID_REQUEST, with `where` in

@@ -185,6 +185,19 @@ TEST(Grammar, BranchesThatNothingFitsAreLeftOut) {
          {"{'a':null}", "{'a':''}"}});
 }
 
+TEST(Grammar, RealsAreWrittenInFewDigits) {
+    CHECK_EXAMPLES(
+        {"{'enum':[0.1,1e22,-2.5,5.0]}",
+         {"0.1", "1e+22", "-2.5", "5.0"},
+         {"0.10000000000000001", "1", "5"}},
+        {"{'const':{'a.e1':[0.3,'1.10e5 \\'1.50',1e-7,12,true,null]}}",
+         {"{'a.e1':[0.3,'1.10e5 \\'1.50',1e-07,12,true,null]}"},
+         {"{'a.e1':[0.29999999999999999,'1.10e5 \\'1.50',1e-07,12,true,null]}"}},
+        {"{'type':'integer','const':1.0}", {"1"}, {"1.0", "2"}},
+        {"{'type':'integer','enum':[1.0,2,2.5,-3e2,'a']}", {"1", "2", "-300"}, {"2.5", "'a'"}},
+        {"{'type':['integer','number'],'enum':[1.0,2.5]}", {"1.0", "2.5"}, {"2"}});
+}
+
 TEST(Grammar, ObjectsHaveTheirPropertiesInOrder) {
     CHECK_EXAMPLES(
         {"{'type':'object','properties':{'a':{'type':'integer'},'b':{'type':'null'},"
