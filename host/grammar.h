@@ -13,16 +13,16 @@
  *   numbers    integers of at most 18 digits; numbers with 17 more behind the point and an exponent
  *              of two digits, but with bounds, 15 digits and no exponent
  *   strings    any escapes, but no lone surrogates and no U+0000; with a pattern or a format, and
- *              in keys, only the escapes that must be. maxLength means at most 4,096 characters
+ *              in keys, only the escapes that must be. maxLength means at most 4,096 characters,
+ *              with a format 128
  *   arrays     maxItems means at most 4,096 elements
  *   nesting    at most 128 calls deep
  *   oneOf      objects that a property tells apart have it, required or not
  *   no `type`  where other keywords speak of one type only, that type
  *
  * Supported are type, enum, const, properties, required, additionalProperties, items, prefixItems,
- * minItems, maxItems, minLength, maxLength, pattern, format (date, time, date-time, uuid, email,
- * ipv4; others are annotations, as JSON schema has it; with a pattern all are), minimum, maximum,
- * exclusiveMinimum, exclusiveMaximum, anyOf, oneOf (where the branches provably exclude each
+ * minItems, maxItems, minLength, maxLength, pattern, format (date, time, date-time, duration,
+ * uuid, email, hostname, uri, ipv4, ipv6; others are annotations), minimum, maximum, exclusiveMinimum, exclusiveMaximum, anyOf, oneOf (where the branches provably exclude each
  * other), allOf (where the parts can be merged), $ref within the document, and true and false.
  * Annotations and names that no JSON schema knows are skipped. Everything else that changes what
  * validates is refused, with the place.

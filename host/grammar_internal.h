@@ -7,6 +7,7 @@
  *   grammar_values.c      enum and const beside other keywords
  *   grammar_merge.c       allOf, $ref: several schemas -> one
  *   grammar_number.c      bounds of numbers -> digits
+ *   grammar_format.c      formats of strings -> regular expressions
  *   grammar_pattern.c     regular expressions -> a deterministic automaton over code points
  *   grammar_text.c        that -> the bytes of JSON strings
  *   grammar_build.c     states and edges -> a struct grammar
@@ -145,6 +146,8 @@ void cp_dfa_all(struct cp_dfa *d);
 void cp_dfa_all_but(struct cp_dfa *d, const char *const *strings, size_t count);
 /* Those of d with min to max characters (max -1: any number). False: too many states. */
 bool cp_dfa_with_length(const struct cp_dfa *d, int32_t min, int32_t max, struct cp_dfa *out);
+/* Those of both. `work` is what may still be done, and becomes less. False: that is too much. */
+bool cp_dfa_both(const struct cp_dfa *a, const struct cp_dfa *b, int64_t *work, struct cp_dfa *out);
 /* Of each state the first one that accepts the same among strings of up to `chars` characters; -1
  * where there is no other, and everywhere in an automaton that is small or would take long.
  * [num_states], the caller's. */
@@ -174,6 +177,9 @@ int32_t add_any_string(struct builder *b, int32_t from);
  * ERR_INVALID_REQUEST with what is wrong, or not supported. */
 int pattern_compile(const char *pattern, size_t len, int64_t *work, struct cp_dfa *out,
                     struct error *error);
+
+/* The pattern of a format; NULL: it is an annotation. Static. */
+const char *format_pattern(const char *name);
 
 /* ---- numbers (grammar_number.c) ---- */
 

@@ -15,7 +15,11 @@
 #include "host/mem.h"
 #include "host/utf8.h"
 
-enum { MAX_PATH_BYTES = 512, MAX_PATTERN_WORK = 8000000 };
+enum {
+    MAX_PATH_BYTES = 512,
+    MAX_PATTERN_WORK = 8000000,
+    MAX_FORMAT_LENGTH = 128, /* of a string with a format, when it has a maxLength */
+};
 
 /* ---- errors and places ---- */
 
@@ -503,29 +507,13 @@ static int32_t compile_number(struct compiler *c, json_t *schema, unsigned kinds
                       &(struct scalar){.bounds = v, .kinds = kinds & (KIND_INTEGER | KIND_NUMBER)});
 }
 
-/* The pattern of a format; NULL: it is an annotation. */
-static const char *format_pattern(const char *name) {
-#define DATE                                                                                       \
-    "[12][0-9]{3}-(?:(?:0[13578]|1[02])-(?:0[1-9]|[12][0-9]|3[01])|"                               \
-    "(?:0[469]|11)-(?:0[1-9]|[12][0-9]|30)|02-(?:0[1-9]|1[0-9]|2[0-8]))"
-#define TIME                                                                                       \
-    "(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:\\.[0-9]{1,6})?"                                 \
-    "(?:Z|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])"
-#define OCTET "(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
-#define LABEL "[A-Za-z0-9](?:[A-Za-z0-9-]{0,30}[A-Za-z0-9])?"
-    static const char *const formats[][2] = {
-        {"date", "^" DATE "$"},
-        {"time", "^" TIME "$"},
-        {"date-time", "^" DATE "T" TIME "$"},
-        {"uuid", "^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"},
-        {"email", "^[A-Za-z0-9_+-]{1,32}(?:\\.[A-Za-z0-9_+-]{1,16})?@" LABEL "(?:\\." LABEL
-                  "){0,2}\\.[A-Za-z]{2,16}$"},
-        {"ipv4", "^" OCTET "\\." OCTET "\\." OCTET "\\." OCTET "$"},
-    };
-    for (size_t i = 0; i < sizeof formats / sizeof *formats; i++)
-        if (!strcmp(name, formats[i][0]))
-            return formats[i][1];
-    return NULL;
+/* Of a pattern under a keyword. False after an error. */
+static bool pattern_automaton(struct compiler *c, const char *key, const char *pattern, size_t len,
+                              const struct place *at, struct cp_dfa *out) {
+    struct error e = {0};
+    if (pattern_compile(pattern, len, &c->pattern_work, out, &e))
+        return compile_error(c, at, "%s: %s", key, e.text) >= 0;
+    return true;
 }
 
 /* What a string may be apart from its length. False after an error. */
@@ -533,23 +521,33 @@ static bool string_automaton(struct compiler *c, json_t *schema, const struct pl
                              struct cp_dfa *out) {
     json_t *pattern = json_object_get(schema, "pattern");
     json_t *format = json_object_get(schema, "format");
-    struct error e = {0};
-    const char *formatted = json_is_string(format) ? format_pattern(json_string_value(format)) : "";
+    const char *formatted =
+        json_is_string(format) ? format_pattern(json_string_value(format)) : NULL;
+    struct cp_dfa one = {0}, other = {0};
     if (pattern && !json_is_string(pattern))
         return compile_error(c, at, "pattern: expected a string") >= 0;
     if (format && !json_is_string(format))
         return compile_error(c, at, "format: expected a string") >= 0;
-    if (pattern) {
-        if (pattern_compile(json_string_value(pattern), json_string_length(pattern),
-                            &c->pattern_work, out, &e))
-            return compile_error(c, at, "pattern: %s", e.text) >= 0;
-    } else if (format && formatted) {
-        if (pattern_compile(formatted, strlen(formatted), &c->pattern_work, out, &e))
-            return compile_error(c, at, "format: %s", e.text) >= 0;
-    } else {
+    if (!pattern && !formatted) {
         cp_dfa_all(out);
+        return true;
     }
-    return true;
+    bool ok = !pattern || pattern_automaton(c, "pattern", json_string_value(pattern),
+                                            json_string_length(pattern), at, &one);
+    ok = ok &&
+         (!formatted || pattern_automaton(c, "format", formatted, strlen(formatted), at, &other));
+    if (ok && pattern && formatted) {
+        ok = cp_dfa_both(&one, &other, &c->pattern_work, out);
+        if (!ok)
+            compile_error(c, at, "pattern and format together are too complex");
+    } else if (ok) {
+        struct cp_dfa *only = pattern ? &one : &other;
+        *out = *only;
+        *only = (struct cp_dfa){0};
+    }
+    cp_dfa_deinit(&one);
+    cp_dfa_deinit(&other);
+    return ok;
 }
 
 static int32_t make_string(struct compiler *c, json_t *schema, const struct scalar *s,
@@ -589,6 +587,10 @@ static int32_t compile_string(struct compiler *c, json_t *schema, const struct p
     struct scalar s = {.kinds = KIND_STRING};
     s.min = read_count(c, schema, "minLength", 0, at);
     s.max = s.min < 0 ? -1 : read_count(c, schema, "maxLength", INT32_MAX, at);
+    const char *format = json_string_value(json_object_get(schema, "format"));
+    if (format && format_pattern(format) && s.max != INT32_MAX && s.max > MAX_FORMAT_LENGTH &&
+        s.min <= MAX_FORMAT_LENGTH)
+        s.max = MAX_FORMAT_LENGTH;
     if (s.min < 0 || s.max < 0)
         return -1;
     if (s.min > s.max)

@@ -15,6 +15,7 @@ enum {
     MAX_CP = 0x10ffff,
     SURROGATES = 0xd800,
     LAST_SURROGATE = 0xdfff,
+    MAX_PAIRS = 1 << 18,      /* of states of two automata */
     MAX_ALIKE_WORK = 1 << 21, /* edges looked at to find states that are alike */
 };
 
@@ -261,6 +262,60 @@ bool cp_dfa_with_length(const struct cp_dfa *d, int32_t min, int32_t max, struct
     free(next);
     sort_edges(out);
     return ok;
+}
+
+/* ---- two automata ---- */
+
+struct pairs {
+    const struct cp_dfa *a, *b;
+    int32_t *first_a, *first_b;
+    int32_t *number;       /* [states of a, states of b] -1: not reached */
+    struct buffer reached; /* a's and b's state, by number */
+};
+
+static int32_t pair_of(struct pairs *p, int32_t a, int32_t b, struct cp_dfa *out) {
+    int32_t *number = &p->number[(size_t)a * (size_t)p->b->num_states + (size_t)b];
+    const int32_t pair[2] = {a, b};
+    if (*number < 0) {
+        *number = cp_dfa_state(out, p->a->ends[a] && p->b->ends[b]);
+        buffer_append(&p->reached, pair, sizeof pair);
+    }
+    return *number;
+}
+
+/* Returns how many pairs of edges were looked at. */
+static int64_t add_pair_edges(struct pairs *p, int32_t from, struct cp_dfa *out) {
+    int32_t pair[2];
+    memcpy(pair, p->reached.data + (size_t)from * sizeof pair, sizeof pair);
+    int32_t num_a = p->first_a[pair[0] + 1] - p->first_a[pair[0]];
+    int32_t num_b = p->first_b[pair[1] + 1] - p->first_b[pair[1]];
+    for (int32_t i = p->first_a[pair[0]]; i < p->first_a[pair[0] + 1]; i++)
+        for (int32_t k = p->first_b[pair[1]]; k < p->first_b[pair[1] + 1]; k++) {
+            const struct cp_edge *e = &p->a->edges[i], *f = &p->b->edges[k];
+            uint32_t low = e->low > f->low ? e->low : f->low;
+            uint32_t high = e->high < f->high ? e->high : f->high;
+            if (low <= high)
+                cp_dfa_edge(out, from, low, high, pair_of(p, e->to, f->to, out));
+        }
+    return 1 + (int64_t)num_a * num_b;
+}
+
+bool cp_dfa_both(const struct cp_dfa *a, const struct cp_dfa *b, int64_t *work,
+                 struct cp_dfa *out) {
+    size_t n = (size_t)a->num_states * (size_t)b->num_states;
+    if (n > MAX_PAIRS)
+        return false;
+    struct pairs p = {.a = a, .b = b, .first_a = first_edges(a), .first_b = first_edges(b)};
+    p.number = xmalloc(n * sizeof *p.number);
+    memset(p.number, 0xff, n * sizeof *p.number);
+    pair_of(&p, 0, 0, out);
+    for (int32_t s = 0; s < out->num_states && *work >= 0; s++)
+        *work -= add_pair_edges(&p, s, out);
+    free(p.first_a);
+    free(p.first_b);
+    free(p.number);
+    buffer_deinit(&p.reached);
+    return *work >= 0;
 }
 
 /* ---- states that are alike ---- */
