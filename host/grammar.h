@@ -11,7 +11,7 @@
  *   objects    declared properties in their order, then additional ones. Where `properties` stands
  *              without `additionalProperties`, there are no additional ones
  *   numbers    integers of at most 18 digits; numbers with 17 more behind the point and an exponent
- *              of two digits, but with bounds, 15 digits and no exponent
+ *              of two digits, but those with bounds have 15 digits and no exponent
  *   strings    any escapes, but no lone surrogates and no U+0000; with a pattern or a format, and
  *              in keys, only the escapes that must be. maxLength means at most 4,096 characters,
  *              with a format 128

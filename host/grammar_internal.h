@@ -185,12 +185,19 @@ const char *format_pattern(const char *name);
 
 struct number_bounds {
     bool has_min, has_max, min_exclusive, max_exclusive;
-    double min, max;
+    double min, max;   /* of numbers */
+    int64_t low, high; /* of integers, both inclusive */
+};
+
+/* Why there is no number. */
+enum {
+    NUMBER_NONE = -1,     /* the bounds leave none */
+    NUMBER_TOO_LONG = -2, /* a bound has more digits than are supported */
 };
 
 int32_t add_any_integer(struct builder *b, int32_t from);
 int32_t add_any_number(struct builder *b, int32_t from);
-/* Within bounds. -1: there is none, or the bounds have too many digits. */
+/* Within bounds; NUMBER_NONE or NUMBER_TOO_LONG. */
 int32_t add_integer(struct builder *b, int32_t from, const struct number_bounds *bounds);
 int32_t add_number(struct builder *b, int32_t from, const struct number_bounds *bounds);
 

@@ -19,9 +19,10 @@
 enum {
     INTEGER_DIGITS = 18,
     FRACTION_DIGITS = 17,
-    BOUND_DIGITS = 15, /* of a number with bounds, all told */
+    BOUND_DIGITS = 15, /* of a number with bounds that may have a fraction, all told */
 };
 
+#define LARGEST_INTEGER INT64_C(999999999999999999)    /* INTEGER_DIGITS */
 static const double largest_bounded = 999999999999999; /* BOUND_DIGITS */
 
 /* ---- without bounds ---- */
@@ -204,11 +205,12 @@ static bool to_decimal(double v, struct decimal *d) {
     return true;
 }
 
-/* Numbers from min to max, both >= 0; `digits` as in struct magnitudes. */
+/* Numbers from min to max, both >= 0. False: they have too many digits. */
 static bool add_range(struct builder *b, int32_t from, double min, bool min_exclusive, double max,
-                      bool max_exclusive, int32_t digits, int32_t end) {
-    struct magnitudes m = {
-        .low_exclusive = min_exclusive, .high_exclusive = max_exclusive, .max_digits = digits};
+                      bool max_exclusive, int32_t end) {
+    struct magnitudes m = {.low_exclusive = min_exclusive,
+                           .high_exclusive = max_exclusive,
+                           .max_digits = BOUND_DIGITS};
     if (!to_decimal(min, &m.low) || !to_decimal(max, &m.high))
         return false;
     add_magnitudes(b, from, &m, end);
@@ -216,25 +218,26 @@ static bool add_range(struct builder *b, int32_t from, double min, bool min_excl
 }
 
 /* Positive and negative parts of [min, max]. */
-static int32_t add_bounded(struct builder *b, int32_t from, const struct number_bounds *v,
-                           int32_t digits) {
+static int32_t add_bounded(struct builder *b, int32_t from, const struct number_bounds *v) {
     int32_t end = add_state(b);
     bool ok = true;
     if (v->min > v->max || (v->min == v->max && (v->min_exclusive || v->max_exclusive)))
-        return -1;
+        return NUMBER_NONE;
     if (v->max >= 0)
         ok = add_range(b, from, v->min > 0 ? v->min : 0, v->min >= 0 && v->min_exclusive, v->max,
-                       v->max_exclusive, digits, end);
+                       v->max_exclusive, end);
     if (ok && v->min < 0)
         ok = add_range(b, add_char(b, from, '-'), v->max < 0 ? -v->max : 0,
-                       v->max >= 0 || v->max_exclusive, -v->min, v->min_exclusive, digits, end);
-    return ok ? end : -1;
+                       v->max >= 0 || v->max_exclusive, -v->min, v->min_exclusive, end);
+    return ok ? end : NUMBER_TOO_LONG;
 }
 
 int32_t add_number(struct builder *b, int32_t from, const struct number_bounds *bounds) {
     struct number_bounds v = *bounds;
     if (!v.has_min && !v.has_max)
         return add_any_number(b, from);
+    if ((v.has_min && v.min > largest_bounded) || (v.has_max && v.max < -largest_bounded))
+        return NUMBER_TOO_LONG;
     if (!v.has_min || v.min < -largest_bounded) {
         v.min = -largest_bounded;
         v.min_exclusive = false;
@@ -243,19 +246,32 @@ int32_t add_number(struct builder *b, int32_t from, const struct number_bounds *
         v.max = largest_bounded;
         v.max_exclusive = false;
     }
-    return add_bounded(b, from, &v, BOUND_DIGITS);
+    return add_bounded(b, from, &v);
+}
+
+/* Whole numbers from min to max, both >= 0. */
+static void add_whole_range(struct builder *b, int32_t from, int64_t min, int64_t max,
+                            int32_t end) {
+    struct magnitudes m = {.max_digits = 0};
+    snprintf(m.low.whole, sizeof m.low.whole, "%lld", (long long)min);
+    snprintf(m.high.whole, sizeof m.high.whole, "%lld", (long long)max);
+    add_magnitudes(b, from, &m, end);
 }
 
 int32_t add_integer(struct builder *b, int32_t from, const struct number_bounds *bounds) {
-    struct number_bounds v = *bounds;
-    if (!v.has_min && !v.has_max)
+    int64_t low = bounds->low, high = bounds->high;
+    if (!bounds->has_min && !bounds->has_max)
         return add_any_integer(b, from);
-    v.min = v.has_min ? ceil(v.min) : -largest_bounded;
-    v.max = v.has_max ? floor(v.max) : largest_bounded;
-    v.min += v.has_min && v.min_exclusive && v.min == bounds->min;
-    v.max -= v.has_max && v.max_exclusive && v.max == bounds->max;
-    v.min = v.min < -largest_bounded ? -largest_bounded : v.min;
-    v.max = v.max > largest_bounded ? largest_bounded : v.max;
-    v.min_exclusive = v.max_exclusive = false;
-    return add_bounded(b, from, &v, 0);
+    if (low > LARGEST_INTEGER || high < -LARGEST_INTEGER)
+        return NUMBER_TOO_LONG;
+    if (low > high)
+        return NUMBER_NONE;
+    int32_t end = add_state(b);
+    low = low < -LARGEST_INTEGER ? -LARGEST_INTEGER : low;
+    high = high > LARGEST_INTEGER ? LARGEST_INTEGER : high;
+    if (high >= 0)
+        add_whole_range(b, from, low > 0 ? low : 0, high, end);
+    if (low < 0)
+        add_whole_range(b, add_char(b, from, '-'), high < 0 ? -high : 1, -low, end);
+    return end;
 }

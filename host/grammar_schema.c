@@ -433,11 +433,11 @@ static int32_t make_number(struct compiler *c, const struct scalar *s, const str
                            int32_t from) {
     int32_t end = s->kinds & KIND_NUMBER ? add_number(&c->b, from, &s->bounds)
                                          : add_integer(&c->b, from, &s->bounds);
-    if (end < 0)
+    if (end == NUMBER_TOO_LONG)
         return compile_error(c, at,
-                             "no number is within the bounds, or they have more digits than "
-                             "15 behind the point");
-    return end;
+                             "a bound has too many digits: 18 are supported of integers, 15 of "
+                             "numbers, those behind the point included");
+    return end < 0 ? compile_error(c, at, "no number is within the bounds") : end;
 }
 
 static int32_t make_string(struct compiler *c, json_t *schema, const struct scalar *s,
@@ -480,11 +480,26 @@ static int32_t add_scalar(struct compiler *c, json_t *schema, const char *name,
     return end;
 }
 
+/* The same bound for integers: the nearest one that it leaves. */
+static void bound_integers(struct number_bounds *v, json_t *bound, bool upper, bool exclusive) {
+    static const double beyond = 2e18; /* what no integer that is written comes to */
+    double x = json_number_value(bound), whole = upper ? floor(x) : ceil(x);
+    int64_t n = (int64_t)(whole < -beyond ? -beyond : whole > beyond ? beyond : whole);
+    if (json_is_integer(bound) && fabs(x) < beyond)
+        n = json_integer_value(bound);
+    if (exclusive && x == whole)
+        n += upper ? -1 : 1;
+    if (upper && n < v->high)
+        v->high = n;
+    if (!upper && n > v->low)
+        v->low = n;
+}
+
 static int32_t compile_number(struct compiler *c, json_t *schema, unsigned kinds,
                               const struct place *at, int32_t from) {
     static const char *const keys[] = {"minimum", "maximum", "exclusiveMinimum",
                                        "exclusiveMaximum"};
-    struct number_bounds v = {0};
+    struct number_bounds v = {.low = INT64_MIN, .high = INT64_MAX};
     for (int i = 0; i < 4; i++) {
         json_t *bound = json_object_get(schema, keys[i]);
         bool exclusive = i >= 2;
@@ -493,6 +508,7 @@ static int32_t compile_number(struct compiler *c, json_t *schema, unsigned kinds
         if (!json_is_number(bound))
             return compile_error(c, at, "%s: expected a number", keys[i]);
         double x = json_number_value(bound);
+        bound_integers(&v, bound, i % 2 == 1, exclusive);
         if (i % 2 == 0 && (!v.has_min || x > v.min || (x == v.min && exclusive))) {
             v.has_min = true;
             v.min = x;
