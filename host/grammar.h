@@ -14,7 +14,7 @@
  *              of two digits, but those with bounds have 15 digits and no exponent
  *   strings    any escapes, but no lone surrogates and no U+0000; with a pattern or a format, and
  *              in keys, only the escapes that must be. maxLength means at most 4,096 characters,
- *              with a format 128
+ *              with a format 128; e-mail addresses and host names have at most 63
  *   arrays     maxItems means at most 4,096 elements
  *   nesting    at most 128 calls deep
  *   oneOf      objects that a property tells apart have it, required or not

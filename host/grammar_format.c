@@ -2,12 +2,17 @@
  *
  * Each is within what its specification allows: dates of the years 1 to 9999 (RFC 3339, without
  * leap seconds), addresses and host names without quotes, comments and "xn--", URIs without user
- * and IP address. None counts the characters of a label or a part, so that they stay small beside a
- * maxLength.
+ * and IP address in brackets. Limits of parts and labels are kept by the length of the whole, so
+ * that the automata stay small.
  */
 #include <string.h>
 
 #include "host/grammar_internal.h"
+
+enum {
+    MAX_LABEL = 63,    /* of a host name, and of what is before the @ of an address */
+    MAX_COUNTED = 128, /* where the characters are counted */
+};
 
 #define YEAR   "(?:000[1-9]|00[1-9][0-9]|0[1-9][0-9]{2}|[1-9][0-9]{3})"
 #define FOURTH "(?:0[48]|[2468][048]|[13579][26])" /* of years, and of centuries */
@@ -18,13 +23,16 @@
 #define TIME                                                                                       \
     "(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:\\.[0-9]{1,6})?"                                 \
     "(?:Z|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])"
-#define DURATION_DATE "(?:[0-9]+Y(?:[0-9]+M(?:[0-9]+D)?)?|[0-9]+M(?:[0-9]+D)?|[0-9]+D)"
-#define DURATION_TIME "T(?:[0-9]+H(?:[0-9]+M(?:[0-9]+S)?)?|[0-9]+M(?:[0-9]+S)?|[0-9]+S)"
-#define OCTET         "(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
-#define HEX           "[0-9A-Fa-f]{1,4}"
-#define LABEL         "[A-Za-z0-9]+(?:-[A-Za-z0-9]+)*"
-#define TOP_LABEL     "[A-Za-z]+(?:-?[A-Za-z0-9])+" /* two characters and more */
-#define ATEXT         "[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
+#define COUNT "[0-9]{1,6}"
+#define DURATION_DATE                                                                              \
+    "(?:" COUNT "Y(?:" COUNT "M(?:" COUNT "D)?)?|" COUNT "M(?:" COUNT "D)?|" COUNT "D)"
+#define DURATION_TIME                                                                              \
+    "T(?:" COUNT "H(?:" COUNT "M(?:" COUNT "S)?)?|" COUNT "M(?:" COUNT "S)?|" COUNT "S)"
+#define OCTET     "(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
+#define HEX       "[0-9A-Fa-f]{1,4}"
+#define LABEL     "[A-Za-z0-9]+(?:-[A-Za-z0-9]+)*"
+#define TOP_LABEL "[A-Za-z]+(?:-?[A-Za-z0-9])+" /* two characters and more */
+#define ATEXT     "[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
 /* Characters of a path, behind the first '/' with any others, and of what follows it. Few ranges,
  * as each is an edge in every state. */
 #define SEGMENT "(?:[&-.0-;=@-Z_a-z~]|%[0-9A-Fa-f]{2})"
@@ -36,7 +44,7 @@ const char *format_pattern(const char *name) {
         {"date", "^" DATE "$"},
         {"time", "^" TIME "$"},
         {"date-time", "^" DATE "T" TIME "$"},
-        {"duration", "^P(?:" DURATION_DATE "(?:" DURATION_TIME ")?|" DURATION_TIME "|[0-9]+W)$"},
+        {"duration", "^P(?:" DURATION_DATE "(?:" DURATION_TIME ")?|" DURATION_TIME "|" COUNT "W)$"},
         {"uuid", "^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"},
         {"email", "^" ATEXT "(?:\\." ATEXT ")*@(?:" LABEL "\\.)+" TOP_LABEL "$"},
         {"hostname", "^(?:" LABEL "\\.)*" TOP_LABEL "$"},
@@ -52,4 +60,10 @@ const char *format_pattern(const char *name) {
         if (!strcmp(name, formats[i][0]))
             return formats[i][1];
     return NULL;
+}
+
+int32_t format_max_length(const char *name, int32_t max) {
+    bool labels = !strcmp(name, "email") || !strcmp(name, "hostname");
+    int32_t most = labels ? MAX_LABEL : MAX_COUNTED;
+    return (labels || max != INT32_MAX) && max > most ? most : max;
 }

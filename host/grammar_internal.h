@@ -180,6 +180,8 @@ int pattern_compile(const char *pattern, size_t len, int64_t *work, struct cp_df
 
 /* The pattern of a format; NULL: it is an annotation. Static. */
 const char *format_pattern(const char *name);
+/* How many characters such a string has at most, of a maxLength (INT32_MAX: there is none). */
+int32_t format_max_length(const char *name, int32_t max);
 
 /* ---- numbers (grammar_number.c) ---- */
 

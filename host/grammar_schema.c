@@ -18,7 +18,6 @@
 enum {
     MAX_PATH_BYTES = 512,
     MAX_PATTERN_WORK = 8000000,
-    MAX_FORMAT_LENGTH = 128, /* of a string with a format, when it has a maxLength */
 };
 
 /* ---- errors and places ---- */
@@ -604,9 +603,8 @@ static int32_t compile_string(struct compiler *c, json_t *schema, const struct p
     s.min = read_count(c, schema, "minLength", 0, at);
     s.max = s.min < 0 ? -1 : read_count(c, schema, "maxLength", INT32_MAX, at);
     const char *format = json_string_value(json_object_get(schema, "format"));
-    if (format && format_pattern(format) && s.max != INT32_MAX && s.max > MAX_FORMAT_LENGTH &&
-        s.min <= MAX_FORMAT_LENGTH)
-        s.max = MAX_FORMAT_LENGTH;
+    if (format && format_pattern(format) && format_max_length(format, s.max) >= s.min)
+        s.max = s.max < 0 ? -1 : format_max_length(format, s.max);
     if (s.min < 0 || s.max < 0)
         return -1;
     if (s.min > s.max)
