@@ -8,42 +8,83 @@
 #include "host/mem.h"
 #include "host/tool_choice.h"
 
-static const char schema_path[] = "response_format.json_schema.schema";
+/* What is read of response_format, borrowed from the document. The answer is held to the schema
+ * whether strict or not, and a name is a name. */
+struct response_format {
+    const char *type, *name, *description;
+    json_t *json_schema, *schema; /* NULL: not given */
+    bool strict;
+};
 
-/* {"name","description","schema","strict"}: the answer is held to the schema whether strict or not,
- * and a name is a name. */
-static int read_schema(struct openai_request *out, json_t *value, struct field_error *error) {
-    static const char *const names[] = {"name", "description", "schema", "strict"};
-    json_t *schema = json_object_get(value, "schema");
+static int read_json(struct field_reader *r, const struct field *f, json_t *value) {
+    *(json_t **)(void *)((char *)r->out + f->offset) = value;
+    return 0;
+}
+
+#define AT(member) offsetof(struct response_format, member)
+static const struct field format_fields[] = {
+    {"type", 1, field_read_string, AT(type), 0, 0, false},
+    {"json_schema", 1, read_json, AT(json_schema), 0, 0, false},
+};
+static const struct field schema_fields[] = {
+    {"name", 1, field_read_string, AT(name), 0, 0, false},
+    {"description", 1, field_read_string, AT(description), 0, 0, false},
+    {"schema", 1, read_json, AT(schema), 0, 0, false},
+    {"strict", 1, field_read_bool, AT(strict), 0, 0, false},
+};
+#undef AT
+
+/* {"name","description","schema","strict"} */
+static int read_schema(struct openai_request *out, struct response_format *format,
+                       struct field_error *error) {
+    static const char path[] = "response_format.json_schema.schema";
+    struct field_reader r = {.table = schema_fields,
+                             .num_fields = sizeof schema_fields / sizeof *schema_fields,
+                             .kind = 1,
+                             .what = "response_format.json_schema",
+                             .path = "response_format.json_schema.",
+                             .out = format,
+                             .error = error};
     struct error e = {0};
-    if (!json_is_object(value))
+    if (!json_is_object(format->json_schema))
         return field_expected(error, "response_format.json_schema", "an object with a schema");
-    if (fields_check_names(value, "response_format.json_schema", names,
-                           sizeof names / sizeof *names, error) != 0)
-        return error->code;
-    if (!schema || json_is_null(schema))
-        return field_expected(error, schema_path, "a JSON schema");
-    int rc = grammar_create_json_schema(schema, &out->params.grammar, &e);
-    return rc ? field_error_set(error, rc, schema_path, "%s: %s", schema_path, e.text) : 0;
+    int rc = fields_read(&r, format->json_schema);
+    if (rc != 0)
+        return rc;
+    if (!format->schema)
+        return field_expected(error, path, "a JSON schema");
+    rc = grammar_create_json_schema(format->schema, &out->params.grammar, &e);
+    return rc ? field_error_set(error, rc, path, "%s: %s", path, e.text) : 0;
 }
 
 int openai_read_response_format(struct openai_request *out, json_t *value,
                                 struct field_error *error) {
-    static const char *const names[] = {"type", "json_schema"};
-    const char *type = json_string_value(json_object_get(value, "type"));
+    static const char types[] = "\"text\", \"json_object\" or \"json_schema\"";
+    struct response_format format = {.type = ""};
+    struct field_reader r = {.table = format_fields,
+                             .num_fields = sizeof format_fields / sizeof *format_fields,
+                             .kind = 1,
+                             .what = "response_format",
+                             .path = "response_format.",
+                             .out = &format,
+                             .error = error};
     struct error e = {0};
-    if (fields_check_names(value, "response_format", names, 2, error) != 0)
-        return error->code;
-    if (type && !strcmp(type, "text"))
+    if (!json_is_object(value))
+        return field_expected(error, "response_format.type", types);
+    int rc = fields_read(&r, value);
+    if (rc != 0)
+        return rc;
+    if (!strcmp(format.type, "json_schema"))
+        return read_schema(out, &format, error);
+    if (strcmp(format.type, "text") != 0 && strcmp(format.type, "json_object") != 0)
+        return field_expected(error, "response_format.type", types);
+    if (format.json_schema)
+        return field_error_set(error, ERR_INVALID_REQUEST, "response_format.json_schema",
+                               "response_format.json_schema: only with \"type\":\"json_schema\"");
+    if (!strcmp(format.type, "text"))
         return 0;
-    if (type && !strcmp(type, "json_object")) {
-        int rc = grammar_create_json_object(&out->params.grammar, &e);
-        return rc ? field_error_set(error, rc, "response_format", "%s", e.text) : 0;
-    }
-    if (type && !strcmp(type, "json_schema"))
-        return read_schema(out, json_object_get(value, "json_schema"), error);
-    return field_expected(error, "response_format.type",
-                          "\"text\", \"json_object\" or \"json_schema\"");
+    rc = grammar_create_json_object(&out->params.grammar, &e);
+    return rc ? field_error_set(error, rc, "response_format", "%s", e.text) : 0;
 }
 
 int openai_read_logit_bias(struct openai_request *out, json_t *value, int32_t vocab_size,

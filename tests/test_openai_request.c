@@ -111,6 +111,22 @@ static const struct bad bad[] = {
      "{\"prompt\":\"a\",\"response_format\":{\"type\":\"json_schema\",\"json_schema\":{\"name\":"
      "\"a\",\"schema\":{\"not\":{}}}}}",
      INV, "response_format.json_schema.schema", "not"},
+    {C, "{\"prompt\":\"a\",\"response_format\":{\"type\":\"json_object\",\"schema\":{}}}", INV,
+     "response_format.schema", "unknown field"},
+    {C, "{\"prompt\":\"a\",\"response_format\":{\"type\":\"text\",\"json_schema\":{}}}", INV,
+     "response_format.json_schema", "only with"},
+    {C,
+     "{\"prompt\":\"a\",\"response_format\":{\"type\":\"json_schema\",\"json_schema\":{\"name\":"
+     "5,\"schema\":{}}}}",
+     INV, "response_format.json_schema.name", "a string"},
+    {C,
+     "{\"prompt\":\"a\",\"response_format\":{\"type\":\"json_schema\",\"json_schema\":{\"strict\":"
+     "\"x\",\"schema\":{}}}}",
+     INV, "response_format.json_schema.strict", "true or false"},
+    {C,
+     "{\"prompt\":\"a\",\"response_format\":{\"type\":\"json_schema\",\"json_schema\":{\"foo\":1,"
+     "\"schema\":{}}}}",
+     INV, "response_format.json_schema.foo", "foo"},
     {M, "{" MSG ",\"tools\":{}}", INV, "tools", "an array"},
     {M, "{" MSG ",\"tools\":[{}]}", INV, "tools[0]", "function"},
     {M, "{" MSG ",\"tools\":[{\"type\":\"function\",\"function\":{\"name\":1}}]}", INV,
