@@ -154,12 +154,16 @@ json_t *copy_constraints(json_t *schema) {
     return out;
 }
 
+static unsigned kind_of_name(json_t *name);
+
 /* Values with which a refused keyword says nothing. */
 static bool says_nothing(const char *key, json_t *value) {
     if (!strcmp(key, "uniqueItems"))
         return json_is_false(value);
     if (!strncmp(key, "unevaluated", 11))
         return json_is_true(value);
+    if (!strcmp(key, "propertyNames") && json_object_size(value) == 1)
+        return kind_of_name(json_object_get(value, "type")) == KIND_STRING;
     if (!strcmp(key, "minProperties"))
         return json_is_integer(value) && json_integer_value(value) == 0;
     return json_is_object(value) && json_object_size(value) == 0 && strcmp(key, "not") != 0 &&

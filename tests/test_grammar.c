@@ -410,6 +410,8 @@ TEST(Grammar, NamesWhatItRefusesAndWhere) {
         {"{'allOf':[]}", "allOf: expected"},
         {"{'$defs':{'a':{'allOf':[{'$ref':'#/$defs/a'}]}},'$ref':'#/$defs/a'}", "without end"},
         {"{'patternProperties':{'a':{}}}", "patternProperties"},
+        {"{'propertyNames':{'type':'integer'}}", "propertyNames"},
+        {"{'propertyNames':{'type':'string','maxLength':3}}", "propertyNames"},
         {"{'uniqueItems':true}", "uniqueItems"},
         {"{'if':{},'then':{'const':1}}", "not supported"},
         {"{'properties':{'a':{'$id':'x'}}}", "$id"},
@@ -423,6 +425,7 @@ TEST(Grammar, NamesWhatItRefusesAndWhere) {
     }
     EXPECT_STR_EQ(grammar_refusal("{'type':'integer','title':'t','x-y':1,'uniqueItems':false}"),
                   "");
+    EXPECT_STR_EQ(grammar_refusal("{'type':'object','propertyNames':{'type':'string'}}"), "");
 }
 
 TEST(Grammar, AChainOfReferencesIsNotALoop) {
