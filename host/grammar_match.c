@@ -28,7 +28,8 @@ enum {
     NOWHERE = -2,              /* the position behind a byte that is not allowed */
     UNKNOWN = -1,
     SEEN_SLOTS = 4 * MAX_PLACES,
-    MAX_MASK_WORK = 1 << 21, /* edges looked at for one mask */
+    MASK_WORK = 50000,       /* edges that a matcher may look at for each mask, */
+    MAX_WORK_LEFT = 1000000, /* and those that it may have left over, and starts with */
 };
 
 struct point {
@@ -73,6 +74,7 @@ struct known {
 struct grammar_matcher {
     struct known *known;
     struct grammar_matcher *prev, *next;
+    int64_t work_left; /* edges that it may look at, from the next mask on */
     int32_t position;
 };
 
@@ -92,7 +94,7 @@ struct grammar_pool {
     struct point seen_places[SEEN_SLOTS];
     uint32_t generation;
     int32_t num_seen;
-    int64_t work; /* edges looked at for the mask under way */
+    int64_t work_left; /* for the mask under way: edges that may still be looked at */
 };
 
 /* ---- tables ---- */
@@ -242,7 +244,7 @@ static void add_place(struct known *k, int32_t state, int32_t stack) {
     while (num_todo > 0) {
         struct point at = p->todo[--num_todo];
         bool reads = false;
-        p->work += 1 + g->first_edge[at.state + 1] - g->first_edge[at.state];
+        p->work_left -= 1 + g->first_edge[at.state + 1] - g->first_edge[at.state];
         if (!can_finish(k, at.state, at.stack) || !see(p, at))
             continue;
         if (g->ends[at.state]) {
@@ -299,7 +301,7 @@ static int32_t make_next(struct known *k, const int32_t *from, uint8_t byte) {
     begin_position(k->pool);
     for (int32_t i = 0; i < old.num_places; i++) {
         struct point at = k->places[old.first_place + i];
-        k->pool->work += 1 + g->first_edge[at.state + 1] - g->first_edge[at.state];
+        k->pool->work_left -= 1 + g->first_edge[at.state + 1] - g->first_edge[at.state];
         for (int32_t e = g->first_edge[at.state]; e < g->first_edge[at.state + 1]; e++) {
             const struct grammar_edge *edge = &g->edges[e];
             if (edge->kind == EDGE_BYTES && byte >= edge->low && byte <= edge->high)
@@ -424,7 +426,7 @@ static int32_t find_alike(struct known *k, const struct position *of) {
 static int32_t add_tokens(struct known *k, const struct token_trie *t, uint32_t *mask) {
     struct grammar_pool *p = k->pool;
     int32_t count = 0;
-    for (uint32_t i = 0; i < (uint32_t)t->num_nodes && p->work <= MAX_MASK_WORK;) {
+    for (uint32_t i = 0; i < (uint32_t)t->num_nodes && p->work_left >= 0;) {
         const struct trie_node *node = &t->nodes[i];
         p->walk_depth = node->depth + 1;
         int32_t next = next_position(k, &p->walk[node->depth], node->byte);
@@ -440,7 +442,7 @@ static int32_t add_tokens(struct known *k, const struct token_trie *t, uint32_t 
         i++;
     }
     p->walk_depth = 0;
-    return p->work <= MAX_MASK_WORK ? count : -1;
+    return p->work_left >= 0 ? count : -1;
 }
 
 static void keep_mask(struct known *k, int32_t position, const uint32_t *mask, int32_t count) {
@@ -480,11 +482,11 @@ static int32_t base_mask(struct known *k, int32_t position, bool whole, uint32_t
     return count + more;
 }
 
-int32_t grammar_matcher_mask(struct grammar_matcher *m, uint32_t *mask) {
+/* Within the work that the pool has left. */
+static int32_t find_mask(struct grammar_matcher *m, uint32_t *mask) {
     struct known *k = m->known;
     struct position *at = &k->positions[m->position];
     int32_t alike = at->alike;
-    k->pool->work = 0;
     if (alike == UNKNOWN) {
         const struct position of = *at; /* which moves as others are made */
         alike = find_alike(k, &of);
@@ -496,6 +498,14 @@ int32_t grammar_matcher_mask(struct grammar_matcher *m, uint32_t *mask) {
     k->pool->walk[0] = m->position;
     int32_t more = count < 0 ? -1 : add_tokens(k, &k->pool->long_tokens, mask);
     return more < 0 ? -1 : count + more;
+}
+
+int32_t grammar_matcher_mask(struct grammar_matcher *m, uint32_t *mask) {
+    int64_t *left = &m->known->pool->work_left;
+    *left = m->work_left + MASK_WORK < MAX_WORK_LEFT ? m->work_left + MASK_WORK : MAX_WORK_LEFT;
+    int32_t count = find_mask(m, mask);
+    m->work_left = *left;
+    return count;
 }
 
 /* ---- pool and matchers ---- */
@@ -597,6 +607,7 @@ struct grammar_matcher *grammar_matcher_create(struct grammar_pool *p, struct gr
     struct grammar_matcher *m = xcalloc(1, sizeof *m);
     struct known *k = known_of(p, g);
     m->known = k;
+    m->work_left = MAX_WORK_LEFT;
     if (known_bytes(k) > MAX_KNOWN_BYTES)
         forget(k);
     m->position = first_position(k);
