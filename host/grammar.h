@@ -20,12 +20,13 @@
  *   oneOf      objects that a property tells apart have it, required or not
  *   no `type`  where other keywords speak of one type only, that type
  *
- * Supported are type, enum, const, properties, required, additionalProperties, items, prefixItems,
- * minItems, maxItems, minLength, maxLength, pattern, format (date, time, date-time, duration,
- * uuid, email, hostname, uri, ipv4, ipv6; others are annotations), minimum, maximum, exclusiveMinimum, exclusiveMaximum, anyOf, oneOf (where the branches provably exclude each
- * other), allOf (where the parts can be merged), $ref within the document, and true and false.
- * Annotations and names that no JSON schema knows are skipped. Everything else that changes what
- * validates is refused, with the place.
+ * Supported are type, enum, const, properties, required, additionalProperties, propertyNames (a
+ * list of them), items, prefixItems, minItems, maxItems, minLength, maxLength, pattern, format
+ * (date, time, date-time, duration, uuid, email, hostname, uri, ipv4, ipv6; others are
+ * annotations), minimum, maximum, exclusiveMinimum, exclusiveMaximum, anyOf, oneOf (where the
+ * branches provably exclude each other), allOf (where the parts can be merged), $ref within the
+ * document, and true and false. Annotations and names that no JSON schema knows are skipped.
+ * Everything else that changes what validates is refused, with the place.
  *
  * Patterns are ECMA 262's without assertions but ^ and $ around a whole alternative, references
  * and \p; \d, \w and \s are ASCII, and so are their complements.

@@ -370,9 +370,8 @@ bool grammar_equal(const struct grammar *a, const struct grammar *b) {
 
 static long long bytes_of(const struct grammar *g) {
     return (long long)sizeof *g +
-           (long long)g->num_states *
-               (long long)(sizeof *g->first_edge + sizeof *g->height + sizeof *g->alike +
-                       sizeof *g->ends) +
+           (long long)g->num_states * (long long)(sizeof *g->first_edge + sizeof *g->height +
+                                                  sizeof *g->alike + sizeof *g->ends) +
            (long long)g->num_edges * (long long)sizeof *g->edges +
            (long long)g->num_rules * (long long)sizeof *g->start;
 }

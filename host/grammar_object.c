@@ -26,6 +26,7 @@ struct properties {
     struct property *list; /* owned */
     size_t count;
     json_t *required;   /* their names, owned */
+    json_t *names;      /* that there may be, owned; NULL: any */
     json_t *more;       /* schema of additional ones; false: there are none */
     bool declared_only; /* `more` was not given */
 };
@@ -55,6 +56,49 @@ static json_t *required_names(struct compiler *c, json_t *required, const struct
     return names;
 }
 
+/* The names that propertyNames lists, as a set to be released; NULL: it lists none, or an error. */
+static json_t *listed_names(struct compiler *c, json_t *schema, const struct place *at) {
+    const struct place in = {at, NULL, "propertyNames", 0, at->depth + 1};
+    json_t *given = json_object_get(schema, "propertyNames"), *set, *item;
+    if (!given || json_is_true(given) || !(given = flatten_schema(c, given, &in)))
+        return NULL;
+    json_t *list = json_object_get(given, "enum"), *only = json_object_get(given, "const");
+    const char *key;
+    size_t i;
+    bool others = !json_is_object(given) || (list && (only || !json_is_array(list)));
+    json_object_foreach(given, key, item) {
+        others |= is_constraint(key) && strcmp(key, "type") != 0 && strcmp(key, "enum") != 0 &&
+                  strcmp(key, "const") != 0;
+    }
+    if (others || !(schema_kinds(c, given, &in) & KIND_STRING)) {
+        compile_error(c, &in, "only type string, and enum or const, are supported of names");
+        return NULL;
+    }
+    if (!list && !only)
+        return NULL;
+    set = json_object();
+    if (only && is_name(only))
+        json_object_set(set, json_string_value(only), json_true());
+    json_array_foreach(list, i, item) {
+        if (is_name(item) && spend_work(c, 2, at) && spend_text(c, json_string_length(item), at))
+            json_object_set(set, json_string_value(item), json_true());
+    }
+    return set;
+}
+
+/* Names that are listed but not declared, as properties that may be there. */
+static void add_listed(struct properties *p, json_t *declared) {
+    const char *key;
+    json_t *value;
+    json_object_foreach(p->names, key, value) {
+        if (!json_is_false(p->more) && !json_object_get(declared, key) &&
+            !json_object_get(p->required, key))
+            p->list[p->count++] = (struct property){key, p->more, false};
+    }
+    if (p->names)
+        p->more = json_false();
+}
+
 /* Required properties that are not declared are declared here. False after an error. */
 static bool add_undeclared(struct compiler *c, struct properties *p, json_t *declared,
                            const struct place *at) {
@@ -64,6 +108,8 @@ static bool add_undeclared(struct compiler *c, struct properties *p, json_t *dec
         if (json_object_get(declared, key))
             continue;
         json_t *schema = p->declared_only ? json_true() : p->more;
+        if (p->names && !json_object_get(p->names, key))
+            return compile_error(c, at, "required: \"%.64s\" is not in propertyNames", key) >= 0;
         if (json_is_false(schema))
             return compile_error(c, at,
                                  "required: \"%.64s\" is not in properties, and "
@@ -78,17 +124,21 @@ static bool list_properties(struct compiler *c, struct properties *p, json_t *de
                             const struct place *at) {
     const char *key;
     json_t *value;
-    size_t room = json_object_size(declared) + json_object_size(p->required);
+    size_t room =
+        json_object_size(declared) + json_object_size(p->required) + json_object_size(p->names);
     p->list = xcalloc(room + 1, sizeof *p->list);
     json_object_foreach(declared, key, value) {
         bool needed = json_object_get(p->required, key) != NULL;
         if (!spend_work(c, 4, at) || !spend_text(c, strlen(key), at))
             return false;
+        if (p->names && !json_object_get(p->names, key))
+            value = json_false();
         if (!json_is_false(value) || needed) /* one that cannot be there is not written */
             p->list[p->count++] = (struct property){key, value, needed};
     }
     if (!add_undeclared(c, p, declared, at))
         return false;
+    add_listed(p, declared);
     return p->count <= MAX_PROPERTIES ||
            compile_error(c, at, "%zu properties, at most %d are supported", p->count,
                          MAX_PROPERTIES) >= 0;
@@ -107,6 +157,9 @@ static bool read_properties(struct compiler *c, json_t *schema, const struct pla
     if (!p->more)
         p->more = json_object_size(declared) > 0 ? json_false() : json_true();
     p->required = required_names(c, required, at);
+    p->names = listed_names(c, schema, at);
+    if (c->error->code)
+        return false;
     return p->required && list_properties(c, p, declared, at);
 }
 
@@ -206,6 +259,7 @@ int32_t compile_object(struct compiler *c, json_t *schema, const struct place *a
         end = add_properties(c, schema, &p, at, from);
     free(p.list);
     json_decref(p.required);
+    json_decref(p.names);
     return end;
 }
 

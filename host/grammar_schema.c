@@ -93,6 +93,7 @@ static enum keyword_class keyword_class(const char *name) {
         "exclusiveMinimum",
         "exclusiveMaximum",
         "allOf",
+        "propertyNames",
         "$ref",
     };
     static const char *const refused[] = {
@@ -102,7 +103,6 @@ static enum keyword_class keyword_class(const char *name) {
         "else",
         "multipleOf",
         "patternProperties",
-        "propertyNames",
         "minProperties",
         "maxProperties",
         "contains",
@@ -154,18 +154,15 @@ json_t *copy_constraints(json_t *schema) {
     return out;
 }
 
-static unsigned kind_of_name(json_t *name);
-
 /* Values with which a refused keyword says nothing. */
-static bool says_nothing(const char *key, json_t *value) {
+static bool says_nothing(const char *key, json_t *value, json_t *required) {
     if (!strcmp(key, "uniqueItems"))
         return json_is_false(value);
     if (!strncmp(key, "unevaluated", 11))
         return json_is_true(value);
-    if (!strcmp(key, "propertyNames") && json_object_size(value) == 1)
-        return kind_of_name(json_object_get(value, "type")) == KIND_STRING;
-    if (!strcmp(key, "minProperties"))
-        return json_is_integer(value) && json_integer_value(value) == 0;
+    if (!strcmp(key, "minProperties")) /* of names that are required, one may stand there twice */
+        return json_is_integer(value) &&
+               json_integer_value(value) <= (json_array_size(required) > 0);
     return json_is_object(value) && json_object_size(value) == 0 && strcmp(key, "not") != 0 &&
            strcmp(key, "contains") != 0;
 }
@@ -176,7 +173,8 @@ bool check_keywords(struct compiler *c, json_t *schema, const struct place *at) 
     if (!spend_work(c, 4 + 2 * (int64_t)json_object_size(schema), at))
         return false;
     json_object_foreach(schema, key, value) {
-        if (keyword_class(key) == KEYWORD_REFUSED && !says_nothing(key, value))
+        if (keyword_class(key) == KEYWORD_REFUSED &&
+            !says_nothing(key, value, json_object_get(schema, "required")))
             return compile_error(c, at, "%s is not supported", key) >= 0;
         if (!strcmp(key, "$id") && schema != c->document)
             return compile_error(c, at, "$id is supported at the root only") >= 0;
@@ -240,6 +238,7 @@ unsigned keyword_kind(const char *keyword) {
         {"required", KIND_OBJECT},
         {"items", KIND_ARRAY},
         {"additionalProperties", KIND_OBJECT},
+        {"propertyNames", KIND_OBJECT},
         {"prefixItems", KIND_ARRAY},
         {"minItems", KIND_ARRAY},
         {"maxItems", KIND_ARRAY},

@@ -273,6 +273,20 @@ TEST(Grammar, ObjectsHaveTheirPropertiesInOrder) {
          {"{'a':1}"}});
 }
 
+TEST(Grammar, NamesMayBeListed) {
+    CHECK_EXAMPLES(
+        {"{'type':'object','propertyNames':{'enum':['b','a',1]},'additionalProperties':{'type':"
+         "'integer'}}",
+         {"{}", "{'b':1}", "{'b':1,'a':2}", "{'a':2}"},
+         {"{'c':1}", "{'a':'x'}", "{'a':1,'a':1}"}},
+        {"{'propertyNames':{'type':'string','const':'a'},'required':['a']}", {"{'a':1}"}, {"{}"}},
+        {"{'$defs':{'k':{'enum':['a','b']}},'propertyNames':{'$ref':'#/$defs/k'},'properties':{'a':"
+         "{'type':'null'},'c':{'type':'null'}},'additionalProperties':true}",
+         {"{'a':null}", "{'a':null,'b':1}", "{}"},
+         {"{'c':null}", "{'a':1}"}},
+        {"{'type':'object','minProperties':1,'required':['a']}", {"{'a':1}"}, {"{}"}});
+}
+
 TEST(Grammar, ArraysHaveTheirElements) {
     CHECK_EXAMPLES(
         {"{'type':'array'}", {"[]", "[1, 'a', [null]]"}, {"[1,]", "[,1]", "[ 1]", "{}"}},
@@ -410,8 +424,12 @@ TEST(Grammar, NamesWhatItRefusesAndWhere) {
         {"{'allOf':[]}", "allOf: expected"},
         {"{'$defs':{'a':{'allOf':[{'$ref':'#/$defs/a'}]}},'$ref':'#/$defs/a'}", "without end"},
         {"{'patternProperties':{'a':{}}}", "patternProperties"},
-        {"{'propertyNames':{'type':'integer'}}", "propertyNames"},
-        {"{'propertyNames':{'type':'string','maxLength':3}}", "propertyNames"},
+        {"{'propertyNames':{'type':'integer'}}", "#/propertyNames: only type string"},
+        {"{'propertyNames':{'type':'string','maxLength':3}}", "#/propertyNames: only type string"},
+        {"{'propertyNames':false}", "#/propertyNames: only type string"},
+        {"{'propertyNames':{'enum':['a']},'required':['b']}", "\"b\" is not in propertyNames"},
+        {"{'minProperties':1}", "minProperties"},
+        {"{'minProperties':2,'required':['a','a']}", "minProperties"},
         {"{'uniqueItems':true}", "uniqueItems"},
         {"{'if':{},'then':{'const':1}}", "not supported"},
         {"{'properties':{'a':{'$id':'x'}}}", "$id"},
