@@ -23,10 +23,11 @@
  * Supported are type, enum, const, properties, required, additionalProperties, propertyNames (a
  * list of them), items, prefixItems, minItems, maxItems, minLength, maxLength, pattern, format
  * (date, time, date-time, duration, uuid, email, hostname, uri, ipv4, ipv6; others are
- * annotations), minimum, maximum, exclusiveMinimum, exclusiveMaximum, anyOf, oneOf (where the
- * branches provably exclude each other), allOf (where the parts can be merged), $ref within the
- * document, and true and false. Annotations and names that no JSON schema knows are skipped.
- * Everything else that changes what validates is refused, with the place.
+ * annotations), minimum, maximum, exclusiveMinimum, exclusiveMaximum, multipleOf (up to 256, and
+ * then integers), anyOf, oneOf (where the branches provably exclude each other), allOf (where the
+ * parts can be merged), $ref within the document, and true and false. Annotations and names that no
+ * JSON schema knows are skipped. Everything else that changes what validates is refused, with the
+ * place.
  *
  * Patterns are ECMA 262's without assertions but ^ and $ around a whole alternative, references
  * and \p; \d, \w and \s are ASCII, and so are their complements.
@@ -46,7 +47,7 @@ extern "C" {
 struct grammar; /* opaque */
 
 /* Compiles a schema (borrowed, not changed), in bounded time and memory (about 50 ms and 20 MB at
- * the worst). ERR_INVALID_REQUEST names the place, "#/properties/age: multipleOf is not supported";
+ * the worst). ERR_INVALID_REQUEST names the place, "#/properties/age: not is not supported";
  * ERR_OVERLOADED: all grammars together take too much memory. The caller owns one reference. */
 int grammar_create_json_schema(json_t *schema, struct grammar **out, struct error *error);
 /* Any JSON object. */

@@ -32,6 +32,7 @@ enum {
     GRAMMAR_MAX_RULES = 2048,    /* of schemas that are referred to */
     GRAMMAR_MAX_PLACES = 8192,   /* that are followed at once */
     GRAMMAR_MAX_DEPTH = 128,     /* calls under way */
+    GRAMMAR_MAX_MULTIPLE = 256,  /* for multipleOf */
     GRAMMAR_MAX_REPEATS = 4096,  /* of characters and elements that are counted */
     GRAMMAR_MAX_NESTING = 64,    /* of schemas in each other */
     GRAMMAR_MAX_SCHEMAS = 20000, /* that one compilation visits, however it comes by them */
@@ -187,8 +188,9 @@ int32_t format_max_length(const char *name, int32_t max);
 
 struct number_bounds {
     bool has_min, has_max, min_exclusive, max_exclusive;
-    double min, max;   /* of numbers */
-    int64_t low, high; /* of integers, both inclusive */
+    double min, max;     /* of numbers */
+    int64_t low, high;   /* of integers, both inclusive */
+    int32_t multiple_of; /* integers; 0 and 1: any */
 };
 
 /* Why there is no number. */

@@ -249,18 +249,75 @@ int32_t add_number(struct builder *b, int32_t from, const struct number_bounds *
     return add_bounded(b, from, &v);
 }
 
-/* Whole numbers from min to max, both >= 0. */
-static void add_whole_range(struct builder *b, int32_t from, int64_t min, int64_t max,
+/* Digits of the multiples of a number: a state knows the remainder of those that have come, too. */
+struct multiples {
+    struct builder *b;
+    const struct magnitudes *m;
+    int32_t of, end;
+    int32_t *free; /* [INTEGER_DIGITS + 1, of] states within no bound, by the digits that are still
+                      to come and the remainder; -1: not made */
+};
+
+static int32_t free_digits(struct multiples *x, size_t left, int32_t remainder) {
+    int32_t *state = &x->free[left * (size_t)x->of + (size_t)remainder];
+    if (*state >= 0)
+        return *state;
+    *state = add_state(x->b);
+    if (left == 0 && remainder == 0)
+        add_empty(x->b, *state, x->end);
+    for (uint8_t digit = 0; left > 0 && digit < 10; digit++)
+        add_bytes(x->b, *state, '0' + digit, '0' + digit,
+                  free_digits(x, left - 1, (remainder * 10 + digit) % x->of));
+    return *state;
+}
+
+/* As add_whole. */
+static void add_multiple(struct multiples *x, int32_t from, int32_t remainder, size_t i, size_t n,
+                         bool tight_low, bool tight_high) {
+    if (i == n) {
+        if (remainder == 0)
+            add_empty(x->b, from, x->end);
+        return;
+    }
+    int low = tight_low ? x->m->low.whole[i] - '0' : i == 0 && n > 1;
+    int high = tight_high ? x->m->high.whole[i] - '0' : 9;
+    for (int digit = low; digit <= high; digit++) {
+        bool is_low = tight_low && digit == low, is_high = tight_high && digit == high;
+        int32_t next = (remainder * 10 + digit) % x->of;
+        uint8_t c = (uint8_t)('0' + digit);
+        if (is_low || is_high)
+            add_multiple(x, add_char(x->b, from, (char)c), next, i + 1, n, is_low, is_high);
+        else
+            add_bytes(x->b, from, c, c, free_digits(x, n - i - 1, next));
+    }
+}
+
+static void add_multiples(struct builder *b, int32_t from, const struct magnitudes *m, int32_t of,
+                          int32_t end) {
+    size_t low = strlen(m->low.whole), high = strlen(m->high.whole);
+    size_t size = (INTEGER_DIGITS + 1) * (size_t)of * sizeof(int32_t);
+    struct multiples x = {b, m, of, end, xmalloc(size)};
+    memset(x.free, 0xff, size);
+    for (size_t n = low; n <= high; n++)
+        add_multiple(&x, from, 0, 0, n, n == low, n == high);
+    free(x.free);
+}
+
+/* Whole numbers from min to max, both >= 0, that are multiples of one. */
+static void add_whole_range(struct builder *b, int32_t from, int64_t min, int64_t max, int32_t of,
                             int32_t end) {
     struct magnitudes m = {.max_digits = 0};
     snprintf(m.low.whole, sizeof m.low.whole, "%lld", (long long)min);
     snprintf(m.high.whole, sizeof m.high.whole, "%lld", (long long)max);
-    add_magnitudes(b, from, &m, end);
+    if (of > 1)
+        add_multiples(b, from, &m, of, end);
+    else
+        add_magnitudes(b, from, &m, end);
 }
 
 int32_t add_integer(struct builder *b, int32_t from, const struct number_bounds *bounds) {
     int64_t low = bounds->low, high = bounds->high;
-    if (!bounds->has_min && !bounds->has_max)
+    if (!bounds->has_min && !bounds->has_max && bounds->multiple_of <= 1)
         return add_any_integer(b, from);
     if (low > LARGEST_INTEGER || high < -LARGEST_INTEGER)
         return NUMBER_TOO_LONG;
@@ -270,8 +327,9 @@ int32_t add_integer(struct builder *b, int32_t from, const struct number_bounds 
     low = low < -LARGEST_INTEGER ? -LARGEST_INTEGER : low;
     high = high > LARGEST_INTEGER ? LARGEST_INTEGER : high;
     if (high >= 0)
-        add_whole_range(b, from, low > 0 ? low : 0, high, end);
+        add_whole_range(b, from, low > 0 ? low : 0, high, bounds->multiple_of, end);
     if (low < 0)
-        add_whole_range(b, add_char(b, from, '-'), high < 0 ? -high : 1, -low, end);
+        add_whole_range(b, add_char(b, from, '-'), high < 0 ? -high : 1, -low, bounds->multiple_of,
+                        end);
     return end;
 }

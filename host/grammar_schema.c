@@ -94,6 +94,7 @@ static enum keyword_class keyword_class(const char *name) {
         "exclusiveMaximum",
         "allOf",
         "propertyNames",
+        "multipleOf",
         "$ref",
     };
     static const char *const refused[] = {
@@ -101,7 +102,6 @@ static enum keyword_class keyword_class(const char *name) {
         "if",
         "then",
         "else",
-        "multipleOf",
         "patternProperties",
         "minProperties",
         "maxProperties",
@@ -250,6 +250,7 @@ unsigned keyword_kind(const char *keyword) {
         {"maximum", KIND_NUMBER},
         {"exclusiveMinimum", KIND_NUMBER},
         {"exclusiveMaximum", KIND_NUMBER},
+        {"multipleOf", KIND_NUMBER},
     };
     for (size_t i = 0; i < sizeof implied / sizeof *implied; i++)
         if (!strcmp(keyword, implied[i].keyword))
@@ -499,8 +500,8 @@ static void bound_integers(struct number_bounds *v, json_t *bound, bool upper, b
 
 static int32_t compile_number(struct compiler *c, json_t *schema, unsigned kinds,
                               const struct place *at, int32_t from) {
-    static const char *const keys[] = {"minimum", "maximum", "exclusiveMinimum",
-                                       "exclusiveMaximum"};
+    static const char *const keys[] = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum",
+                                       "multipleOf"};
     struct number_bounds v = {.low = INT64_MIN, .high = INT64_MAX};
     for (int i = 0; i < 4; i++) {
         json_t *bound = json_object_get(schema, keys[i]);
@@ -521,7 +522,15 @@ static int32_t compile_number(struct compiler *c, json_t *schema, unsigned kinds
             v.max_exclusive = exclusive;
         }
     }
-    return add_scalar(c, schema, kinds & KIND_NUMBER ? "number" : "integer", keys, 4, at, from,
+    json_t *multiple = json_object_get(schema, "multipleOf");
+    double of = json_is_number(multiple) ? json_number_value(multiple) : multiple ? 0 : 1;
+    if (!(of >= 1 && of <= GRAMMAR_MAX_MULTIPLE) || of != floor(of))
+        return compile_error(c, at, "multipleOf: whole numbers from 1 to %d are supported",
+                             GRAMMAR_MAX_MULTIPLE);
+    v.multiple_of = (int32_t)of;
+    if (multiple)
+        kinds = KIND_INTEGER;
+    return add_scalar(c, schema, kinds & KIND_NUMBER ? "number" : "integer", keys, 5, at, from,
                       &(struct scalar){.bounds = v, .kinds = kinds & (KIND_INTEGER | KIND_NUMBER)});
 }
 

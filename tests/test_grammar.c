@@ -194,6 +194,19 @@ TEST(Grammar, NumbersKeepTheirBounds) {
          {"2.5", "2.50", "2", "3.01"}});
 }
 
+TEST(Grammar, MultiplesAreCountedByTheirRemainders) {
+    CHECK_EXAMPLES(
+        {"{'type':'integer','multipleOf':7}",
+         {"0", "7", "-7", "14", "98", "700", "999999999999999999", "-999999999999999999"},
+         {"1", "8", "-13", "99", "07", "7.0", "999999999999999998", "1000000000000000006"}},
+        {"{'type':'integer','multipleOf':5,'minimum':-12,'exclusiveMaximum':105}",
+         {"-10", "-5", "0", "5", "95", "100"},
+         {"-15", "-12", "3", "104", "105"}},
+        {"{'type':'number','multipleOf':100}", {"0", "1200"}, {"50", "100.5", "1e2"}},
+        {"{'type':'integer','multipleOf':1,'minimum':3}", {"3", "4"}, {"2"}},
+        {"{'type':'integer','multipleOf':256.0,'minimum':1}", {"256", "65536"}, {"0"}});
+}
+
 TEST(Grammar, ValuesAreListed) {
     CHECK_EXAMPLES({"{'enum':['a','ab',1,12,null,{'x':[1]}]}",
                     {"'a'", "'ab'", "1", "12", "null", "{'x':[1]}"},
@@ -362,7 +375,11 @@ TEST(Grammar, BranchesAndReferences) {
 
 TEST(Grammar, NamesWhatItRefusesAndWhere) {
     static const char *const cases[][2] = {
-        {"{'type':'integer','multipleOf':2}", "#: multipleOf is not supported"},
+        {"{'type':'integer','multipleOf':0}", "#: multipleOf: whole numbers from 1 to 256"},
+        {"{'type':'number','multipleOf':0.5}", "#: multipleOf: whole numbers from 1 to 256"},
+        {"{'multipleOf':257}", "#: multipleOf: whole numbers from 1 to 256"},
+        {"{'multipleOf':'2'}", "#: multipleOf: whole numbers from 1 to 256"},
+        {"{'type':'integer','multipleOf':7,'minimum':8,'maximum':13}", "no document"},
         {"{'properties':{'a':{'items':{'not':{}}}}}", "#/properties/a/items: not is not supported"},
         {"{'anyOf':[{},{'pattern':'(?=a)'}]}", "#/anyOf/1: pattern: of the groups"},
         {"{'pattern':'a('}", "#: pattern: a ( has no )"},
