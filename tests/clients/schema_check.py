@@ -34,6 +34,7 @@ def scalar(r):
         lambda: {"type": "integer", "minimum": -9007199254740991, "maximum": 9007199254740991},
         lambda: {"type": "number"},
         lambda: {"type": "number", **number_bounds(r)},
+        lambda: {"type": "integer", "multipleOf": r.randint(1, 60), **({"minimum": -99} if r.random() < 0.5 else {})},
         lambda: {"type": "boolean"},
         lambda: {"type": "null"},
         lambda: {"type": ["string", "null"], "maxLength": 6},
