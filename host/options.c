@@ -21,7 +21,7 @@ const struct option option_table[] = {
     HEADING(ALL, "Model"),
     {"model", "-m --model-path", OPT_STRING, ALL, AT(engine.model), 0, 0, NULL,
      "folder of a checkpoint: config.json, *.safetensors, tokenizer; without it the demo model"},
-    {"served-model-name", "-a --alias --model-name", OPT_STRING, BOTH, AT(engine.served_model_name), 0, 0, NULL,
+    {"served-model-name", "-a --alias --model-name", OPT_NAME, BOTH, AT(engine.served_model_name), 0, 0, NULL,
      "name that clients see; without it the folder's name"},
     {"load-format", "", OPT_CHOICE, BOTH, AT(engine.load_format), 0, 0, "auto dummy",
      "dummy: weights from a seeded generator, config.json and tokenizer only"},

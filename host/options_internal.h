@@ -20,6 +20,7 @@ enum option_type {
     OPT_STRING,
     OPT_CHOICE,
     OPT_LISTEN,
+    OPT_NAME,   /* at least one character, no control characters */
     OPT_ORIGIN, /* as browsers send it: scheme://host[:port]; or "*" */
     OPT_SECRETS /* struct option_list; may be repeated; never shown anywhere */
 };

@@ -119,7 +119,7 @@ static void warn_of_variable(struct options *o, const char *name) {
     bare[n] = '\0';
     const char *near = option_nearest(ALL, bare);
     buffer_printf(&text, "environment %s: no option has this name", name);
-    if (near)
+    if (near && !option_is_flag_only(option_named(near)))
         buffer_printf(&text, " (did you mean %s?)", option_variable(option_named(near), meant));
     buffer_putc(&text, '\0');
     options_keep(o, text.data);

@@ -73,6 +73,13 @@ static bool is_origin(const char *s) {
     return len > 0 && (host[len] == '\0' || is_port(host + len, s));
 }
 
+static bool is_name(const char *s) {
+    const char *at = s;
+    while ((unsigned char)*at >= ' ' && *at != 0x7f)
+        at++;
+    return at > s && *at == '\0';
+}
+
 static int bad_value(const struct option *opt, const char *value, struct error *error) {
     switch (opt->type) {
     case OPT_BOOL:
@@ -97,6 +104,10 @@ static int bad_value(const struct option *opt, const char *value, struct error *
                          "https://chat.example or http://10.0.0.5:3000: no path, no slash at the "
                          "end, no port that is the scheme's own",
                          opt->name, value);
+    case OPT_NAME:
+        return error_set(error, ERR_CONFIG,
+                         "--%s: expected a name: not empty, and without control characters",
+                         opt->name);
     case OPT_CHOICE:
         return error_set(error, ERR_CONFIG, "--%s %s: expected one of: %s", opt->name, value,
                          opt->choices);
@@ -195,9 +206,11 @@ int option_set(struct options *o, const struct option *opt, const char *value,
         ok = true;
         break;
     case OPT_CHOICE:
+    case OPT_NAME:
     case OPT_ORIGIN:
     case OPT_STRING:
         ok = opt->type == OPT_CHOICE   ? option_in_list(opt->choices, value)
+             : opt->type == OPT_NAME   ? is_name(value)
              : opt->type == OPT_ORIGIN ? is_origin(value)
                                        : true;
         if (ok)

@@ -325,6 +325,12 @@ TEST(Config, MistakesOfTheEnvironmentAreNamed) {
                                  "mean MOESERVE_RANKS?)");
     options_deinit(&o);
     unsetenv("MOESERVE_RANSK");
+    setenv("MOESERVE_HELP", "1", 1); /* an option, but none that is set there */
+    EXPECT_INT_EQ(parse(&o, CMD_SERVE, NULL, NULL, &e), 0);
+    ASSERT_INT_EQ(o.num_warnings, 1);
+    EXPECT_STR_EQ(o.warnings[0], "environment MOESERVE_HELP: no option has this name");
+    options_deinit(&o);
+    unsetenv("MOESERVE_HELP");
     unsetenv("MOESERVE_PORT_7070_TCP");
     unsetenv("MOESERVE_SERVICE_HOST");
 }

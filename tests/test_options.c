@@ -249,6 +249,21 @@ TEST(Options, AnOriginIsOneThatBrowsersSend) {
     }
 }
 
+TEST(Options, AModelsNameCanBeShown) {
+    static const char *const bad[] = {"", "two\nlines", "\x1b[1m", "\x7f"};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        char *argv[] = {(char *)"moeserve", (char *)"--served-model-name", (char *)bad[i], NULL};
+        struct options o;
+        struct error e;
+        options_init(&o);
+        EXPECT_INT_EQ(options_parse(&o, CMD_SERVE, 3, argv, &e), ERR_CONFIG);
+        EXPECT_STR_EQ(e.text,
+                      "--served-model-name: expected a name: not empty, and without control "
+                      "characters");
+        options_deinit(&o);
+    }
+}
+
 TEST(Options, AFileIsReadAndFlagsWin) {
     struct options o;
     struct error e;
