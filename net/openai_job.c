@@ -178,6 +178,8 @@ bool openai_job_is_short(const struct openai_job *job) {
     static const char *const words[] = {"schema", "tools", "\\u006", "\\u007"};
     if (job->body.len > PROMPT_INLINE_BYTES)
         return false;
+    if (job->body.len == 0)
+        return true;
     for (size_t i = 0; i < sizeof words / sizeof *words; i++)
         if (memmem(job->body.data, job->body.len, words[i], strlen(words[i])))
             return false;

@@ -257,8 +257,9 @@ TEST(Group, ProcessesThatCallDifferentThingsAreTold) {
     expect_in_order(&p);
     for (int32_t r = 0; r < 3; r++) {
         const char *text = procs_line(&p, r, "failed at ");
-        EXPECT_TRUE(text && strstr(text, "process 1 (") &&
-                    strstr(text, "sent 24 bytes of gather where process 0 (") &&
-                    strstr(text, "expects 16 bytes of all-reduce"));
+        if (!EXPECT_TRUE(text && strstr(text, "process 1 (") &&
+                         strstr(text, "sent 24 bytes of gather where process 0 (") &&
+                         strstr(text, "expects 16 bytes of all-reduce")))
+            FAIL("process %d: %s", r, p.text);
     }
 }

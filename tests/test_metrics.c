@@ -203,6 +203,7 @@ TEST(Metrics, LateRequestsEndQueuedOrRunningAndFreeTheirBlocks) {
     r.model.step_us = 5000;
     int64_t start_us = clock_us();
     struct client *running = rig_client(&r, 0, 10, 200), *queued = rig_client(&r, 50, 10, 200);
+    running->params.arrival_us = queued->params.arrival_us = start_us; /* late at the same time */
     EXPECT_INT_EQ(rig_submit(&r, running), 0);
     EXPECT_INT_EQ(rig_submit(&r, queued), 0);
     rig_run(&r);
