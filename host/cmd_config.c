@@ -62,12 +62,14 @@ static int take_own(struct request *r, int argc, char **argv, struct error *e) {
     return left;
 }
 
-/* What serve would refuse before it loads the model. */
-static int check_server(const struct options *o, struct error *e) {
+/* The keys; and, for --check, all else that serve would refuse before it loads the model. */
+static int check_server(const struct request *r, const struct options *o, struct error *e) {
     struct server_options server = o->server;
     int rc = keys_create(&o->keys, &server.keys, e);
-    if (rc == 0)
+    if (rc == 0 && r->check)
         rc = server_check_options(&server, e);
+    if (rc == 0 && r->check)
+        rc = server_check_certificate(&server, e);
     keys_destroy(server.keys);
     return rc;
 }
@@ -84,7 +86,7 @@ static int run(struct request *r, struct options *o, int argc, char **argv, stru
     if (rc == 0 && r->command != CMD_PLAN)
         rc = options_read_generation_config(o, o->engine.model, &taken, e);
     if (rc == 0 && r->command == CMD_SERVE)
-        rc = check_server(o, e);
+        rc = check_server(r, o, e);
     if (rc == 0 && !r->check) {
         options_print(o, r->command, &text);
         fwrite(text.data, 1, text.len, stdout);

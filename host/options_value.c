@@ -64,7 +64,7 @@ static bool is_port(const char *s, const char *scheme) {
 
 static bool is_origin(const char *s) {
     const char *host = s + strspn(s, DIGITS LETTERS "+-.");
-    if (!strcmp(s, "*"))
+    if (!strcmp(s, "*") || !strcmp(s, "null"))
         return true;
     if (host == s || strncmp(host, "://", 3) != 0)
         return false;

@@ -126,7 +126,8 @@ static const char plain_id[] = "\"plain\"", no_id[] = "null";
 static void log_ended(const char *id, struct ended_request *ended) {
     json_t *value = json_loads(id, JSON_DECODE_ANY | JSON_ALLOW_NUL, NULL);
     const char *string = json_string_value(value);
-    ended->id = string ? string : id;
+    bool whole = string && strlen(string) == json_string_length(value); /* without U+0000 */
+    ended->id = whole ? string : id;
     request_log_end(ended);
     json_decref(value);
 }

@@ -303,7 +303,11 @@ static bool charge_key(struct openai_call *c) {
     if (rc == ERR_OVERLOADED)
         tell_retry(c, (int64_t)ceil(retry_s));
     decide_error(c, rc);
-    http_answer_error(c->x, rc, rc == ERR_INVALID_REQUEST ? "n" : NULL, e.text);
+    http_answer_error(c->x, rc,
+                      rc != ERR_INVALID_REQUEST ? NULL
+                      : r->n > 1                ? "n"
+                                                : "prompt",
+                      e.text);
     abandon(c);
     return false;
 }

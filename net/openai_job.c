@@ -87,7 +87,7 @@ static int check_together(const struct openai_job *job, struct error *e) {
     if (rc != 0) {
         char text[400];
         snprintf(text, sizeof text, "%.399s", e->text);
-        error_set(e, rc, "n: %s", text);
+        error_set(e, rc, "%s: %s", r->n > 1 ? "n" : "prompt", text);
     }
     return rc;
 }

@@ -27,13 +27,10 @@ static int check_address(const struct server_options *o, const char *option, con
     return a.off ? 0 : server_check_exposure(o, option, text, address_is_local(&a), error);
 }
 
-static int check_certificate(const struct server_options *o, struct error *error) {
+int server_check_certificate(const struct server_options *o, struct error *error) {
     struct tls_server *tls = NULL;
-    if (!o->tls_cert && !o->tls_key)
+    if (!o->tls_cert)
         return 0;
-    if (!o->tls_cert || !o->tls_key)
-        return error_set(error, ERR_CONFIG, "%s: --tls-cert and --tls-key must be given together",
-                         o->tls_cert ? "--tls-cert" : "--tls-key");
     int rc = tls_server_create(o->tls_cert, o->tls_key, &tls, error);
     tls_server_destroy(tls);
     return rc;
@@ -43,8 +40,9 @@ int server_check_options(const struct server_options *o, struct error *error) {
     if (!strcmp(o->listen, "off") && !strcmp(o->http, "off"))
         return error_set(error, ERR_CONFIG,
                          "--listen off and --http off: the server would hear nobody");
+    if (!o->tls_cert != !o->tls_key)
+        return error_set(error, ERR_CONFIG, "%s: --tls-cert and --tls-key must be given together",
+                         o->tls_cert ? "--tls-cert" : "--tls-key");
     int rc = check_address(o, "--listen", o->listen, error);
-    if (rc == 0)
-        rc = check_address(o, "--http", o->http, error);
-    return rc ? rc : check_certificate(o, error);
+    return rc ? rc : check_address(o, "--http", o->http, error);
 }

@@ -519,6 +519,10 @@ TEST(Config, TheCommandPrintsAndChecks) {
         const char *args[] = {"config", "--check", r[0], r[1], r[2], r[3], NULL};
         if (!EXPECT_INT_EQ(program_run(args, line, sizeof line), 2))
             FAIL("%s %s", r[0], r[1]);
+        /* What they come to can be looked at nevertheless. */
+        args[1] = "--print";
+        if (i >= 2 && !EXPECT_INT_EQ(program_run(args, line, sizeof line), 0))
+            FAIL("--print %s %s", r[0], r[1]);
     }
     const char *exposed[] = {"config", "--check", "--listen", "0.0.0.0:7070", "--insecure", NULL};
     EXPECT_INT_EQ(program_run(exposed, line, sizeof line), 0);

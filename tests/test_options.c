@@ -211,6 +211,7 @@ TEST(Options, WhatIsWrongIsSaidOnOneLine) {
 
 TEST(Options, AnOriginIsOneThatBrowsersSend) {
     static const char *const good[] = {"*",
+                                       "null",
                                        "https://chat.example",
                                        "http://localhost:3000",
                                        "https://A.Example:80",
@@ -229,7 +230,6 @@ TEST(Options, AnOriginIsOneThatBrowsersSend) {
                                       "http://x:80",
                                       "https://x:443",
                                       "https://a@x",
-                                      "null",
                                       "https://x,y",
                                       "http://[::1",
                                       "https://b\xc3\xbc"

@@ -319,3 +319,31 @@ TEST(Tls, FilesThatDoNotFitAreRefusedWithTheirNames) {
     EXPECT_INT_EQ(server_create(&o, &s, &e), ERR_CONFIG);
     EXPECT_TRUE(strstr(e.text, "--tls-cert /nowhere.pem") != NULL);
 }
+
+/* As of `--tls-key <(decrypt KEY)`: it can be read once. */
+TEST(Tls, AKeyMayComeThroughAPipe) {
+    struct tls_files files;
+    struct server_options o;
+    struct server *s;
+    struct error e = {0};
+    char key[4096], path[64];
+    int fds[2];
+    make_files(&files, "piped");
+    FILE *f = fopen(files.key, "r");
+    size_t len = fread(key, 1, sizeof key, f);
+    fclose(f);
+    ASSERT_INT_EQ(pipe(fds), 0);
+    EXPECT_INT_EQ(write(fds[1], key, len), len);
+    close(fds[1]);
+    snprintf(path, sizeof path, "/dev/fd/%d", fds[0]);
+    server_options_default(&o);
+    o.listen = "127.0.0.1:0";
+    o.http = "off";
+    o.tls_cert = files.cert;
+    o.tls_key = path;
+    if (EXPECT_INT_EQ(server_create(&o, &s, &e), 0))
+        server_destroy(s);
+    else
+        FAIL("%s", e.text);
+    close(fds[0]);
+}
