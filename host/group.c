@@ -77,12 +77,18 @@ void group_leave(struct group *g) {
     if (!g)
         return;
     bool in_order = group_life_end(g);
+    if (atomic_load(&g->kept))
+        return;
     if (g->engine)
         g->engine->close(g, in_order);
     pthread_mutex_destroy(&g->lock);
     free(g->stage);
     buffer_deinit(&g->agreed);
     free(g);
+}
+
+void group_keep(struct group *g) {
+    atomic_store(&g->kept, true);
 }
 
 int32_t group_rank(const struct group *g) {

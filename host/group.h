@@ -51,6 +51,9 @@ int group_join(int64_t join_us, int64_t timeout_us, struct group **out, struct e
  * After a failure nothing is said to anyone. With MPI waits (at most the timeout) until process 0,
  * or in process 0 everybody, leaves too. g may be NULL. */
 void group_leave(struct group *g);
+/* Some thread does not come back, and may yet call something of the group: group_leave, behind it,
+ * leaves memory and connections to the end of the process. Any thread. */
+void group_keep(struct group *g);
 
 int32_t group_rank(const struct group *g); /* 0 .. size - 1 */
 int32_t group_size(const struct group *g);

@@ -107,6 +107,7 @@ struct group {
     pthread_t life;
     bool life_runs;
     atomic_bool joined;          /* all are there */
+    atomic_bool kept;            /* group_leave frees nothing: group_keep */
     atomic_bool stop;            /* the life thread shall end */
     int64_t heard_us[GROUP_MAX]; /* life thread: when each neighbour last gave a sign */
     atomic_bool left[GROUP_MAX]; /* has left in order */

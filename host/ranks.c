@@ -442,6 +442,8 @@ static void wait_for_return(struct ranks *r) {
         }
         wait_for_change(r, &r->returned, n, now_us + SLICE_US);
     }
+    if (r->stuck && r->group)
+        group_keep(r->group);
     for (int32_t i = 0; r->stuck && i < r->local_size; i++)
         if (!atomic_load(&r->member[i].back))
             ranks_abort(r, "rank %d has not come back for %.1f s", r->first + i,
