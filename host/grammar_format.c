@@ -62,8 +62,8 @@ const char *format_pattern(const char *name) {
     return NULL;
 }
 
-int32_t format_max_length(const char *name, int32_t max) {
-    bool labels = !strcmp(name, "email") || !strcmp(name, "hostname");
-    int32_t most = labels ? MAX_LABEL : MAX_COUNTED;
-    return (labels || max != INT32_MAX) && max > most ? most : max;
+int32_t format_max_length(const char *name, int32_t min, int32_t max) {
+    if (!strcmp(name, "email") || !strcmp(name, "hostname"))
+        return max < MAX_LABEL ? max : MAX_LABEL;
+    return max != INT32_MAX && max > MAX_COUNTED && min <= MAX_COUNTED ? MAX_COUNTED : max;
 }

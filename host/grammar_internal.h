@@ -181,8 +181,9 @@ int pattern_compile(const char *pattern, size_t len, int64_t *work, struct cp_df
 
 /* The pattern of a format; NULL: it is an annotation. Static. */
 const char *format_pattern(const char *name);
-/* How many characters such a string has at most, of a maxLength (INT32_MAX: there is none). */
-int32_t format_max_length(const char *name, int32_t max);
+/* How many characters such a string has at most, of its minLength and maxLength (INT32_MAX: there
+ * is none). Less than minLength where the format allows no more. */
+int32_t format_max_length(const char *name, int32_t min, int32_t max);
 
 /* ---- numbers (grammar_number.c) ---- */
 
@@ -320,6 +321,8 @@ json_t *resolve_ref(struct compiler *c, const char *ref, const struct place *at)
 /* A schema without $ref and allOf on top that says the same; borrowed. NULL after an error. Here
  * and below, false where the parts exclude each other. */
 json_t *flatten_schema(struct compiler *c, json_t *schema, const struct place *at);
+/* Less than, equal to or more than 0, as a is to b: whole numbers exactly, where both are. */
+int compare_numbers(json_t *a, json_t *b);
 /* A schema for what validates against both; borrowed. NULL after an error. */
 json_t *merge_schemas(struct compiler *c, json_t *a, json_t *b, const struct place *at);
 /* Can no value validate against both? Says so only when it is certain. */

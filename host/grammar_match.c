@@ -21,15 +21,16 @@
 
 enum {
     MAX_PLACES = GRAMMAR_MAX_PLACES,
-    MAX_KNOWN_BYTES = 2 << 20, /* of positions and stacks of one grammar */
+    MAX_KNOWN_BYTES = 2 << 20, /* of positions and stacks of one grammar, */
+    MATCHER_BYTES = 512 << 10, /* and for each matcher in it, as what one forgets all must remake */
     MAX_MASK_BYTES = 2 << 20,  /* and of its masks */
     MAX_IDLE = 8,              /* grammars that are remembered without a matcher */
-    MAX_ALIKE_PLACES = 8,      /* of positions that are looked up by another */
+    MAX_ALIKE_PLACES = 512,    /* of positions that are looked up by another */
     NOWHERE = -2,              /* the position behind a byte that is not allowed */
     UNKNOWN = -1,
     SEEN_SLOTS = 4 * MAX_PLACES,
     MASK_WORK = 50000,       /* edges that a matcher may look at for each mask, */
-    MAX_WORK_LEFT = 1000000, /* and those that it may have left over, and starts with */
+    MAX_WORK_LEFT = 8000000, /* and those that it may have left over, and starts with */
 };
 
 struct point {
@@ -60,7 +61,8 @@ struct known {
     struct grammar_pool *pool;
     struct grammar *grammar;          /* a reference */
     struct grammar_matcher *matchers; /* those that stand in it */
-    struct stack_node *stacks;        /* owned, as all below */
+    int32_t num_matchers;
+    struct stack_node *stacks; /* owned, as all below */
     struct position *positions;
     struct point *places;   /* of all positions */
     int32_t *next_by_class; /* [num_positions, num_classes] */
@@ -291,11 +293,15 @@ static size_t known_bytes(const struct known *k) {
            (size_t)k->num_places * sizeof *k->places + (size_t)k->num_stacks * sizeof *k->stacks;
 }
 
+static bool knows_too_much(const struct known *k) {
+    return known_bytes(k) > MAX_KNOWN_BYTES + (size_t)k->num_matchers * MATCHER_BYTES;
+}
+
 /* The position behind a byte. The numbers of positions may change, those in the pool's walk and in
  * matchers with them: `from` is the place where the number of the old one is found. */
 static int32_t make_next(struct known *k, const int32_t *from, uint8_t byte) {
     const struct grammar *g = k->grammar;
-    if (known_bytes(k) > MAX_KNOWN_BYTES)
+    if (knows_too_much(k))
         forget(k);
     const struct position old = k->positions[*from];
     begin_position(k->pool);
@@ -411,6 +417,7 @@ static int32_t find_alike(struct known *k, const struct position *of) {
     if (of->num_places > MAX_ALIKE_PLACES)
         return NOWHERE;
     begin_position(p);
+    p->work_left -= of->num_places;
     for (int32_t i = 0; i < of->num_places; i++) {
         struct point at = k->places[of->first_place + i], like = alike_place(k, at);
         any |= is_alike(k, at);
@@ -608,13 +615,14 @@ struct grammar_matcher *grammar_matcher_create(struct grammar_pool *p, struct gr
     struct known *k = known_of(p, g);
     m->known = k;
     m->work_left = MAX_WORK_LEFT;
-    if (known_bytes(k) > MAX_KNOWN_BYTES)
+    if (knows_too_much(k))
         forget(k);
     m->position = first_position(k);
     m->next = k->matchers;
     if (m->next)
         m->next->prev = m;
     k->matchers = m;
+    k->num_matchers++;
     drop_idle(p);
     return m;
 }
@@ -628,6 +636,7 @@ void grammar_matcher_destroy(struct grammar_matcher *m) {
         m->known->matchers = m->next;
     if (m->next)
         m->next->prev = m->prev;
+    m->known->num_matchers--;
     drop_idle(m->known->pool);
     free(m);
 }

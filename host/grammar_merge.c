@@ -217,6 +217,15 @@ static bool merge_properties(struct compiler *c, json_t *a, json_t *b, json_t *o
     return ok && !c->error->code;
 }
 
+int compare_numbers(json_t *a, json_t *b) {
+    if (json_is_integer(a) && json_is_integer(b)) {
+        json_int_t x = json_integer_value(a), y = json_integer_value(b);
+        return (x > y) - (x < y);
+    }
+    double x = json_number_value(a), y = json_number_value(b);
+    return (x > y) - (x < y);
+}
+
 /* A keyword that both have; false after an error, and without one where both exclude each other.
  * NULL in *out: merge_properties does it. */
 static bool merge_keyword(struct compiler *c, const char *key, json_t *a, json_t *b,
@@ -234,8 +243,7 @@ static bool merge_keyword(struct compiler *c, const char *key, json_t *a, json_t
     } else if (!strcmp(key, "type")) {
         *out = merge_types(c, a, b, at);
     } else if ((lower || higher) && json_is_number(a) && json_is_number(b)) {
-        bool less = json_number_value(a) < json_number_value(b);
-        *out = less == lower ? a : b;
+        *out = (compare_numbers(a, b) < 0) == lower ? a : b;
     } else if (!strcmp(key, "items")) {
         *out = both_of(c, a, b, at);
     } else if (!strcmp(key, "enum") && json_is_array(a) && json_is_array(b)) {
@@ -367,8 +375,10 @@ static bool numbers_below(json_t *a, json_t *b) {
     static const char *const bottoms[] = {"minimum", "exclusiveMinimum"};
     for (int i = 0; i < 4; i++) {
         json_t *top = json_object_get(a, tops[i / 2]), *bottom = json_object_get(b, bottoms[i % 2]);
-        double x = json_number_value(top), y = json_number_value(bottom);
-        if (json_is_number(top) && json_is_number(bottom) && (x < y || (x == y && i > 0)))
+        if (!json_is_number(top) || !json_is_number(bottom))
+            continue;
+        int order = compare_numbers(top, bottom);
+        if (order < 0 || (order == 0 && i > 0))
             return true;
     }
     return false;

@@ -615,10 +615,15 @@ static int32_t compile_string(struct compiler *c, json_t *schema, const struct p
     s.min = read_count(c, schema, "minLength", 0, at);
     s.max = s.min < 0 ? -1 : read_count(c, schema, "maxLength", INT32_MAX, at);
     const char *format = json_string_value(json_object_get(schema, "format"));
-    if (format && format_pattern(format) && format_max_length(format, s.max) >= s.min)
-        s.max = s.max < 0 ? -1 : format_max_length(format, s.max);
     if (s.min < 0 || s.max < 0)
         return -1;
+    if (format && format_pattern(format)) {
+        int32_t most = format_max_length(format, s.min, s.max);
+        if (s.min > most && s.min <= s.max)
+            return compile_error(
+                c, at, "minLength is more than the %d characters that format %s has", most, format);
+        s.max = most;
+    }
     if (s.min > s.max)
         return compile_error(c, at, "minLength is more than maxLength, or than %d",
                              GRAMMAR_MAX_REPEATS);

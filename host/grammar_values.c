@@ -14,17 +14,21 @@ static int64_t num_characters(json_t *string) {
     return count;
 }
 
-/* What the minimum and maximum of a keyword are about. */
-static double size_of(const char *key, json_t *value) {
-    if (strstr(key, "Length"))
-        return (double)num_characters(value);
-    return strstr(key, "Items") ? (double)json_array_size(value) : json_number_value(value);
+/* Whether the length of a string or array, or a number, is less than, equal to or more than the
+ * bound, as of compare_numbers. */
+static int compare_to_bound(const char *key, json_t *value, json_t *bound) {
+    bool length = strstr(key, "Length"), items = strstr(key, "Items");
+    if (!length && !items)
+        return compare_numbers(value, bound);
+    double size = length ? (double)num_characters(value) : (double)json_array_size(value);
+    return (size > json_number_value(bound)) - (size < json_number_value(bound));
 }
 
-static bool within(const char *key, double bound, double x) {
+/* Does a value keep to the bound to which it has this order? */
+static bool within(const char *key, int order) {
     if (!strncmp(key, "exclusive", 9))
-        return key[10] == 'a' ? x < bound : x > bound;
-    return key[1] == 'a' ? x <= bound : x >= bound;
+        return key[10] == 'a' ? order < 0 : order > 0;
+    return key[1] == 'a' ? order <= 0 : order >= 0;
 }
 
 static bool matches(const struct cp_dfa *d, json_t *string) {
@@ -67,7 +71,7 @@ static bool lets_through(const struct filter *f, json_t *value) {
         return matches(&f->pattern, value);
     if (!strcmp(f->key, "required"))
         return has_all(value, f->bound);
-    return within(f->key, json_number_value(f->bound), size_of(f->key, value));
+    return within(f->key, compare_to_bound(f->key, value, f->bound));
 }
 
 static bool prepare(struct compiler *c, struct filter *f, json_t *values, const struct place *at) {
