@@ -15,9 +15,10 @@
  * A mask takes one pass over the tree of tokens, some milliseconds for 150,000 of them, and for
  * each position that it meets the making of those that follow. Of the latter a matcher may do so
  * much: 8 million edges looked at, some 80 ms, and 50,000 more for each mask; what is known
- * already costs nothing, so of two with the same grammar one may come further. That is bounded,
- * too, by 2 MiB and 512 KiB for each matcher; beyond, what no matcher stands in is forgotten. Masks that were made
- * are copied, and so are those within strings that are counted, far from their bounds.
+ * already costs nothing, so of two with the same grammar one may come further. What is known is
+ * bounded, by 2 MiB and 512 KiB for each matcher; beyond, all that no matcher stands in is
+ * forgotten. Masks that were made are copied, and so are those within strings that are counted, far
+ * from their bounds.
  */
 #pragma once
 
