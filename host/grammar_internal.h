@@ -4,6 +4,7 @@
  *   grammar_schema.c    JSON schema -> states and edges, through
  *   grammar_work.c        the bound of what that costs
  *   grammar_object.c      objects and arrays
+ *   grammar_branches.c    anyOf, oneOf
  *   grammar_values.c      enum and const beside other keywords
  *   grammar_merge.c       allOf, $ref: several schemas -> one
  *   grammar_number.c      bounds of numbers -> digits
@@ -269,6 +270,10 @@ enum json_kind {
 /* Sets the error unless there is one; returns -1. */
 int32_t compile_error(struct compiler *c, const struct place *at, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
+/* Notes that no value fits here. That is an error only where the document needs one. */
+void nothing_fits(struct compiler *c, const struct place *at, const char *why);
+/* A place under another, by key or, where that is NULL, by index. */
+struct place place_in(const struct place *up, const char *key, size_t index);
 /* A value of the schema. Returns the state behind it, -1 after an error. */
 int32_t compile_schema(struct compiler *c, json_t *schema, const struct place *at, int32_t from);
 /* The rule of a schema, which is compiled later if it was not yet. */
@@ -278,6 +283,10 @@ int32_t compile_any(struct compiler *c, int32_t from);
 int32_t add_free_string(struct compiler *c, int32_t from);
 int32_t compile_object(struct compiler *c, json_t *schema, const struct place *at, int32_t from);
 int32_t compile_array(struct compiler *c, json_t *schema, const struct place *at, int32_t from);
+/* Of a schema with anyOf or oneOf, as `key` says. Branches that only list values become one, whose
+ * texts share their beginnings. */
+int32_t compile_branches(struct compiler *c, json_t *schema, const char *key,
+                         const struct place *at, int32_t from);
 /* A count that must be a whole number >= 0; `otherwise` when it is not there. -1: an error. */
 int32_t read_count(struct compiler *c, json_t *schema, const char *key, int32_t otherwise,
                    const struct place *at);
