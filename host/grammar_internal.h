@@ -232,7 +232,7 @@ struct scalar_rule {
 
 enum { MAX_SCALAR_RULES = 256 };
 
-/* A list of branches, and the same with a property required; both borrowed. */
+/* A list of branches, and what was made of it; both borrowed. */
 struct tagged_list {
     json_t *list, *made;
 };
@@ -247,8 +247,10 @@ struct compiler {
     int32_t any_rule; /* any JSON value; -1: none yet */
     struct scalar_rule scalars[MAX_SCALAR_RULES];
     int32_t num_scalars;
-    struct tagged_list *tagged; /* owned */
+    struct tagged_list *tagged; /* owned; with a property required */
     int32_t num_tagged;
+    struct tagged_list *flat; /* owned; without $ref and allOf on top */
+    int32_t num_flat;
     int32_t visited;      /* schemas */
     int64_t pattern_work; /* that is left */
     int64_t work;         /* done, in the units of grammar_work.c */

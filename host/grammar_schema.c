@@ -814,6 +814,7 @@ int grammar_create_json_schema(json_t *schema, struct grammar **out, struct erro
         free(c.rules[i].path);
     free(c.rules);
     free(c.tagged);
+    free(c.flat);
     for (int32_t i = 0; i < c.num_scalars; i++)
         free(c.scalars[i].key);
     /* The last ones first: they hold the others, which may be a long chain. */

@@ -347,6 +347,11 @@ TEST(Grammar, BranchesAndReferences) {
          {"{'kind':'a'}", "{'v':null,'kind':'b'}",
           "{'kind':'a','kids':[{'kind':'a','kids':[]},{'v':null,'kind':'b'}]}"},
          {"{}", "{'v':null}", "{'kids':[]}", "{'kind':'a','kids':[{}]}"}},
+        {"{'$defs':{'t':{'enum':[1,'b',1,null]}},'oneOf':[{'type':'object','required':['t'],"
+         "'properties':{'t':{'$ref':'#/$defs/t'}}},{'type':'object','required':['t'],"
+         "'properties':{'t':{'const':'1'}}}]}",
+         {"{'t':1}", "{'t':'b'}", "{'t':null}", "{'t':'1'}"},
+         {"{}", "{'t':2}", "'b'"}},
         {"{'oneOf':[{'type':'integer','maximum':3},{'type':'number','exclusiveMinimum':3}]}",
          {"3", "-7", "3.5", "4"},
          {"3.0", "2.5"}},
@@ -439,6 +444,12 @@ TEST(Grammar, NamesWhatItRefusesAndWhere) {
         {"{'oneOf':[{'type':'object'},{'type':'object'}]}", "branches 0 and 1"},
         {"{'oneOf':[{'const':1},{'const':1.0}]}", "branches 0 and 1"},
         {"{'oneOf':[{'type':'integer','maximum':3},{'type':'number','minimum':3}]}", "cannot tell"},
+        {"{'oneOf':[{'type':'object','properties':{'t':{'const':1}},'required':['t']},"
+         "{'type':'object','properties':{'t':{'const':1.0}},'required':['t']}]}",
+         "branches 0 and 1"},
+        {"{'oneOf':[{'type':'object','properties':{'t':{'enum':['a','b']}},'required':['t']},"
+         "{'type':'object','properties':{'t':{'enum':['c','b']}},'required':['t']}]}",
+         "branches 0 and 1"},
         {"{'oneOf':[{'properties':{'a':{'const':1}}},{'properties':{'a':{'enum':[2,1]}}}]}",
          "#/oneOf/1: cannot tell"},
         {"{'anyOf':[{'const':1,'not':{}},{'const':2}]}", "#/anyOf/0: not is not supported"},

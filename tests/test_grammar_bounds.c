@@ -208,6 +208,36 @@ TEST(GrammarBounds, ManyWaysOnAreAllFollowed) {
                                                        "{\"p998\":null}", NULL});
 }
 
+/* A tag that is required is enough, wherever it stands: pairs of branches are not looked at. */
+TEST(GrammarBounds, TaggedBranchesAreEachLookedAtOnce) {
+    static const struct made_schema behind = {
+        {"{'oneOf':[", "]}"},
+        {"{'type':'object','properties':{'a':{'type':'string'},'b':{'type':'string'},"
+         "'c':{'type':'string'},'d':{'type':'string'},'e':{'type':'string'},"
+         "'kind':{'type':'string','const':'k@'}},"
+         "'required':['a','b','c','d','e','kind'],'additionalProperties':false}",
+         ""},
+        {200, 0},
+        "",
+        ""};
+    static const struct made_schema merged = {
+        {"{'$defs':{'Base':{'type':'object','properties':{'id':{'type':'integer'},"
+         "'kind':{'type':'string'}},'required':['id','kind']}},'oneOf':[",
+         "]}"},
+        {"{'allOf':[{'$ref':'#/$defs/Base'},{'properties':{'kind':{'const':'k@'}}}]}", ""},
+        {100, 0},
+        "",
+        ""};
+    static const struct made_schema titled = {
+        {"{'oneOf':[", NULL}, {"{'const':'item@','title':'t@'}", NULL}, {2000, 0}, "]}", ""};
+    check_documents(&behind, (const char *const[]){"{\"a\":\"\",\"b\":\"\",\"c\":\"\",\"d\":\"\","
+                                                   "\"e\":\"\",\"kind\":\"k199\"}",
+                                                   NULL});
+    check_documents(&merged, (const char *const[]){"{\"id\":1,\"kind\":\"k0\"}",
+                                                   "{\"id\":1,\"kind\":\"k99\"}", NULL});
+    check_documents(&titled, (const char *const[]){"\"item0\"", "\"item1999\"", NULL});
+}
+
 TEST(GrammarBounds, TooManyWaysOnAreRefused) {
     CHECK_MADE({{"{'$defs':{'a':{'items':{}}},'anyOf':[", NULL},
                 {"{'$ref':'#/$defs/a'}"},
