@@ -224,13 +224,14 @@ struct pending {
     int32_t rule;
 };
 
-/* Strings and numbers with the same constraints are one rule. */
-struct scalar_rule {
-    char *key; /* owned: the constraints as text */
+/* Strings and numbers with the same constraints are one rule, and so are long lists with the same
+ * values. */
+struct shared_rule {
+    char *key; /* owned: the constraints or values as text */
     int32_t rule;
 };
 
-enum { MAX_SCALAR_RULES = 256 };
+enum { MAX_SHARED_RULES = 256 };
 
 /* A list of branches, and what was made of it; both borrowed. */
 struct tagged_list {
@@ -245,8 +246,8 @@ struct compiler {
     struct pending *rules; /* owned; rules by schema, the first num_done compiled */
     int32_t num_rules, max_rules, num_done;
     int32_t any_rule; /* any JSON value; -1: none yet */
-    struct scalar_rule scalars[MAX_SCALAR_RULES];
-    int32_t num_scalars;
+    struct shared_rule shared[MAX_SHARED_RULES];
+    int32_t num_shared;
     struct tagged_list *tagged; /* owned; with a property required */
     int32_t num_tagged;
     struct tagged_list *flat; /* owned; without $ref and allOf on top */

@@ -18,6 +18,7 @@
 enum {
     MAX_PATH_BYTES = 512,
     MAX_PATTERN_WORK = 8000000,
+    MIN_SHARED_VALUES = 9, /* of enum: fewer take about as many states as a call */
 };
 
 /* ---- errors and places ---- */
@@ -311,6 +312,21 @@ int32_t read_count(struct compiler *c, json_t *schema, const char *key, int32_t 
     return (int32_t)n;
 }
 
+/* ---- rules that are shared ---- */
+
+/* The rule of what has this key; -1: there is none yet. */
+static int32_t find_shared(struct compiler *c, const char *key) {
+    for (int32_t i = 0; i < c->num_shared; i++)
+        if (!strcmp(c->shared[i].key, key))
+            return c->shared[i].rule;
+    return -1;
+}
+
+static void keep_shared(struct compiler *c, const char *key, int32_t rule) {
+    if (c->num_shared < MAX_SHARED_RULES)
+        c->shared[c->num_shared++] = (struct shared_rule){xstrdup(key), rule};
+}
+
 /* ---- values that are given ---- */
 
 static int compare_texts(const void *a, const void *b) {
@@ -368,6 +384,30 @@ static char *text_of_value(json_t *value, unsigned kinds) {
     return out.data;
 }
 
+/* The same by a call of the rule that all lists with these texts have. */
+static void call_texts(struct compiler *c, char **texts, size_t count, const struct place *at,
+                       int32_t from, int32_t end) {
+    struct buffer key = {0};
+    buffer_puts(&key, "enum");
+    for (size_t i = 0; i < count; i++) {
+        buffer_putc(&key, ',');
+        buffer_puts(&key, texts[i]);
+    }
+    buffer_putc(&key, 0);
+    if (spend_work(c, c->num_shared / 8, at) && spend_text(c, key.len, at)) {
+        int32_t rule = find_shared(c, key.data);
+        if (rule < 0) {
+            rule = add_rule(&c->b);
+            int32_t behind = add_state(&c->b);
+            set_end(&c->b, behind);
+            add_texts(&c->b, texts, count, c->b.start[rule], behind);
+            keep_shared(c, key.data, rule);
+        }
+        add_call(&c->b, from, rule, end);
+    }
+    buffer_deinit(&key);
+}
+
 static int32_t compile_values(struct compiler *c, json_t *schema, json_t *values,
                               const struct place *at, int32_t from) {
     unsigned kinds = KIND_ALL;
@@ -389,7 +429,10 @@ static int32_t compile_values(struct compiler *c, json_t *schema, json_t *values
     int32_t end = add_state(&c->b);
     if (!c->error->code) {
         qsort(texts, count, sizeof *texts, compare_texts);
-        add_texts(&c->b, texts, count, from, end);
+        if (count < MIN_SHARED_VALUES || c->num_shared == MAX_SHARED_RULES)
+            add_texts(&c->b, texts, count, from, end);
+        else
+            call_texts(c, texts, count, at, from, end);
     }
     if (count == 0)
         nothing_fits(c, at,
@@ -450,8 +493,8 @@ static int32_t add_scalar(struct compiler *c, json_t *schema, const char *name,
                           const char *const *keys, int num_keys, const struct place *at,
                           int32_t from, const struct scalar *s) {
     struct buffer key = {0};
-    int32_t i = 0, end = add_state(&c->b);
-    if (!spend_work(c, 8 + c->num_scalars / 8, at))
+    int32_t end = add_state(&c->b);
+    if (!spend_work(c, 8 + c->num_shared / 8, at))
         return -1;
     buffer_puts(&key, name);
     for (int k = 0; k < num_keys; k++) {
@@ -462,19 +505,18 @@ static int32_t add_scalar(struct compiler *c, json_t *schema, const char *name,
         free(text);
     }
     buffer_putc(&key, 0);
-    while (i < c->num_scalars && strcmp(c->scalars[i].key, key.data) != 0)
-        i++;
-    int32_t rule = i < c->num_scalars ? c->scalars[i].rule : add_rule(&c->b);
-    if (i == c->num_scalars) {
+    int32_t rule = find_shared(c, key.data);
+    if (rule < 0) {
+        rule = add_rule(&c->b);
         int32_t start = c->b.start[rule];
         int32_t behind = s->kinds & KIND_STRING ? make_string(c, schema, s, at, start)
                                                 : make_number(c, s, at, start);
-        if (behind < 0)
+        if (behind < 0) {
             end = -1;
-        else
+        } else {
             set_end(&c->b, behind);
-        if (behind >= 0 && i < MAX_SCALAR_RULES)
-            c->scalars[c->num_scalars++] = (struct scalar_rule){xstrdup(key.data), rule};
+            keep_shared(c, key.data, rule);
+        }
     }
     buffer_deinit(&key);
     if (end >= 0)
@@ -815,8 +857,8 @@ int grammar_create_json_schema(json_t *schema, struct grammar **out, struct erro
     free(c.rules);
     free(c.tagged);
     free(c.flat);
-    for (int32_t i = 0; i < c.num_scalars; i++)
-        free(c.scalars[i].key);
+    for (int32_t i = 0; i < c.num_shared; i++)
+        free(c.shared[i].key);
     /* The last ones first: they hold the others, which may be a long chain. */
     for (size_t i = json_array_size(c.made); i > 0; i--)
         json_array_remove(c.made, i - 1);

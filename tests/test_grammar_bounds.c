@@ -149,6 +149,32 @@ TEST(GrammarBounds, TheAutomatonIsBounded) {
         {{"{'enum':[", NULL}, {"'value_number_@'"}, {3000}, "]}", ""});
 }
 
+/* Thirty properties, each with the same hundred values of 20 characters written out, every other
+ * list turned round: one list's states are within the bound, thirty are not. */
+TEST(GrammarBounds, EqualListsOfValuesAreThereOnce) {
+    struct grammar_pool *pool = byte_pool();
+    struct buffer schema = {0};
+    buffer_puts(&schema, "{'type':'object','properties':{");
+    for (int p = 0; p < 30; p++) {
+        buffer_printf(&schema, "%s'p%d':{'type':'string','enum':[", p ? "," : "", p);
+        for (int i = 0; i < 100; i++)
+            buffer_printf(&schema, "%s'%02d is a listed value'", i ? "," : "", p % 2 ? 99 - i : i);
+        buffer_puts(&schema, "]}");
+    }
+    buffer_puts(&schema, "}}");
+    buffer_putc(&schema, 0);
+    struct grammar *g = grammar_from(schema.data);
+    ASSERT_TRUE(g);
+    static const char document[] =
+        "{\"p0\":\"00 is a listed value\",\"p29\":\"99 is a listed value\"}";
+    EXPECT_INT_LE(g->num_states, 4000);
+    EXPECT_INT_EQ(grammar_take(pool, g, document, sizeof document - 1), -1);
+    EXPECT_INT_GE(grammar_take(pool, g, "{\"p1\":\"00 is listed\"", 20), 0);
+    grammar_release(g);
+    grammar_pool_destroy(pool);
+    buffer_deinit(&schema);
+}
+
 TEST(GrammarBounds, AllGrammarsTogetherAreBounded) {
     enum { MANY = 400 };
     struct grammar *held[MANY];
