@@ -425,6 +425,17 @@ bool schemas_exclude(struct compiler *c, json_t *a, json_t *b, const struct plac
 
 /* ---- oneOf whose branches do not require what tells them apart ---- */
 
+/* Does a flat schema write objects and nothing else? One without a type may list other values. */
+static bool writes_objects(struct compiler *c, json_t *flat, const struct place *at) {
+    static const char *const others[] = {"enum", "const", "anyOf", "oneOf"};
+    if (schema_kinds(c, flat, at) != KIND_OBJECT)
+        return false;
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++)
+        if (!json_object_get(flat, "type") && json_object_get(flat, others[i]))
+            return false;
+    return true;
+}
+
 /* Do all branches, objects, have different values for a property? */
 static bool tells_apart(struct compiler *c, json_t *list, const char *key, const struct place *at) {
     size_t n = json_array_size(list), i, j;
@@ -433,8 +444,7 @@ static bool tells_apart(struct compiler *c, json_t *list, const char *key, const
     json_array_foreach(list, i, branch) {
         json_t *flat = apart ? flatten_schema(c, branch, at) : NULL;
         json_t *tag = json_object_get(json_object_get(flat, "properties"), key);
-        tags[i] =
-            tag && schema_kinds(c, flat, at) == KIND_OBJECT ? flatten_schema(c, tag, at) : NULL;
+        tags[i] = tag && writes_objects(c, flat, at) ? flatten_schema(c, tag, at) : NULL;
         apart = apart && tags[i];
         for (j = 0; apart && j < i; j++)
             apart = values_exclude(c, tags[i], tags[j], at);

@@ -441,6 +441,9 @@ TEST(Grammar, NamesWhatItRefusesAndWhere) {
         {"{'properties':[]}", "properties: expected"},
         {"{'items':[]}", "use prefixItems"},
         {"{'oneOf':[{'type':'integer'},{'type':'number'}]}", "cannot tell"},
+        {"{'oneOf':[{'properties':{'m':{'const':2}}},"
+         "{'properties':{'m':{'const':1}},'enum':['c',{'m':1}]}]}",
+         "#/oneOf"}, /* 'c' is in both */
         {"{'oneOf':[{'type':'object'},{'type':'object'}]}", "branches 0 and 1"},
         {"{'oneOf':[{'const':1},{'const':1.0}]}", "branches 0 and 1"},
         {"{'oneOf':[{'type':'integer','maximum':3},{'type':'number','minimum':3}]}", "cannot tell"},
