@@ -441,8 +441,8 @@ TEST(Grammar, NamesWhatItRefusesAndWhere) {
         {"{'properties':[]}", "properties: expected"},
         {"{'items':[]}", "use prefixItems"},
         {"{'oneOf':[{'type':'integer'},{'type':'number'}]}", "cannot tell"},
-        {"{'oneOf':[{'properties':{'m':{'const':2}}},"
-         "{'properties':{'m':{'const':1}},'enum':['c',{'m':1}]}]}",
+        {"{'oneOf':[{'properties':{'m':{'const':2}},'required':['m']},"
+         "{'allOf':[{'properties':{'m':{'const':'1'}},'required':['m'],'enum':[[1],'c']},true]}]}",
          "#/oneOf"}, /* 'c' is in both */
         {"{'oneOf':[{'type':'object'},{'type':'object'}]}", "branches 0 and 1"},
         {"{'oneOf':[{'const':1},{'const':1.0}]}", "branches 0 and 1"},
