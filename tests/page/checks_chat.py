@@ -260,7 +260,7 @@ def a_failed_regeneration_keeps_the_answer_of_before(page, mock):
     ask(page, "a")
     done(page)
     page.click_text("Continue")
-    notice(page)
+    page.wait("Boolean(document.querySelector('.turn.complete .notice'))")
     assert answer(page) == "a b", answer(page)
     page.click_text("Try again")
     page.wait("document.querySelector('.turn.complete .text').innerText === 'a b c'")
