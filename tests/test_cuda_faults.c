@@ -38,7 +38,7 @@ static bool three_gpus(void) {
 TEST(CudaFaults, ARankThatIsKilledIsStartedAnewAndNobodyNotices) {
     THREE_GPUS_OR_SKIP();
     struct faulty f = on_gpus("staged");
-    faulty_check_kills(&f, 12);
+    faulty_check_kills(&f, 8);
 }
 
 TEST(CudaFaults, ARankThatStallsEndsTheServerAfterAnAnswerToEveryone) {
@@ -50,7 +50,7 @@ TEST(CudaFaults, ARankThatStallsEndsTheServerAfterAnAnswerToEveryone) {
 TEST(CudaFaults, ARankThatReturnsNansFailsTheRequestsOfTheStepAndNoOthers) {
     THREE_GPUS_OR_SKIP();
     struct faulty f = on_gpus("staged");
-    faulty_check_nans(&f, 12);
+    faulty_check_nans(&f, 8);
 }
 
 TEST(CudaFaults, TheServerIsUnhealthyWhileARankIsStalled) {

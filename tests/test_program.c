@@ -42,7 +42,7 @@ TEST(Program, ExitStatusesTellWhatWentWrong) {
         {{"serve", "--ranks", "0"}, 2, ""},
         {{"--listen", "nowhere"}, 2, ""},
         {{"--model", "/no/such/model"}, 1, ""},
-        {{"--gpus", "2"}, 1, ""},
+        {{"--gpus", "0,99"}, 1, ""},
         {{"--gpus", "4", "--replicas", "3"}, 2, ""},
         {{"--listen", "0.0.0.0:0", "--http", "off"}, 2, ""},
         {{"--listen", "off", "--http", "off"}, 2, ""},
