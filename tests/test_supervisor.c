@@ -1,4 +1,5 @@
 /* The program as a service: what it tells systemd, signals, limits, and where its log goes. */
+#include <errno.h>
 #include <fcntl.h>
 #include <jansson.h>
 #include <poll.h>
@@ -356,6 +357,8 @@ TEST(Supervisor, ASessionThatHangsUpStopsTheServer) {
         execl(getenv("MOESERVE_BIN"), "moeserve", "--listen", "127.0.0.1:0", "--http", "off", NULL);
         _exit(127);
     }
+    if (pid < 0 && errno == ENOENT)
+        SKIP("there are no pseudo-terminals here: /dev/pts is not mounted");
     ASSERT_INT_GT(pid, 0);
     while (!strstr(text, "moeserve: ready ") && len < sizeof text - 1) {
         ssize_t n = read(terminal, text + len, sizeof text - 1 - len);
