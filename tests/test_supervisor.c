@@ -357,7 +357,7 @@ TEST(Supervisor, ASessionThatHangsUpStopsTheServer) {
         execl(getenv("MOESERVE_BIN"), "moeserve", "--listen", "127.0.0.1:0", "--http", "off", NULL);
         _exit(127);
     }
-    if (pid < 0 && errno == ENOENT)
+    if (pid < 0 && (errno == ENOENT || errno == ENODEV))
         SKIP("there are no pseudo-terminals here: /dev/pts is not mounted");
     ASSERT_INT_GT(pid, 0);
     while (!strstr(text, "moeserve: ready ") && len < sizeof text - 1) {
